@@ -1,0 +1,124 @@
+"""A deadline for one HTTP request that holds from the name's look-up to the answer's last byte.
+
+`requests` bounds each wait for bytes and not the whole, tries every address of a host in turn, and counts no time spent
+on names. A request that leaves late could be committed after others have looked for it: here nothing leaves after the
+deadline, and no answer is read past it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.client
+import io
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import urllib3
+from requests.adapters import HTTPAdapter
+
+__all__ = ["DeadlineAdapter", "deadline", "now"]
+
+#: Seconds; runs on while the machine is suspended, where the system has such a clock.
+now: Callable[[], float] = (
+    functools.partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+)
+
+
+class _Deadline(threading.local):
+    """Until when the request that this thread is sending must be done."""
+
+    _at: float = 0.0
+
+    def set(self, seconds: float) -> None:
+        self._at = now() + seconds
+
+    def left(self) -> float:
+        return self._at - now()
+
+
+#: Set it in the thread that sends, directly before the request is handed over.
+deadline = _Deadline()
+
+
+class _Reader(io.RawIOBase):
+    """The socket's bytes until the deadline: each wait is given only what is left of it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._stream = sock.makefile("rb", buffering=0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = deadline.left()
+        if left <= 0:
+            raise TimeoutError("the request's deadline has passed")
+        self._sock.settimeout(left)
+        return self._stream.readinto(buffer)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.fp.close()
+        self.fp = io.BufferedReader(_Reader(sock))
+
+
+def _leave_in_time(connection: urllib3.connection.HTTPConnection) -> None:
+    if deadline.left() <= 0:
+        connection.close()
+        raise urllib3.exceptions.ConnectTimeoutError("connected after the request's deadline")
+
+
+class _HTTPConnection(urllib3.connection.HTTPConnection):
+    response_class = _Response
+
+    def connect(self) -> None:
+        super().connect()
+        _leave_in_time(self)
+
+
+class _HTTPSConnection(urllib3.connection.HTTPSConnection):
+    response_class = _Response
+
+    def connect(self) -> None:
+        super().connect()
+        _leave_in_time(self)
+
+
+class _HTTPPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _HTTPConnection
+
+
+class _HTTPSPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _HTTPSConnection
+
+
+class DeadlineAdapter(HTTPAdapter):
+    """One connection, no retries of any kind, and the deadline.
+
+    Known limitation: through a SOCKS proxy, which brings connections of its own, only each wait is bounded.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> urllib3.ProxyManager:
+        manager: urllib3.ProxyManager = super().proxy_manager_for(proxy, **kwargs)
+        if isinstance(manager, urllib3.ProxyManager):
+            manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+        return manager

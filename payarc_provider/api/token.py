@@ -1,0 +1,118 @@
+"""The access token: cleaned of paste accidents, and what it says about itself.
+
+PayArc's token is a long-lived secret from the dashboard. It is a JWT with ``sub`` (the merchant's user) and ``exp``
+about five years after ``iat`` (observed); a token that is none of this works just as well. Nothing read here is
+verified or trusted: it serves to warn early and to notice that a token belongs to another user.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from payarc_provider.exceptions import PayarcConfigError
+
+__all__ = ["WARN_BEFORE", "ExpiryProblem", "TokenClaims", "clean_token", "expiry_problem", "read_claims"]
+
+#: Seconds before a token's end from which `expiry_problem` warns.
+WARN_BEFORE = 30 * 86400.0
+
+_BEARER = re.compile(r"bearer(\s+|$)", re.IGNORECASE)
+_PLACE = "put PayArc's access token (dashboard, API) into the connection's password"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenClaims:
+    """What a token says about itself, unverified; None where it does not say.
+
+    :param sub: the merchant's user it belongs to
+    :param issued_at: Unix seconds
+    :param expires_at: Unix seconds
+    """
+
+    sub: str | None = None
+    issued_at: float | None = None
+    expires_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExpiryProblem:
+    """A text for people; ``expired`` tells whether it is an error already or still a warning."""
+
+    text: str
+    expired: bool
+
+
+def clean_token(token: str | None) -> str:
+    """The token without white space round it and without an accidental ``Bearer``.
+
+    :raises PayarcConfigError: it is missing or cannot stand in a header; the text says where to put it, never shows it
+    """
+    text = (token or "").strip()
+    if prefix := _BEARER.match(text):
+        text = text[prefix.end() :]
+    if not text:
+        raise PayarcConfigError(f"no access token: {_PLACE}")
+    if any(char.isspace() or not char.isprintable() or ord(char) > 0xFF for char in text):
+        raise PayarcConfigError(
+            f"the access token holds white space, a control character or a letter that no token has: {_PLACE} again, "
+            "in one line as the dashboard shows it"
+        )
+    return text
+
+
+def read_claims(token: str) -> TokenClaims:
+    """What the token says about itself; an opaque or broken token says nothing. Never raises."""
+    parts = token.split(".")
+    if len(parts) != 3:
+        return TokenClaims()
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+    except (ValueError, RecursionError):
+        return TokenClaims()
+    if not isinstance(claims, dict):
+        return TokenClaims()
+    sub = claims.get("sub")
+    named = (isinstance(sub, str) and sub.strip()) or (isinstance(sub, int) and not isinstance(sub, bool))
+    return TokenClaims(
+        sub=str(sub).strip() if named else None,
+        issued_at=_seconds(claims.get("iat")),
+        expires_at=_seconds(claims.get("exp")),
+    )
+
+
+def expiry_problem(claims: TokenClaims, now: float) -> ExpiryProblem | None:
+    """Whether the token has expired, or will within `WARN_BEFORE`; None when there is nothing to say.
+
+    :param now: Unix seconds
+    """
+    end = claims.expires_at
+    if end is None or now < end - WARN_BEFORE:
+        return None
+    remedy = "create a new one in PayArc's dashboard and put it into the connection's password"
+    if now >= end:
+        return ExpiryProblem(f"PayArc's access token expired on {_day(end)}: {remedy}", expired=True)
+    days = int((end - now) // 86400)
+    when = f"in {days} day{'' if days == 1 else 's'}" if days else "within a day"
+    return ExpiryProblem(f"PayArc's access token expires {when}, on {_day(end)}: {remedy}", expired=False)
+
+
+def _seconds(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        seconds = float(value)
+    except OverflowError:
+        return None
+    return seconds if math.isfinite(seconds) else None
+
+
+def _day(seconds: float) -> str:
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
+    except (OverflowError, OSError, ValueError):
+        return "a day out of range"

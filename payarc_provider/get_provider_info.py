@@ -1,0 +1,64 @@
+"""What Airflow discovers of this provider."""
+
+from __future__ import annotations
+
+from typing import Any
+
+UI_FIELD_BEHAVIOUR: dict[str, Any] = {
+    "hidden-fields": ["schema", "login", "port", "extra"],
+    "relabeling": {"host": "Base URL", "password": "Access token"},
+    "placeholders": {
+        "host": "empty for PayArc's own host of the environment",
+        "password": "from PayArc's dashboard, under API",
+    },
+}
+
+CONN_FIELDS: dict[str, dict[str, Any]] = {
+    "environment": {
+        "label": "Environment",
+        "description": "PayArc's test or live environment. A token belongs to one of them.",
+        "schema": {"type": "string", "enum": ["test", "live"], "default": "test"},
+    },
+    "account": {
+        "label": "Account",
+        "description": "A name for the merchant, which scopes the ledger. Empty: the user that the token belongs to.",
+        "schema": {"type": ["string", "null"], "default": None, "maxLength": 150},
+    },
+    "timeout": {
+        "label": "Timeout (seconds)",
+        "description": "The total deadline of one request.",
+        "schema": {"type": ["number", "null"], "default": 30, "minimum": 1, "maximum": 600},
+    },
+    "verify": {
+        "label": "Verify TLS",
+        "description": "true, or the path of a CA bundle. false turns verification off: never do so with a live token.",
+        "schema": {"type": ["string", "null"], "default": "true"},
+    },
+}
+
+
+def get_provider_info() -> dict[str, Any]:
+    """The provider's metadata."""
+    return {
+        "package-name": "airflow-provider-payarc",
+        "name": "PayArc",
+        "description": "`PayArc <https://www.payarc.com/>`__ customers, created exactly once.\n",
+        "integrations": [
+            {
+                "integration-name": "PayArc",
+                "external-doc-url": "https://docs.payarc.net/",
+                "tags": ["service"],
+            }
+        ],
+        "hooks": [{"integration-name": "PayArc", "python-modules": ["payarc_provider.hooks.payarc"]}],
+        "operators": [{"integration-name": "PayArc", "python-modules": ["payarc_provider.operators.customer"]}],
+        "connection-types": [
+            {
+                "connection-type": "payarc",
+                "hook-class-name": "payarc_provider.hooks.payarc.PayarcHook",
+                "hook-name": "PayArc",
+                "ui-field-behaviour": UI_FIELD_BEHAVIOUR,
+                "conn-fields": CONN_FIELDS,
+            }
+        ],
+    }

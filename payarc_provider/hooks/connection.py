@@ -1,0 +1,118 @@
+"""What a connection of type ``payarc`` says, checked field by field."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from payarc_provider.api.client import check_base_url
+from payarc_provider.api.token import clean_token
+from payarc_provider.exceptions import PayarcConfigError
+
+Environment = Literal["test", "live"]
+HOSTS: dict[str, str] = {"test": "https://testapi.payarc.net/v1", "live": "https://api.payarc.net/v1"}
+EXTRAS = ("environment", "account", "timeout", "verify")
+DEFAULT_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True)
+class PayarcConnection:
+    """A checked connection.
+
+    :param base_url: with the version's path, without a slash at its end
+    :param place: what a ledger's rows are scoped by beside the account: the environment, or another host's name
+    :param account: the merchant, if the connection names it
+    :param timeout: the total deadline of a request in seconds
+    :param verify: True, False, or the path of a CA bundle
+    """
+
+    base_url: str
+    place: str
+    account: str | None
+    timeout: float
+    verify: bool | str
+
+
+def read_connection(connection: Any) -> PayarcConnection:
+    """
+    Check an Airflow connection.
+
+    :raises PayarcConfigError: naming the field and the remedy
+    """
+    extra = connection.extra_dejson
+    for name in extra:
+        if name not in EXTRAS:
+            near = difflib.get_close_matches(str(name), EXTRAS, n=1)
+            hint = f'did you mean "{near[0]}"?' if near else f"known are {', '.join(EXTRAS)}"
+            raise PayarcConfigError(f'connection extra: there is no "{name}"; {hint}')
+    environment = extra.get("environment") or "test"
+    if environment not in HOSTS:
+        raise PayarcConfigError('connection extra "environment": give "test" or "live"')
+    base_url = check_base_url(_host(connection) or HOSTS[environment])
+    return PayarcConnection(
+        base_url=base_url,
+        place=_place(base_url, environment),
+        account=_account(extra.get("account")),
+        timeout=_timeout(extra.get("timeout")),
+        verify=_verify(extra.get("verify")),
+    )
+
+
+def read_token(connection: Any) -> str:
+    """
+    The connection's access token.
+
+    :raises PayarcConfigError: when there is none
+    """
+    return clean_token(connection.password)
+
+
+def _host(connection: Any) -> str | None:
+    host = (connection.host or "").strip()
+    if not host:
+        return None
+    if "://" not in host:
+        scheme = connection.schema if connection.schema in ("http", "https") else "https"
+        host = f"{scheme}://{host}"
+    parts = urlsplit(host)
+    if connection.port and parts.port is None:
+        host = f"{parts.scheme}://{parts.netloc}:{connection.port}{parts.path}"
+    return host
+
+
+def _place(base_url: str, environment: str) -> str:
+    for name, own in HOSTS.items():
+        if urlsplit(base_url).hostname == urlsplit(own).hostname:
+            if name != environment:
+                raise PayarcConfigError(
+                    f'connection extra "environment" is "{environment}", but the host is PayArc\'s "{name}" one: '
+                    f'set environment to "{name}", or leave the host empty'
+                )
+            return environment
+    return urlsplit(base_url).netloc
+
+
+def _account(value: object) -> str | None:
+    text = str(value).strip() if value is not None else ""
+    return text or None
+
+
+def _timeout(value: object) -> float:
+    if value in (None, ""):
+        return DEFAULT_TIMEOUT
+    try:
+        seconds = float(str(value))
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 600:
+        raise PayarcConfigError('connection extra "timeout": give seconds, more than 0 and at most 600')
+    return seconds
+
+
+def _verify(value: object) -> bool | str:
+    if value is None or value == "" or isinstance(value, bool):
+        return True if value in (None, "") else bool(value)
+    text = str(value).strip()
+    return {"true": True, "false": False}.get(text.lower(), text)

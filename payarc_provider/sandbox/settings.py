@@ -1,0 +1,85 @@
+"""Settings: everything about the sandbox that lasts longer than one request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, get_args
+
+IdStyle = Literal["customer_id", "guide"]
+TimeStyle = Literal["unix", "guide"]
+RetryAfter = Literal["seconds", "date", "none"]
+Envelope = Literal["422", "409-message", "409-list"]
+Idempotency = Literal["ignored", "replay"]
+Alteration = Literal["upper", "lower", "title", "trim", "drop"]
+
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "id_style": get_args(IdStyle),
+    "time_style": get_args(TimeStyle),
+    "retry_after": get_args(RetryAfter),
+    "envelope": get_args(Envelope),
+    "idempotency": get_args(Idempotency),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the sandbox behaves; the defaults are PayArc as observed, with no rate limit and no delay.
+
+    :param latency: seconds that every request takes, half before it is handled and half after
+    :param jitter: up to so many seconds more, drawn for each request
+    :param rate_limit: requests per window, token and endpoint; None for no limit and no rate headers
+    :param rate_window: seconds from the first request of a window to its end
+    :param rate_headers: False leaves out every header about the limit, in 429s too
+    :param retry_after: the form of ``Retry-After`` in a 429
+    :param id_style: ``customer_id`` as observed, or ``guide``: ``id`` and the numeric ``real_id``
+    :param time_style: ``unix`` seconds as observed, or ``guide``: ``2018-11-27 07:36:58``, in UTC
+    :param create_status: the status of a successful POST
+    :param envelope: the shape of refusals of a record
+    :param idempotency: whether ``Idempotency-Key`` is ``ignored``, or the first answer is given again (``replay``);
+        answers are remembered in memory only
+    :param required: fields that a POST must have
+    :param refuse: field → values that are refused as already taken
+    :param tokens: further tokens → their merchant
+    :param alter: field → what becomes of its value in storage
+    :param shuffle_same_second: rows of one second stand in another order on each page that is read
+    :param delay_list: seconds for which a list is held back after it was read
+    :param clock_offset: seconds by which PayArc's clock is ahead of this machine's
+    """
+
+    latency: float = 0.0
+    jitter: float = 0.0
+    rate_limit: int | None = None
+    rate_window: float = 60.0
+    rate_headers: bool = True
+    retry_after: RetryAfter = "seconds"
+    id_style: IdStyle = "customer_id"
+    time_style: TimeStyle = "unix"
+    create_status: int = 201
+    envelope: Envelope = "422"
+    idempotency: Idempotency = "ignored"
+    required: Sequence[str] = ()
+    refuse: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    tokens: Mapping[str, str] = field(default_factory=dict)
+    alter: Mapping[str, Alteration] = field(default_factory=dict)
+    shuffle_same_second: bool = False
+    delay_list: float = 0.0
+    clock_offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}")
+        if unknown := set(self.alter.values()) - set(get_args(Alteration)):
+            raise ValueError(f"alter cannot do {', '.join(sorted(unknown))}; it can {', '.join(get_args(Alteration))}")
+        for name in ("latency", "jitter", "delay_list"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative")
+        if self.rate_limit is not None and (self.rate_limit < 1 or self.rate_window <= 0):
+            raise ValueError("rate_limit must be at least 1, and rate_window more than 0")
+
+    def changed(self, changes: Mapping[str, Any]) -> Settings:
+        """These settings with some of them changed; ValueError for an unknown name or value."""
+        if unknown := set(changes) - {known.name for known in fields(self)}:
+            raise ValueError(f"no such setting: {', '.join(sorted(unknown))}")
+        return replace(self, **changes)

@@ -1,0 +1,199 @@
+"""The real world behind the engine's ports: threads for requests, one thread for the ledger, one for the source."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import sys
+import time
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from payarc_provider.api.client import CustomerPage, PayarcClient
+from payarc_provider.api.rate_limit import RateLimiter
+from payarc_provider.sync.feed import BatchReader
+from payarc_provider.sync.ledger import Claimant, Ledger, Recorded, Row, Settled
+from payarc_provider.sync.records import Record
+from payarc_provider.sync.states import Created
+
+T = TypeVar("T")
+CREATE = "POST /customers"
+LIST = "GET /customers"
+# Linux's boot-time clock and macOS's continuous one run on while the machine is suspended; elsewhere time.monotonic does.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
+
+
+class SystemClock:
+    """This machine's clock."""
+
+    def now(self) -> float:
+        """Seconds since the machine started, suspension included."""
+        if _CLOCK is None or sys.platform == "win32":
+            return time.monotonic()
+        return time.clock_gettime(_CLOCK)
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await asyncio.sleep(seconds)
+
+
+class Threads:
+    """The pools of one run; leaving the context waits for no request that is still open."""
+
+    def __init__(self, concurrency: int) -> None:
+        self.requests = ThreadPoolExecutor(concurrency, thread_name_prefix="payarc-request")
+        self.reads = ThreadPoolExecutor(1, thread_name_prefix="payarc-read")
+        self.ledger = ThreadPoolExecutor(1, thread_name_prefix="payarc-ledger")
+        self.source = ThreadPoolExecutor(1, thread_name_prefix="payarc-source")
+
+    def shutdown(self) -> None:
+        """Start nothing more."""
+        for pool in (self.requests, self.reads, self.ledger, self.source):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+async def _in(pool: ThreadPoolExecutor, call: Callable[[], T]) -> T:
+    return await asyncio.get_running_loop().run_in_executor(pool, call)
+
+
+class ThreadedFeed:
+    """The input, read in the source's thread."""
+
+    def __init__(self, batches: BatchReader, pool: ThreadPoolExecutor) -> None:
+        self.total = batches.total
+        self._batches = batches
+        self._pool = pool
+
+    async def next_batch(self) -> list[Record] | None:
+        """The next records, or None at the end."""
+        return await _in(self._pool, self._batches.next_batch)
+
+
+class ThreadedPayarc:
+    """PayArc over HTTP, a thread per open request.
+
+    :param limiter: the same one that the client teaches
+    """
+
+    def __init__(self, client: PayarcClient, limiter: RateLimiter, threads: Threads) -> None:
+        self._client = client
+        self._limiter = limiter
+        self._threads = threads
+
+    async def ping(self) -> float | None:
+        """One cheap authenticated call."""
+        return await _in(self._threads.reads, self._client.ping)
+
+    async def create(self, fields: Mapping[str, str], idempotency_key: str, guard: Callable[[], None]) -> Created:
+        """One POST."""
+
+        def send() -> Created:
+            customer = self._client.create_customer(fields, idempotency_key=idempotency_key, before_send=guard)
+            return Created(customer["customer_id"], customer)
+
+        return await _in(self._threads.requests, send)
+
+    async def list_page(self, page: int) -> CustomerPage:
+        """One page of 100 customers."""
+        return await _in(self._threads.reads, lambda: self._client.list_page(page, 100))
+
+    def delay(self, reading: bool) -> float:
+        """Seconds until the rate limit lets the next request go."""
+        return self._limiter.delay(LIST if reading else CREATE)
+
+    def unreserve(self, reading: bool) -> None:
+        """Give back an unused place."""
+        self._limiter.release(LIST if reading else CREATE)
+
+
+class ThreadedLedger:
+    """The ledger in its own thread, so that its transactions never overlap each other."""
+
+    def __init__(self, ledger: Ledger, me: Claimant, threads: Threads, *, retry_rejected: bool) -> None:
+        self._ledger = ledger
+        self._me = me
+        self._pool = threads.ledger
+        self._retry_rejected = retry_rejected
+
+    async def rows(self, keys: Collection[str]) -> dict[str, Row]:
+        """See Ledger.rows."""
+        return await _in(self._pool, lambda: self._ledger.rows(self._me.account, keys))
+
+    async def claim(
+        self, records: Sequence[Record], references: Mapping[str, str | None], sent_after: datetime.datetime
+    ) -> dict[str, Row]:
+        """See Ledger.claim."""
+        return await _in(
+            self._pool,
+            lambda: self._ledger.claim(self._me, records, references, sent_after, retry_rejected=self._retry_rejected),
+        )
+
+    async def record(self, answers: Sequence[Settled]) -> Recorded:
+        """See Ledger.record."""
+        return await _in(self._pool, lambda: self._ledger.record(self._me, answers))
+
+    async def renew(self) -> set[str]:
+        """See Ledger.renew."""
+        return await _in(self._pool, lambda: self._ledger.renew(self._me))
+
+    async def release(self, unsent: Collection[str]) -> None:
+        """See Ledger.release."""
+        await _in(self._pool, lambda: self._ledger.release(self._me, unsent))
+
+    async def take_over(self) -> dict[str, Row]:
+        """See Ledger.take_over."""
+        return await _in(self._pool, lambda: self._ledger.take_over(self._me))
+
+    async def waiting(self) -> tuple[int, float | None]:
+        """See Ledger.waiting."""
+        return await _in(self._pool, lambda: self._ledger.waiting(self._me.account, self._me.owner))
+
+    async def record_absence(self, keys: Collection[str]) -> set[str]:
+        """See Ledger.record_absence."""
+        return await _in(self._pool, lambda: self._ledger.record_absence(self._me, keys))
+
+    async def ids_with_rows(self, customer_ids: Collection[str]) -> set[str]:
+        """See Ledger.ids_with_rows."""
+        return await _in(self._pool, lambda: self._ledger.ids_with_rows(self._me.account, customer_ids))
+
+    async def references_with_rows(self, references: Collection[str]) -> set[str]:
+        """See Ledger.references_with_rows."""
+        return await _in(self._pool, lambda: self._ledger.references_with_rows(self._me.account, references))
+
+    async def alters_values(self, noticed: bool) -> bool:
+        """Whether PayArc is known to alter this account's values."""
+        name = f"alters_values:{self._me.account}"
+        if noticed:
+            return await _in(self._pool, lambda: self._ledger.remember(name, "yes") == "yes")
+        return await _in(self._pool, lambda: self._ledger.fact(name) == "yes")
+
+
+class NoLedger:
+    """A ledger that does not exist yet, for a dry run: every record is new."""
+
+    async def rows(self, keys: Collection[str]) -> dict[str, Row]:
+        """No rows."""
+        return {}
+
+
+def run_to_end(main: Coroutine[Any, Any, None]) -> None:
+    """Run the coroutine, also where this thread already runs an event loop (a notebook)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(main)
+        return
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, main).result()
+
+
+@contextlib.contextmanager
+def threads(concurrency: int) -> Iterator[Threads]:
+    """The pools of one run."""
+    pools = Threads(concurrency)
+    try:
+        yield pools
+    finally:
+        pools.shutdown()

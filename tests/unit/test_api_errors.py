@@ -1,0 +1,278 @@
+"""Which error an answer, or the lack of one, becomes; and that no error says too much."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+
+import pytest
+import requests
+from urllib3 import exceptions as u3
+
+from payarc_provider.api.errors import refusal, strike, transport_failure
+from payarc_provider.exceptions import (
+    PayarcAuthError,
+    PayarcConnectionFailed,
+    PayarcNotFound,
+    PayarcRateLimited,
+    PayarcRefused,
+    PayarcUnexpectedAnswer,
+    PayarcUnknownOutcome,
+)
+
+ENVELOPE = {
+    "status": "error",
+    "code": 0,
+    "message": "The given data was invalid.",
+    "errors": {"email": ["The email must be a valid email address."], "name": ["Too short.", "Odd."]},
+    "status_code": 422,
+    "exception": "Illuminate\\Validation\\ValidationException",
+    "file": "/var/www/secret.php",
+    "line": 130,
+}
+HTML = "<html><body>s3cret page</body></html>"
+
+
+def answer(status, body="", *, method="POST", collection=True, headers=None, sent=None):
+    text = body if isinstance(body, str) else json.dumps(body)
+    return refusal(method, status, headers or {}, text, collection=collection, sent=sent)
+
+
+@pytest.mark.parametrize("status", [200, 201, 202])
+def test_a_success_that_can_be_read_is_no_error(status):
+    assert answer(status, {"data": {}}) is None
+    assert answer(status, {"data": {}}, method="GET") is None
+
+
+@pytest.mark.parametrize("body", ["", HTML, "[]", "null", '{"data": {"id": "x"', "[" * 100_000])
+@pytest.mark.parametrize("method", ["POST", "PATCH", "GET"])
+def test_a_success_that_cannot_be_read_is_unknown(method, body):
+    error = answer(201, body, method=method)
+    assert isinstance(error, PayarcUnknownOutcome)
+    assert error.status == 201
+    assert error.may_have_acted == (method != "GET")
+
+
+def test_deleting_answers_without_a_body():
+    assert answer(204, "", method="DELETE", collection=False) is None
+    assert answer(200, " ", method="DELETE", collection=False) is None
+    assert isinstance(answer(200, HTML, method="DELETE", collection=False), PayarcUnknownOutcome)
+
+
+@pytest.mark.parametrize("status", [100, 408, 500, 502, 503, 504, 520, 599, 999])
+@pytest.mark.parametrize("body", [ENVELOPE, HTML])
+def test_the_server_gave_up_is_unknown_whatever_it_says(status, body):
+    error = answer(status, body)
+    assert isinstance(error, PayarcUnknownOutcome)
+    assert error.status == status
+    assert error.may_have_acted
+    assert str(status) in str(error)
+    assert "look the customer up" in str(error)
+
+
+def test_an_unknown_read_has_changed_nothing():
+    error = answer(503, HTML, method="GET")
+    assert isinstance(error, PayarcUnknownOutcome)
+    assert not error.may_have_acted
+    assert "look" not in str(error)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("body", ['{"error": "Unauthenticated."}', HTML])
+def test_the_token(status, body):
+    error = answer(status, body)
+    assert isinstance(error, PayarcAuthError)
+    assert error.status == status
+    assert f"({status})" in str(error)
+    assert "token" in str(error)
+
+
+def test_rate_limited():
+    error = answer(429, HTML, headers={"Retry-After": "17"})
+    assert isinstance(error, PayarcRateLimited)
+    assert error.retry_after == 17.0
+    assert "after 17 seconds" in str(error)
+    error = answer(429, ENVELOPE)
+    assert isinstance(error, PayarcRateLimited)
+    assert error.retry_after is None
+
+
+def test_there_is_no_such_customer():
+    error = answer(404, {"message": "No query results"}, method="GET", collection=False)
+    assert isinstance(error, PayarcNotFound)
+    assert error.status == 404
+    assert not isinstance(answer(404, ENVELOPE, collection=True), PayarcRefused)
+
+
+def test_refused_in_payarcs_words():
+    error = answer(422, ENVELOPE)
+    assert type(error) is PayarcRefused
+    assert error.status == 422
+    assert error.message == "The given data was invalid."
+    assert error.errors == ENVELOPE["errors"]
+    assert "secret" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "errors"),
+    [
+        ({"status": "error", "message": "Duplicate."}, "Duplicate.", {}),
+        ({"message": "Duplicate.", "status_code": 409}, "Duplicate.", {}),
+        ({"errors": {"email": "Taken."}}, "PayArc refused the data (409)", {"email": ["Taken."]}),
+        (["Invalid CVV", "Odd"], "Invalid CVV Odd", {}),
+    ],
+)
+def test_the_other_shapes_of_a_refusal(body, message, errors):
+    error = answer(409, body)
+    assert type(error) is PayarcRefused
+    assert (error.message, error.errors) == (message, errors)
+
+
+@pytest.mark.parametrize("status", [400, 409, 422])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        HTML,
+        "Bad Request",
+        [],
+        [1],
+        {"message": "Bad"},
+        {"status": "error"},
+        {"errors": {}},
+        {"errors": ["x"]},
+        '"text"',
+    ],
+)
+def test_a_refusal_in_a_foreign_shape_is_not_payarcs(status, body):
+    error = answer(status, body)
+    assert isinstance(error, PayarcUnexpectedAnswer)
+    assert error.status == status
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308, 404, 405, 402, 407, 410, 413, 415, 418, 451])
+def test_everything_else_means_that_the_run_is_wrong(status):
+    error = answer(status, ENVELOPE)
+    assert isinstance(error, PayarcUnexpectedAnswer)
+    assert str(status) in str(error)
+    assert "host" in str(error)
+
+
+@pytest.mark.parametrize("status", [201, 302, 401, 403, 404, 405, 422, 429, 500])
+def test_html_is_never_quoted(status):
+    assert "s3cret" not in str(answer(status, HTML))
+
+
+SENT = {"name": "Ann O'Hara", "email": "ann@x.com", "state": "NY", "phone": "541754301", "description": "Vip <b>"}
+
+
+@pytest.mark.parametrize(
+    ("words", "cleared"),
+    [
+        ("The email must be valid.", "The email must be valid."),
+        ("The name isn't valid, it's the customer's.", "The name isn't valid, it's the customer's."),
+        ("Ann O'Hara is taken.", "… is taken."),
+        ("ANN  O&#039;HARA is taken.", "… is taken."),
+        ("State NY is unknown in NYC.", "State … is unknown in NYC."),
+        ('The "Secret One" and “Secret Two” are wrong.', "The … and … are wrong."),
+        ("Value 'O'Brien' or `x` or ‘y’ is wrong.", "Value … or … or … is wrong."),
+        ("bob.b+c@mail.example.com is taken (see a@b).", "… is taken (see …)."),
+        ("Phone 541754301 or +1 (541) 754-3010 is bad.", "Phone … or … is bad."),
+        ("Duplicate entry 'a@b.c' for key 'users'", "Duplicate entry … for key …"),
+        ("Between 3 and 50 characters, 1062.", "Between 3 and 50 characters, 1062."),
+        ("two\nlines\x1b[31m here", "two lines [31m here"),
+        ("<b>bold</b>", "(a text with markup, left out)"),
+    ],
+)
+def test_what_payarc_may_have_quoted_is_struck_out(words, cleared):
+    assert strike(words, SENT) == cleared
+    refused = answer(422, {"status": "error", "message": words, "errors": {"name": [words]}}, sent=SENT)
+    assert isinstance(refused, PayarcRefused)
+    assert (refused.message, refused.errors) == (cleared, {"name": [cleared]})
+
+
+def test_words_are_bounded():
+    assert len(strike("word " * 1000, {})) == 300
+    many = {f"field_{chr(97 + n)}": ["text"] * 50 for n in range(26)}
+    error = answer(422, {"errors": many})
+    assert isinstance(error, PayarcRefused)
+    assert len(error.errors) == 20
+    assert {len(texts) for texts in error.errors.values()} == {5}
+
+
+def pooled(reason):
+    return u3.MaxRetryError(None, "/v1/customers?email=s3cret", reason)  # type: ignore[arg-type]
+
+
+REFUSED = u3.NewConnectionError(None, "refused")  # type: ignore[arg-type]
+NO_NAME = u3.NameResolutionError("host", None, socket.gaierror(-2, "unknown"))  # type: ignore[arg-type]
+BAD_CERT = ssl.SSLCertVerificationError(1, "self-signed")
+
+
+@pytest.mark.parametrize(
+    "exc",
+    [
+        requests.ConnectTimeout(pooled(u3.ConnectTimeoutError("slow"))),
+        requests.ConnectTimeout(),
+        requests.ConnectionError(pooled(REFUSED)),
+        requests.ConnectionError(pooled(NO_NAME)),
+        requests.exceptions.ProxyError(pooled(u3.ProxyError("no proxy", REFUSED))),
+        requests.exceptions.ProxyError(pooled(u3.ProxyError("no", OSError("Tunnel connection failed: 407 Auth")))),
+        requests.exceptions.SSLError(pooled(u3.SSLError(BAD_CERT))),
+        requests.exceptions.InvalidProxyURL("s3cret"),
+        requests.exceptions.InvalidSchema("no SOCKS"),
+        u3.LocationParseError("s3cret"),
+        REFUSED,
+    ],
+    ids=lambda exc: repr(exc)[:60],
+)
+def test_certainly_not_sent(exc):
+    error = transport_failure("POST", exc)
+    assert isinstance(error, PayarcConnectionFailed)
+    assert not error.may_have_acted
+    assert "s3cret" not in str(error)
+
+
+RESET = ConnectionResetError(104, "reset")
+
+
+@pytest.mark.parametrize(
+    "exc",
+    [
+        requests.ReadTimeout(u3.ReadTimeoutError(None, "/?s3cret", "slow")),  # type: ignore[arg-type]
+        requests.Timeout(),
+        requests.ConnectionError(u3.ProtocolError("Connection aborted.", RESET)),
+        requests.ConnectionError(),
+        requests.exceptions.ProxyError(pooled(u3.ProxyError("Unable to connect to proxy", RESET))),
+        requests.exceptions.ProxyError(),
+        requests.exceptions.SSLError(pooled(u3.SSLError(ssl.SSLError("bad record mac")))),
+        requests.exceptions.ChunkedEncodingError(u3.ProtocolError("cut", u3.IncompleteRead(1, 2))),
+        requests.exceptions.ContentDecodingError("s3cret"),
+        requests.RequestException("s3cret"),
+        u3.HTTPError("s3cret"),
+        OSError("s3cret"),
+    ],
+    ids=lambda exc: repr(exc)[:60],
+)
+def test_when_in_doubt_it_is_unknown(exc):
+    error = transport_failure("POST", exc)
+    assert isinstance(error, PayarcUnknownOutcome)
+    assert error.may_have_acted
+    assert error.status is None
+    assert "s3cret" not in str(error)
+    assert not getattr(transport_failure("GET", exc), "may_have_acted", True)
+
+
+def test_what_was_handled_before_says_nothing_about_this_failure():
+    failure = requests.ReadTimeout()
+    failure.__context__ = REFUSED
+    assert isinstance(transport_failure("POST", failure), PayarcUnknownOutcome)
+
+
+def test_the_host_is_named_and_nothing_else_of_the_request():
+    request = requests.Request("POST", "https://u:s3cret@api.example/v1?q=s3cret", data={"a": "s3cret"}).prepare()
+    text = str(transport_failure("POST", requests.ConnectionError(pooled(REFUSED), request=request)))
+    assert "api.example" in text
+    assert "NewConnectionError" in text
+    assert "s3cret" not in text

@@ -1,0 +1,233 @@
+"""What a record may hold, and what is said where it may not."""
+
+from __future__ import annotations
+
+import random
+from datetime import date
+from decimal import Decimal
+
+import pytest
+
+from payarc_provider.api import fields
+from payarc_provider.api.fields import FIELDS, clean, validate_names
+
+GUIDE = {
+    "name": "John Smith",
+    "email": "customer@xyz.com",
+    "description": "Donut shop customer",
+    "send_email_address": "invoicing@xyz.com",
+    "cc_email_address": "cc@xyz.com",
+    "country": "US",
+    "address_1": "103 Mason Street",
+    "address_2": "2nd Floor",
+    "city": "New York",
+    "state": "NY",
+    "zip": "10469-2345",
+    "phone": "541754301",
+}
+
+
+def fault(name: str, value: object) -> str:
+    sent, errors = clean({name: value})
+    assert sent == {}
+    assert list(errors) == [name]
+    return " ".join(errors[name])
+
+
+def test_the_guides_own_example_goes_through_unchanged_and_in_order():
+    sent, errors = clean(GUIDE)
+    assert list(sent.items()) == list(GUIDE.items())
+    assert errors == {}
+    assert set(GUIDE) == set(FIELDS)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Sinéad O'Connor", "Shaquille O’Neal", "Jean-Luc Picard", "José Müller", "Łukasz Żółć", "Smith & Sons, Inc.",
+        "A/B #C", "李小龙", "Владимир", "नरेन्द्र", "محمد علي", "J. R. R.", "Ærøskøbing",
+    ],
+)  # fmt: skip
+def test_names_as_people_write_them(name):
+    assert clean({"name": name, "city": name}) == ({"name": name, "city": name}, {})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "text"),
+    [
+        ("name", "  John Smith\n", "John Smith"),
+        ("name", "Jose\u0301 Muller", "José Muller"),
+        ("name", "e\u0301" * 50, "é" * 50),
+        ("phone", "+1 (541) 754-3010", "15417543010"),
+        ("phone", "541.754/301", "541754301"),
+        ("phone", "06\u00a012\u202f34", "061234"),
+        ("phone", 541754301, "541754301"),
+        ("phone", 541754301.0, "541754301"),
+        ("zip", 10469.0, "10469"),
+        ("zip", Decimal("10469.00"), "10469"),
+        ("zip", Decimal("1E+3"), "1000"),
+        ("zip", " 10469-2345 ", "10469-2345"),
+        ("description", Decimal("42.50"), "42.50"),
+        ("description", 123456, "123456"),
+        ("address_1", "Straße 5, 2. Stock – links", "Straße 5, 2. Stock – links"),
+        ("description", "café ☕ 👩‍🍳", "café ☕ 👩‍🍳"),
+        ("email", "x", "x"),
+        ("email", "no-at-sign.example", "no-at-sign.example"),
+    ],
+)
+def test_normalised_without_loss(field, value, text):
+    assert clean({field: value}) == ({field: text}, {})
+
+
+def test_text_of_a_subclass_becomes_plain_text():
+    class Marked(str):
+        def __str__(self) -> str:
+            return "something else"
+
+    sent, _ = clean({"name": Marked("John Smith")})
+    assert sent == {"name": "John Smith"}
+    assert type(sent["name"]) is str
+
+
+@pytest.mark.parametrize("value", [None, "", "  ", "\t\n", "\u00a0"])
+@pytest.mark.parametrize("field", ["name", "phone", "zip", "email", "description"])
+def test_nothing_is_left_out(field, value):
+    assert clean({field: value}) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "text"),
+    [
+        ("country", "U", "has 1 character, at least 2 are needed: correct it at the source"),
+        ("name", "Al", "has 2 characters, at least 3 are needed: correct it at the source"),
+        ("name", "a" * 51, "has 51 characters, at most 50 are allowed: correct it at the source"),
+        ("address_1", "1 St", "has 4 characters, at least 5 are needed: correct it at the source"),
+        ("description", "d" * 51, "has 51 characters, at most 50 are allowed: correct it at the source"),
+        ("email", "a" * 38 + "@xyz.example", "has 50 characters, at most 40 are allowed: correct it at the source"),
+        ("send_email_address", "a@b", "has 3 characters, at least 5 are needed: correct it at the source"),
+        ("cc_email_address", "c" * 41, "has 41 characters, at most 40 are allowed: correct it at the source"),
+        ("zip", "10469-23456", "has 11 characters, at most 10 are allowed: correct it at the source"),
+        ("phone", "+49 (151) 1234-56789", "has 14 digits, at most 11 are allowed: correct it at the source"),
+        ("phone", "5", "has 1 digit, at least 2 are needed: correct it at the source"),
+        ("phone", "---", "has 0 digits, at least 2 are needed: correct it at the source"),
+    ],
+)
+def test_a_length_fault_names_limit_length_and_remedy(field, value, text):
+    assert fault(field, value) == text
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "start"),
+    [
+        ("name", "John Smith 3rd", 'holds the digit "3"; only letters'),
+        ("city", "New_York", 'holds the sign "_"; only letters'),
+        ("state", "N" * 60 + "1", 'holds the digit "1"; only letters'),
+        ("country", "U$", 'holds the sign "$"; only letters'),
+        ("zip", "ABCDE", 'holds the letter "A"; only digits and hyphens'),
+        ("zip", "10469 2345", "holds white space; only digits and hyphens"),
+        ("zip", "١٠٤٦٩", 'holds the digit "١"; only digits and hyphens'),
+        ("zip", "10469–2345", 'holds the sign "–"; only digits and hyphens'),
+        ("phone", "541 754 301 x12", 'holds the letter "x"; only digits'),
+        ("phone", "541*754", 'holds the sign "*"; only digits'),
+        ("email", "two words@xyz.com", "holds white space; an email address has none"),
+        ("zip", "A", "holds the letter; only digits"),
+    ],
+)
+def test_a_foreign_character_is_named(field, value, start):
+    text = fault(field, value)
+    assert text.startswith(start)
+    assert text.count("correct it at the source") >= 1
+
+
+def test_every_fault_of_a_value_is_told():
+    _, errors = clean({"state": "N" * 60 + "1"})
+    assert len(errors["state"]) == 2
+
+
+@pytest.mark.parametrize("field", list(FIELDS))
+@pytest.mark.parametrize("char", ["\n", "\t", "\x00", "\x7f", "\x85", "\u2028", "\ud83d"])
+def test_what_cannot_be_sent_is_refused_in_every_field(field, char):
+    assert f"U+{ord(char):04X}" in fault(field, f"1234{char}5678")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "text"),
+    [
+        ("name", True, "has the type bool: give text"),
+        ("zip", False, "has the type bool: give text"),
+        ("name", b"John Smith", "has the type bytes: give text"),
+        ("description", date(2024, 1, 1), "has the type date: give text"),
+        ("description", 42.0, "has the type float: give text"),
+        ("zip", 10469.5, "has the type float: give text"),
+        ("phone", float("inf"), "has the type float: give text"),
+        ("phone", float("nan"), "is NaN, pandas' mark for no value: give None or leave it out"),
+        ("name", ["John"], "has the type list: give text"),
+        ("phone", Decimal("5417543.5"), "is not a whole number from 0 up: give text"),
+        ("zip", -10469, "is not a whole number from 0 up: give text"),
+        ("zip", Decimal("NaN"), "is not a number of at most 60 digits: correct it at the source"),
+        ("description", Decimal("1E+999999999"), "is not a number of at most 60 digits: correct it at the source"),
+        ("description", Decimal("1E-999999999"), "is not a number of at most 60 digits: correct it at the source"),
+        (
+            "phone",
+            "541754301.0",
+            'is a number printed with ".0", whose last digit is not the phone\'s: give it as text',
+        ),
+    ],
+)
+def test_what_is_not_text_is_refused_with_a_remedy(field, value, text):
+    assert fault(field, value) == text
+
+
+def test_a_number_too_long_to_write_out_is_refused():
+    assert fault("description", 10**5000) == "is not a number of at most 60 digits: correct it at the source"
+
+
+def test_no_fault_shows_the_value():
+    values = {
+        "name": "Secret 12", "email": "secret one@x.com", "description": "secret\x00secret", "country": "S",
+        "zip": "secretzip", "phone": "541-SECRET", "city": "secret-city-9", "state": "7", "address_1": "s3cr",
+    }  # fmt: skip
+    sent, errors = clean(values)
+    assert sent == {}
+    for name, texts in errors.items():
+        assert values[name] not in " ".join(texts).replace("at least 2", "").replace("at most", "")
+
+
+def test_good_fields_of_a_bad_record_are_still_given():
+    sent, errors = clean({"name": "Al", "city": "New York"})
+    assert (sent, list(errors)) == ({"city": "New York"}, ["name"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("emial", 'unknown field "emial": did you mean "email"?'),
+        ("Phone", 'unknown field "Phone": did you mean "phone"?'),
+        ("address1", 'unknown field "address1": did you mean "address_1"?'),
+        ("favourite", f'unknown field "favourite": PayArc has {", ".join(FIELDS)}'),
+    ],
+)
+def test_an_unknown_field_is_refused_even_without_a_value(name, text):
+    assert clean({name: None, "city": "New York"}) == ({"city": "New York"}, {name: [text]})
+    assert validate_names([name, "city"]) == {name: [text]}
+
+
+def test_a_field_name_that_is_no_text():
+    assert validate_names([7]) == {"7": ["a field name has the type int: give text"]}
+    assert clean({7: "x"}) == ({}, {"7": ["a field name has the type int: give text"]})  # type: ignore[dict-item]
+
+
+def test_the_short_way_for_ready_values_decides_as_the_long_way_does(monkeypatch):
+    rng = random.Random(7)
+    alphabet = "ab Z09'-._@,&/#$~é٣\u0301\n\u00a0x"
+    samples = [
+        "".join(rng.choices(alphabet, k=rng.choice([0, 1, 2, 3, 4, 5, 10, 11, 12, 40, 41, 50, 51])))
+        for _ in range(1500)
+    ]
+    samples += ["".join(rng.choices("0123456789-", k=n)) for n in range(14) for _ in range(5)]
+    samples += ["".join(rng.choices("abcdef", k=n)) for n in range(1, 54)]
+    short = [clean({name: value}) for name in FIELDS for value in samples]
+    accepted = sum(bool(sent) for sent, _ in short)
+    monkeypatch.setattr(fields, "_READY", {name: lambda value: None for name in FIELDS})
+    assert [clean({name: value}) for name in FIELDS for value in samples] == short
+    assert 500 < accepted < len(short) - 500
