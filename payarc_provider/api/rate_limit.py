@@ -28,6 +28,7 @@ class _Window:
     limit: int | None = None
     used: int = 0  # the most that any answer of this window accounts for
     under_way: int = 0  # reserved, not answered
+    peak: int = 0  # the most that were under way at once in this window
     floor: int = 0  # `used` when the first of those under way was reserved: within one window each accounts for more
     refused: bool = False  # by a 429, which is all there is to go by where no answer names a limit
     start: float | None = None  # when the first answer of a window came
@@ -54,6 +55,7 @@ class _Window:
         if self.under_way == 0:
             self.floor = self.used
         self.under_way += 1
+        self.peak = max(self.peak, self.under_way)
         self.last_go = now
 
     def release(self) -> None:
@@ -63,7 +65,7 @@ class _Window:
             self.under_way -= 1
 
     def open(self) -> None:
-        self.used, self.floor, self.refused, self.end = 0, 0, False, None
+        self.used, self.floor, self.peak, self.refused, self.end = 0, 0, self.under_way, False, None
 
     def pass_end(self, now: float) -> None:
         if self.end is not None and now >= self.end:
@@ -80,7 +82,7 @@ class _Window:
         if used == 1:
             self.start = now
             self.end = None if self.length is None else now + self.length
-        elif self.used == 0 or used + self.under_way < self.used:
+        elif self.used == 0 or used + self.peak < self.used:
             self.start = None  # somebody else's request opened this window, or may have
         self.used = max(self.used, used)
 

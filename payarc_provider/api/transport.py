@@ -132,6 +132,7 @@ class Transport:
         session: requests.Session | None = getattr(self._local, "session", None)
         if session is None:
             session = self._local.session = _new_session(self._base_url)
+            self._local.used = now()
             with self._lock:
                 self._sessions.add(session)
         elif now() - self._local.used > _IDLE:

@@ -133,6 +133,13 @@ class CreateCustomerOperator(BaseOperator):
             # `records` is no template field, because those are stored and shown; so the relation is made here.
             XComArg.apply_upstream_relationship(self, records)
 
+    @classmethod
+    def partial(cls, **kwargs: Any) -> Any:
+        """As any operator's, and `records` may be another task's output here too."""
+        from payarc_provider.operators.partial import relating_records
+
+        return relating_records(super().partial(**kwargs))
+
     def _check(self) -> None:
         from payarc_provider.sync.records import check_fields, check_key
 

@@ -14,7 +14,7 @@ from payarc_provider.sandbox.limits import quota_headers, retry_headers
 from payarc_provider.sandbox.log import Outcome
 from payarc_provider.sandbox.resource import COLLECTION, Request, handle
 from payarc_provider.sandbox.state import SandboxState
-from payarc_provider.sandbox.wire import deliver, read_request
+from payarc_provider.sandbox.wire import deliver, read_request, will_answer
 
 
 class CustomersEndpoint:
@@ -31,8 +31,9 @@ class CustomersEndpoint:
                 return
             self._note_arrival(request)
             answer = await self._answer(request)
-            sent = await deliver(answer, scope, receive, send)
-            self._note_departure(request, answer, sent)
+            # Noted first: who has the answer in hand finds it in the log.
+            self._note_departure(request, answer, will_answer(answer, scope))
+            await deliver(answer, scope, receive, send)
         except asyncio.CancelledError:
             pass  # the sandbox stops, and has closed the connection
 
@@ -44,12 +45,12 @@ class CustomersEndpoint:
             if request.endpoint == f"POST {COLLECTION}":
                 request.post = log.post(request.idempotency_key, (request.body or {}).get("description"))
 
-    def _note_departure(self, request: Request, answer: Answer, sent: bool) -> None:
+    def _note_departure(self, request: Request, answer: Answer, sending: bool) -> None:
         with self._state.lock:
             if request.generation != self._state.generation:
                 return
-            self._state.log_book.answered(answer.status if sent else None)
-            if request.post and sent:
+            self._state.log_book.answered(answer.status if sending else None)
+            if request.post and sending:
                 request.post.status = answer.status
                 request.post.told = answer.made is not None
 

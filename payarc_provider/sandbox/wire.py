@@ -102,13 +102,18 @@ def _fields(body: bytes, content_type: str) -> Mapping[str, Any] | None:
     return fields if isinstance(fields, dict) else None
 
 
-async def deliver(answer: Answer, scope: Scope, receive: Receive, send: Send) -> bool:
-    """Send an answer. False if the client got none, because that is the fault or because it has left."""
+def will_answer(answer: Answer, scope: Scope) -> bool:
+    """Whether anything will be sent: not if the fault is that nothing is, nor if the client has left."""
+    return answer.delivery != "reset" and not scope["state"]["transport"].is_closing()
+
+
+async def deliver(answer: Answer, scope: Scope, receive: Receive, send: Send) -> None:
+    """Send an answer in the way that it says."""
     transport = scope["state"]["transport"]
-    if transport.is_closing() or answer.delivery == "reset":
+    if not will_answer(answer, scope):
         _reset(transport)
         await _gone(receive)
-        return False
+        return
     await send({"type": "http.response.start", "status": answer.status, "headers": _headers(answer)})
     if answer.delivery == "cut":
         half = answer.body[: len(answer.body) // 2]
@@ -117,7 +122,6 @@ async def deliver(answer: Answer, scope: Scope, receive: Receive, send: Send) ->
         await _gone(receive)
     else:
         await send({"type": "http.response.body", "body": answer.body})
-    return True
 
 
 def _headers(answer: Answer) -> list[tuple[bytes, bytes]]:

@@ -1,0 +1,315 @@
+"""The customer endpoints: one request each, and answers taken apart."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import requests
+import requests_mock as rm
+
+from payarc_provider import exceptions as errors
+from payarc_provider.api.client import CustomerPage, PayarcClient
+from payarc_provider.api.rate_limit import RateLimiter
+
+BASE = "https://testapi.payarc.net/v1"
+URL = f"{BASE}/customers"
+DATE = {"Date": "Tue, 14 Nov 2023 22:13:20 GMT"}
+FIELDS = {"name": "Ann O'Hara", "email": "ann@x.com"}
+
+
+@pytest.fixture
+def payarc():
+    with rm.Mocker() as mocker:
+        yield mocker
+
+
+@pytest.fixture
+def client():
+    return PayarcClient(BASE, lambda refresh: "t0ken")
+
+
+def listed(ids, page=1, total=None, pages=None):
+    meta = {"pagination": {"total": total, "current_page": page, "total_pages": pages}}
+    return {"data": [{"customer_id": one} for one in ids], "meta": meta}
+
+
+def test_create_is_one_post(payarc, client):
+    payarc.post(URL, status_code=201, json={"data": {"id": "cus_K1", "name": "Ann O'Hara", "new_thing": 1}})
+    created = client.create_customer(FIELDS, idempotency_key="key-1")
+    assert created == {"id": "cus_K1", "customer_id": "K1", "name": "Ann O'Hara", "new_thing": 1}
+    (request,) = payarc.request_history
+    assert request.text == "name=Ann+O%27Hara&email=ann%40x.com"
+    assert request.headers["Idempotency-Key"] == "key-1"
+    assert request.headers["Authorization"] == "Bearer t0ken"
+    assert not request.allow_redirects
+    assert client.requests_sent == {"POST": 1}
+
+
+@pytest.mark.parametrize("status", [200, 201, 202])
+def test_any_success_with_an_id_is_one(payarc, client, status):
+    payarc.post(URL, status_code=status, json={"data": {"customer_id": "K1", "id": "other"}})
+    assert client.create_customer(FIELDS)["customer_id"] == "K1"
+    assert "Idempotency-Key" not in payarc.last_request.headers
+
+
+@pytest.mark.parametrize(
+    "body", ['{"data": {}}', '{"data": {"id": null}}', '{"data": []}', '{"id": "x"}', "{}", "<html>"]
+)
+def test_a_success_without_an_id_is_unknown(payarc, client, body):
+    payarc.post(URL, status_code=201, text=body)
+    with pytest.raises(errors.PayarcUnknownOutcome) as caught:
+        client.create_customer(FIELDS)
+    assert caught.value.status == 201
+    assert caught.value.may_have_acted
+    assert payarc.call_count == 1
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_no_answer_is_repeated(payarc, client, status):
+    payarc.post(URL, status_code=status, headers={"Retry-After": "0"})
+    with pytest.raises(errors.PayarcError):
+        client.create_customer(FIELDS)
+    assert payarc.call_count == 1
+
+
+@pytest.mark.parametrize(
+    ("exc", "kind"),
+    [(requests.ReadTimeout, errors.PayarcUnknownOutcome), (requests.ConnectTimeout, errors.PayarcConnectionFailed)],
+)
+def test_no_failure_is_repeated(payarc, client, exc, kind):
+    payarc.post(URL, exc=exc)
+    with pytest.raises(kind):
+        client.create_customer(FIELDS)
+    assert payarc.call_count == 1
+    assert client.requests_sent == ({"POST": 1} if kind is errors.PayarcUnknownOutcome else {})
+
+
+def test_a_refusal_is_cleared_of_what_was_sent(payarc, client):
+    body = {"status": "error", "message": "Ann O'Hara is odd", "errors": {"name": ["Ann O'Hara?"]}, "status_code": 422}
+    payarc.post(URL, status_code=422, json=body)
+    payarc.patch(f"{URL}/K1", status_code=422, json=body)
+    for call in (lambda: client.create_customer(FIELDS), lambda: client.update_customer("K1", FIELDS)):
+        with pytest.raises(errors.PayarcRefused) as caught:
+            call()
+        assert caught.value.message == "… is odd"
+        assert caught.value.errors == {"name": ["…?"]}
+
+
+def test_404_on_a_customer_and_on_the_collection(payarc, client):
+    payarc.get(f"{URL}/K1", status_code=404, json={"message": "no"})
+    payarc.post(URL, status_code=404, json={"message": "no"})
+    with pytest.raises(errors.PayarcNotFound):
+        client.get_customer("K1")
+    with pytest.raises(errors.PayarcUnexpectedAnswer):
+        client.create_customer(FIELDS)
+
+
+def test_get_update_delete(payarc, client):
+    payarc.get(f"{URL}/K1", json={"data": {"id": "K1"}})
+    payarc.patch(f"{URL}/K1", json={"data": {"id": "K1", "city": "Rome"}})
+    payarc.delete(f"{URL}/K1", [{"status_code": 204}, {"status_code": 200, "json": {}}])
+    assert client.get_customer("cus_K1") == {"id": "K1", "customer_id": "K1"}
+    assert client.update_customer("K1", {"city": "Rome"})["city"] == "Rome"
+    assert payarc.last_request.text == "city=Rome"
+    client.delete_customer("K1")
+    client.delete_customer("K1")
+    assert client.requests_sent == {"GET": 1, "PATCH": 1, "DELETE": 2}
+
+
+def test_a_bad_id_makes_no_request(payarc, client):
+    for call in (client.get_customer, client.delete_customer, lambda one: client.update_customer(one, {})):
+        with pytest.raises(errors.PayarcConfigError):
+            call("../charges")
+    assert payarc.call_count == 0
+
+
+@pytest.mark.parametrize("key", ["", "a b", "a\nb", "é", "k" * 256])
+def test_a_bad_idempotency_key_makes_no_request(payarc, client, key):
+    with pytest.raises(errors.PayarcConfigError):
+        client.create_customer(FIELDS, idempotency_key=key)
+    assert payarc.call_count == 0
+
+
+class Tokens:
+    def __init__(self, *tokens: str) -> None:
+        self.tokens, self.asked = list(tokens), []
+
+    def __call__(self, refresh: bool) -> str:
+        self.asked.append(refresh)
+        return self.tokens.pop(0) if len(self.tokens) > 1 else self.tokens[0]
+
+
+def test_a_401_is_sent_once_more_with_a_new_token(payarc):
+    tokens, sending = Tokens("old", "new"), []
+    payarc.post(URL, [{"status_code": 401}, {"status_code": 201, "json": {"data": {"id": "K1"}}}])
+    client = PayarcClient(BASE, tokens)
+    client.create_customer(FIELDS, before_send=lambda: sending.append(payarc.call_count))
+    assert tokens.asked == [False, True]
+    assert [request.headers["Authorization"] for request in payarc.request_history] == ["Bearer old", "Bearer new"]
+    assert sending == [0, 1]
+
+
+@pytest.mark.parametrize(("tokens", "calls"), [(("same",), 1), (("old", "new"), 2), (("old", "Bearer old"), 1)])
+def test_a_401_is_not_sent_a_third_time_nor_with_the_same_token(payarc, tokens, calls):
+    payarc.post(URL, status_code=401, json={"error": "Unauthenticated."})
+    with pytest.raises(errors.PayarcAuthError) as caught:
+        PayarcClient(BASE, Tokens(*tokens)).create_customer(FIELDS)
+    assert caught.value.status == 401
+    assert payarc.call_count == calls
+
+
+def test_no_other_refusal_asks_for_a_token(payarc):
+    tokens = Tokens("old", "new")
+    payarc.get(f"{URL}/K1", status_code=403)
+    with pytest.raises(errors.PayarcAuthError):
+        PayarcClient(BASE, tokens).get_customer("K1")
+    assert tokens.asked == [False]
+
+
+def test_before_send_may_stop_the_resend_too(payarc):
+    payarc.post(URL, status_code=401)
+    seen = []
+
+    def fence() -> None:
+        seen.append(1)
+        if len(seen) == 2:
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        PayarcClient(BASE, Tokens("old", "new")).create_customer(FIELDS, before_send=fence)
+    assert payarc.call_count == 1
+
+
+def test_a_bad_token_makes_no_request_and_is_not_shown(payarc):
+    with pytest.raises(errors.PayarcConfigError) as caught:
+        PayarcClient(BASE, lambda refresh: "s3cret\nx").create_customer(FIELDS)
+    assert "s3cret" not in str(caught.value)
+    assert payarc.call_count == 0
+
+
+def test_a_page(payarc, client):
+    payarc.get(f"{URL}?limit=2&page=3", json=listed(["c", "d"], page=3, total=9, pages=5), headers=DATE)
+    page = client.list_page(3, limit=2)
+    assert page == CustomerPage([{"customer_id": "c"}, {"customer_id": "d"}], 3, 9, 5, 1_700_000_000.0)
+    payarc.get(f"{URL}?limit=100&page=1", json={"data": [{"id": "x"}], "meta": {"include": []}})
+    assert client.list_page(1) == CustomerPage([{"id": "x", "customer_id": "x"}], 1, None, None, None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {}, {"data": None}, {"data": {}}, {"data": ["x"]}, {"data": [{"name": "x"}]}, [], "<html>",
+        {"data": [{"id": "x"}, None]}, listed(["x"], page=2),
+    ],
+)  # fmt: skip
+def test_a_page_that_cannot_be_relied_on(payarc, client, body):
+    payarc.get(URL, text=body if isinstance(body, str) else json.dumps(body))
+    with pytest.raises(errors.PayarcUnknownOutcome) as caught:
+        client.list_page(1)
+    assert not caught.value.may_have_acted
+
+
+@pytest.mark.parametrize(("page", "limit"), [(0, 10), (1, 0), (1, 101)])
+def test_no_such_page(payarc, client, page, limit):
+    with pytest.raises(errors.PayarcConfigError):
+        client.list_page(page, limit)
+    assert payarc.call_count == 0
+
+
+def test_the_list_is_lazy_and_ends_with_its_last_page(payarc, client):
+    payarc.get(f"{URL}?page=1", json=listed(["e", "d"], 1, 5, 3))
+    payarc.get(f"{URL}?page=2", json=listed(["d", "c"], 2, 5, 3))  # moved on by one meanwhile
+    payarc.get(f"{URL}?page=3", json=listed(["b", "a"], 3, 5, 3))
+    customers = client.list_customers(page_size=2)
+    assert payarc.call_count == 0
+    assert next(customers)["customer_id"] == "e"
+    assert payarc.call_count == 1
+    assert [one["customer_id"] for one in customers] == ["d", "c", "b", "a"]
+    assert payarc.call_count == 3
+    assert payarc.last_request.qs["limit"] == ["2"]
+
+
+def test_a_page_of_nothing_new_is_not_the_end_of_the_list(payarc, client):
+    payarc.get(f"{URL}?page=1", json=listed(["b"], 1, 3, 3))
+    payarc.get(f"{URL}?page=2", json=listed(["b"], 2, 3, 3))
+    payarc.get(f"{URL}?page=3", json=listed(["a"], 3, 3, 3))
+    assert [one["customer_id"] for one in client.list_customers(1)] == ["b", "a"]
+
+
+def test_a_list_without_totals_ends_with_an_empty_page(payarc, client):
+    payarc.get(f"{URL}?page=1", json={"data": [{"id": "b"}]})
+    payarc.get(f"{URL}?page=2", json={"data": [{"id": "a"}]})
+    payarc.get(f"{URL}?page=3", json={"data": []})
+    assert [one["customer_id"] for one in client.list_customers()] == ["b", "a"]
+
+
+def test_a_list_that_never_ends_is_told(payarc, client):
+    payarc.get(URL, json={"data": [{"id": "b"}]})
+    with pytest.raises(errors.PayarcUnknownOutcome, match="every page"):
+        list(client.list_customers())
+    assert payarc.call_count == 2
+
+
+def test_ping_is_one_cheap_get(payarc, client):
+    payarc.get(URL, json=listed([]), headers=DATE)
+    assert client.ping() == 1_700_000_000.0
+    assert payarc.call_count == 1
+    assert payarc.last_request.qs["limit"] == ["1"]
+
+
+def test_ping_needs_payarcs_answer(payarc, client):
+    payarc.get(URL, text="<html>welcome</html>", headers=DATE)
+    with pytest.raises(errors.PayarcUnknownOutcome):
+        client.ping()
+
+
+def test_every_answer_is_told_to_the_limiter_and_the_listener(payarc):
+    heard, limiter = [], RateLimiter(clock=lambda: 0.0)
+    client = PayarcClient(
+        BASE,
+        lambda refresh: "t",
+        limiter=limiter,
+        on_answer=lambda endpoint, headers, status: heard.append((endpoint, status, headers["x-ratelimit-limit"])),
+    )
+    limit = {"X-RateLimit-Limit": "2", "X-RateLimit-Remaining": "1"}
+    payarc.post(URL, status_code=201, json={"data": {"id": "K1"}}, headers=limit)
+    payarc.get(f"{URL}/K1", status_code=404, headers=limit)
+    assert limiter.delay("POST /customers") == 0.0
+    client.create_customer(FIELDS)
+    with pytest.raises(errors.PayarcNotFound):
+        client.get_customer("K1")
+    assert heard == [("POST /customers", 201, "2"), ("GET /customers/{id}", 404, "2")]
+    assert limiter.delay("POST /customers") == 0.0
+    assert limiter.delay("POST /customers") > 0.0
+
+
+def test_a_request_without_an_answer_is_no_longer_under_way(payarc):
+    limiter = RateLimiter(clock=lambda: 0.0)
+    payarc.post(URL, exc=requests.ReadTimeout)
+    assert limiter.delay("POST /customers") == 0.0
+    assert limiter.delay("POST /customers") > 0.0
+    with pytest.raises(errors.PayarcUnknownOutcome):
+        PayarcClient(BASE, lambda refresh: "t", limiter=limiter).create_customer(FIELDS)
+    assert limiter.delay("POST /customers") == 0.0
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan")])
+def test_a_timeout_is_a_time(timeout):
+    with pytest.raises(errors.PayarcConfigError, match="timeout"):
+        PayarcClient(BASE, lambda refresh: "t", timeout=timeout)
+
+
+def test_the_base_url_is_checked():
+    assert PayarcClient("https://testapi.payarc.net", lambda refresh: "t").base_url == BASE
+    with pytest.raises(errors.PayarcConfigError):
+        PayarcClient("http://testapi.payarc.net/v1", lambda refresh: "t")
+
+
+def test_nothing_of_airflow_is_imported():
+    code = (
+        "import sys, payarc_provider.api.client as c; sys.exit(any(m.split('.')[0] == 'airflow' for m in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

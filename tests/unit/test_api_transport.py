@@ -1,0 +1,417 @@
+"""One request over real sockets: sent once, bounded in time, and nothing passed on. Covers the deadline as well."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import ipaddress
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests_mock as rm
+
+from payarc_provider.api.transport import Transport
+from payarc_provider.exceptions import PayarcConfigError, PayarcConnectionFailed, PayarcError, PayarcUnknownOutcome
+
+Script = Callable[["Server", socket.socket], None]
+OK = b'HTTP/1.1 201 Created\r\nContent-Length: 11\r\nX-Thing: 1\r\n\r\n{"data": 1}'
+
+
+class Server:
+    """A server on loopback that runs one script per connection; the last one serves all further connections."""
+
+    def __init__(self, *scripts: Script, context: ssl.SSLContext | None = None) -> None:
+        self.scripts, self.context = list(scripts), context
+        self.connections = 0
+        self.requests: list[bytes] = []
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http{'s' if context else ''}://127.0.0.1:{self.socket.getsockname()[1]}/v1"
+        self.done = threading.Event()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self.socket.accept()
+            except OSError:
+                return
+            script = self.scripts[min(self.connections, len(self.scripts) - 1)]
+            self.connections += 1
+            threading.Thread(target=self._serve, args=(script, connection), daemon=True).start()
+
+    def _serve(self, script: Script, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), connection:
+            script(self, self.context.wrap_socket(connection, server_side=True) if self.context else connection)
+
+    def read(self, sock: socket.socket) -> bytes:
+        """One request, head and body; empty at the end of the connection."""
+        data = b""
+        while b"\r\n\r\n" not in data:
+            chunk = sock.recv(65536)
+            if not chunk:
+                return b""
+            data += chunk
+        head = data.partition(b"\r\n\r\n")[0].lower()
+        length = int(head.partition(b"content-length:")[2].split(b"\r\n")[0] or 0)
+        while len(data) < len(head) + 4 + length:
+            data += sock.recv(65536)
+        self.requests.append(data)
+        return data
+
+    def close(self) -> None:
+        self.done.set()
+        self.socket.close()
+
+
+def answers(*parts: bytes, pause: float = 0.0) -> Script:
+    """Answers every request of the connection with the parts, and hangs up after an answer without a length."""
+
+    def script(server: Server, sock: socket.socket) -> None:
+        while server.read(sock):
+            for part in parts:
+                sock.sendall(part)
+                server.done.wait(pause)
+            if b"Content-Length: 11\r\n" not in b"".join(parts):
+                return
+
+    return script
+
+
+def stalls(head: bytes) -> Script:
+    def script(server: Server, sock: socket.socket) -> None:
+        server.read(sock)
+        sock.sendall(head)
+        server.done.wait(10)
+
+    return script
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    servers: list[Server] = []
+
+    def start(*scripts: Script, context: ssl.SSLContext | None = None) -> Server:
+        servers.append(Server(*scripts, context=context))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture(autouse=True)
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def transport(url: str, timeout: float = 5.0, verify: bool | str = True) -> Transport:
+    return Transport(url, timeout=timeout, verify=verify)
+
+
+def failure(subject: Transport, method: str = "POST") -> PayarcError:
+    with pytest.raises(PayarcError) as caught:
+        subject.send(method, "/customers", "t0ken", fields={"name": "s3cret"})
+    assert "s3cret" not in str(caught.value)
+    assert "t0ken" not in str(caught.value)
+    assert caught.value.__context__ is None
+    return caught.value
+
+
+def test_what_goes_over_the_wire(serve):
+    server = serve(answers(OK))
+    answer = transport(server.url).send(
+        "POST",
+        "/customers",
+        "t0ken",
+        fields={"name": "José & Co", "city": "New York"},
+        headers={"Idempotency-Key": "k1"},
+    )
+    assert (answer.status, answer.text, answer.headers["x-thing"]) == (201, '{"data": 1}', "1")
+    head, _, body = server.requests[0].partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    headers = {line.split(": ")[0].lower(): line.split(": ")[1] for line in lines}
+    assert first == "POST /v1/customers HTTP/1.1"
+    assert body == b"name=Jos%C3%A9+%26+Co&city=New+York"
+    assert headers["authorization"] == "Bearer t0ken"
+    assert headers["accept"] == "application/json"
+    assert headers["content-type"] == "application/x-www-form-urlencoded"
+    assert headers["user-agent"].startswith("airflow-provider-payarc/")
+    assert headers["idempotency-key"] == "k1"
+
+
+def test_one_connection_per_thread_is_kept(serve):
+    server = serve(answers(OK))
+    subject = transport(server.url)
+
+    def work() -> None:
+        for _ in range(3):
+            subject.send("GET", "/customers", "t")
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(server.requests) == 6
+    assert server.connections == 2
+    assert subject.sent == {"GET": 6}
+
+
+def test_an_idle_connection_is_not_used_again(serve, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("payarc_provider.api.transport.now", lambda: clock[0])
+    server = serve(answers(OK))
+    subject = transport(server.url)
+    for idle in (0.0, 3.9, 4.1):
+        clock[0] += idle
+        subject.send("POST", "/customers", "t")
+        assert server.connections == (1 if idle < 4 else 2)
+
+
+def test_close_closes_every_threads_connection_and_the_transport_goes_on(serve):
+    server = serve(answers(OK))
+    subject = transport(server.url)
+    subject.send("GET", "/customers", "t")
+    threading_close = threading.Thread(target=subject.close)
+    threading_close.start()
+    threading_close.join()
+    subject.send("GET", "/customers", "t")
+    assert server.connections == 2
+
+
+def test_cookies_are_not_sent_back(serve):
+    server = serve(answers(OK.replace(b"X-Thing: 1", b"Set-Cookie: a=b; Path=/")))
+    subject = transport(server.url)
+    subject.send("GET", "/customers", "t")
+    subject.send("GET", "/customers", "t")
+    assert b"cookie" not in server.requests[1].lower()
+
+
+@pytest.mark.parametrize("location", ["{other}/customers", "http://[bad", "//"])
+def test_a_redirect_is_an_answer_and_nothing_is_passed_on(serve, location):
+    other = serve(answers(OK))
+    target = location.format(other=other.url).encode()
+    server = serve(answers(b"HTTP/1.1 307 Moved\r\nLocation: " + target + b"\r\nContent-Length: 2\r\n\r\n{}"))
+    assert transport(server.url).send("POST", "/customers", "t0ken", fields={"name": "x"}).status == 307
+    assert len(server.requests) == 1
+    assert other.connections == 0
+
+
+def test_nobody_listens():
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    subject = transport(f"http://127.0.0.1:{port}/v1")
+    assert isinstance(failure(subject), PayarcConnectionFailed)
+    assert subject.sent == {}
+
+
+def test_a_closed_connection_is_unknown_and_the_request_is_not_repeated(serve):
+    server = serve(lambda server, sock: server.read(sock) and None)
+    subject = transport(server.url)
+    error = failure(subject)
+    assert isinstance(error, PayarcUnknownOutcome)
+    assert error.may_have_acted
+    assert len(server.requests) == server.connections == 1
+    assert subject.sent == {"POST": 1}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'HTTP/1.1 201 Created\r\nContent-Length: 99\r\n\r\n{"data": {"id": "x"}}',
+        b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{}   \r\n",
+        b"HTTP/1.1 201 Created\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}",
+        b"not http at all\r\n\r\n",
+    ],
+)
+def test_a_cut_or_garbled_answer_is_unknown(serve, answer):
+    server = serve(answers(answer))
+    assert isinstance(failure(transport(server.url)), PayarcUnknownOutcome)
+    assert len(server.requests) == 1
+
+
+def test_after_a_cut_answer_the_next_request_gets_its_own(serve):
+    cut = b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\nzz"
+    server = serve(answers(cut), answers(OK))
+    subject = transport(server.url)
+    failure(subject)
+    assert subject.send("GET", "/customers", "t").text == '{"data": 1}'
+
+
+def test_a_body_too_long_is_unknown(serve, monkeypatch):
+    monkeypatch.setattr("payarc_provider.api.transport._LONGEST_BODY", 1000)
+    server = serve(answers(b"HTTP/1.1 201 Created\r\n\r\n" + b"x" * 1001))
+    error = failure(transport(server.url))
+    assert isinstance(error, PayarcUnknownOutcome)
+    assert error.status == 201
+
+
+HEAD = b"HTTP/1.1 201 Created\r\nContent-Length: 1000\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        answers(HEAD, *[b"x"] * 40, pause=0.05),
+        answers(b"HTTP/1.1 201 Created\r\n", *[b"X-A: b\r\n"] * 40, pause=0.05),
+        stalls(HEAD + b"x"),
+        stalls(b""),
+    ],
+    ids=["trickling body", "trickling head", "stalled body", "no answer"],
+)
+def test_the_deadline_bounds_the_whole_answer(serve, script):
+    server = serve(script)
+    subject = transport(server.url, timeout=0.3)
+    started = time.monotonic()
+    assert isinstance(failure(subject), PayarcUnknownOutcome)
+    assert 0.25 < time.monotonic() - started < 1.5
+
+
+def test_the_deadline_is_of_the_request_and_not_of_the_connection(serve):
+    server = serve(answers(OK[:30], OK[30:], pause=0.1))
+    subject = transport(server.url, timeout=0.4)
+    for _ in range(3):
+        subject.send("GET", "/customers", "t")
+    assert server.connections == 1
+
+
+def test_nothing_leaves_after_the_deadline(serve, monkeypatch):
+    look_up = socket.getaddrinfo
+
+    def slow(*args, **kwargs):
+        time.sleep(0.2)
+        return look_up(*args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    arrived = []
+    server = serve(lambda server, sock: arrived.append(sock.recv(100)))
+    assert isinstance(failure(transport(server.url, timeout=0.1)), PayarcConnectionFailed)
+    time.sleep(0.05)
+    assert server.connections == 1
+    assert arrived in ([], [b""])
+
+
+def test_before_send_comes_last_and_can_stop_it(serve):
+    server = serve(answers(OK))
+    subject = transport(server.url)
+    with pytest.raises(ZeroDivisionError):
+        subject.send("POST", "/customers", "t", before_send=lambda: 1 // 0 and None)
+    subject.send("POST", "/customers", "t", before_send=lambda: None)
+    assert len(server.requests) == 1
+    assert subject.sent == {"POST": 1}
+
+
+def test_time_spent_in_before_send_is_not_the_requests(serve):
+    server = serve(answers(OK))
+    subject = transport(server.url, timeout=0.2)
+    assert subject.send("POST", "/customers", "t", before_send=lambda: time.sleep(0.3)).status == 201
+
+
+def test_a_proxy_from_the_environment_does_not_get_what_is_for_this_machine(serve, monkeypatch):
+    proxy, server = serve(answers(OK)), serve(answers(OK))
+    monkeypatch.setenv("http_proxy", proxy.url)
+    transport(server.url).send("GET", "/customers", "t")
+    assert (proxy.connections, server.connections) == (0, 1)
+
+
+def test_a_netrc_does_not_replace_the_token(tmp_path: Path, monkeypatch):
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine testapi.payarc.net login someone password else")
+    monkeypatch.setenv("NETRC", str(netrc))
+    with rm.Mocker() as mocker:
+        mocker.get("https://testapi.payarc.net/v1/customers", text="{}")
+        transport("https://testapi.payarc.net/v1").send("GET", "/customers", "t0ken")
+    assert mocker.last_request.headers["Authorization"] == "Bearer t0ken"
+
+
+def test_a_ca_bundle_that_does_not_exist_stops_before_sending(tmp_path: Path):
+    sent: list[str] = []
+    subject = transport("https://testapi.payarc.net/v1", verify=str(tmp_path / "none.pem"))
+    with pytest.raises(PayarcConfigError, match="verify"):
+        subject.send("POST", "/customers", "t", before_send=lambda: sent.append("x"))
+    assert sent == []
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, str]:
+    """A self-signed certificate of 127.0.0.1 and payarc.invalid."""
+    x509 = pytest.importorskip("cryptography.x509")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
+    today = datetime.datetime.now(datetime.UTC)
+    names = [x509.DNSName("payarc.invalid"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(today - datetime.timedelta(1)).not_valid_after(today + datetime.timedelta(1))
+    builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    built = builder.sign(key, hashes.SHA256())
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path.write_bytes(private + built.public_bytes(serialization.Encoding.PEM))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path)
+    return context, str(path)
+
+
+def test_tls_is_verified_before_anything_is_sent(serve, certificate):
+    context, path = certificate
+    server = serve(answers(OK), context=context)
+    subject = transport(server.url)
+    assert isinstance(failure(subject), PayarcConnectionFailed)
+    assert server.requests == []
+    assert subject.sent == {}
+    assert transport(server.url, verify=path).send("POST", "/customers", "t").status == 201
+
+
+def test_the_deadline_holds_over_tls(serve, certificate):
+    context, path = certificate
+    server = serve(answers(HEAD, *[b"x"] * 40, pause=0.05), context=context)
+    started = time.monotonic()
+    assert isinstance(failure(transport(server.url, timeout=0.4, verify=path)), PayarcUnknownOutcome)
+    assert time.monotonic() - started < 1.5
+
+
+def tunnel(context: ssl.SSLContext, script: Script) -> Script:
+    """A proxy that accepts CONNECT and is itself the server behind it."""
+
+    def run(server: Server, sock: socket.socket) -> None:
+        server.read(sock)
+        sock.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        with context.wrap_socket(sock, server_side=True) as inner:
+            script(server, inner)
+
+    return run
+
+
+def test_through_a_proxy(serve, certificate, monkeypatch):
+    context, path = certificate
+    proxy = serve(tunnel(context, answers(OK)))
+    monkeypatch.setenv("https_proxy", proxy.url)
+    assert transport("https://payarc.invalid/v1", verify=path).send("POST", "/customers", "t0ken").status == 201
+    assert [request[:7] for request in proxy.requests] == [b"CONNECT", b"POST /v"]
+    assert b"t0ken" not in proxy.requests[0]
+
+
+def test_a_reset_behind_a_proxy_is_unknown_although_it_looks_like_a_proxy_error(serve, certificate, monkeypatch):
+    context, path = certificate
+    proxy = serve(tunnel(context, lambda server, sock: server.read(sock) and None))
+    monkeypatch.setenv("https_proxy", proxy.url)
+    assert isinstance(failure(transport("https://payarc.invalid/v1", verify=path)), PayarcUnknownOutcome)
+    assert proxy.requests[-1].startswith(b"POST")
+
+
+def test_a_proxy_that_refuses_has_sent_nothing(serve, monkeypatch):
+    proxy = serve(answers(b"HTTP/1.1 403 Forbidden\r\n\r\n"))
+    monkeypatch.setenv("https_proxy", proxy.url)
+    assert isinstance(failure(transport("https://payarc.invalid/v1")), PayarcConnectionFailed)
