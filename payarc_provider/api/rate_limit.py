@@ -28,7 +28,7 @@ class _Window:
     limit: int | None = None
     used: int = 0  # the most that any answer of this window accounts for
     under_way: int = 0  # reserved, not answered
-    peak: int = 0  # the most that were under way at once in this window
+    peak: int = 0  # the most under way at once in this window
     floor: int = 0  # `used` when the first of those under way was reserved: within one window each accounts for more
     refused: bool = False  # by a 429, which is all there is to go by where no answer names a limit
     start: float | None = None  # when the first answer of a window came
@@ -134,7 +134,6 @@ class RateLimiter:
         """Take in an answer; ``status`` None stands for a request that was sent and got none. Never raises."""
         limit = answer_headers.count(headers, "X-RateLimit-Limit")
         remaining = answer_headers.count(headers, "X-RateLimit-Remaining")
-        wait = answer_headers.retry_after(headers)
         with self._lock:
             window, now = self._windows.setdefault(endpoint, _Window()), self._clock()
             window.release()
@@ -142,7 +141,7 @@ class RateLimiter:
             if status == 429:
                 self.limited += 1
                 window.limit = limit or window.limit
-                window.refuse(wait, now)
+                window.refuse(answer_headers.retry_after(headers), now)
             elif limit and remaining is not None:
                 window.count(limit, remaining, now)
             else:

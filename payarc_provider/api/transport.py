@@ -130,9 +130,10 @@ class Transport:
 
     def _session(self) -> requests.Session:
         session: requests.Session | None = getattr(self._local, "session", None)
-        if session is None:
+        if session is None or self._local.process != os.getpid():
+            # Two processes on one connection, after a fork, would get each other's answers.
             session = self._local.session = _new_session(self._base_url)
-            self._local.used = now()
+            self._local.process, self._local.used = os.getpid(), now()
             with self._lock:
                 self._sessions.add(session)
         elif now() - self._local.used > _IDLE:

@@ -45,8 +45,11 @@ class Server:
             threading.Thread(target=self._serve, args=(script, connection), daemon=True).start()
 
     def _serve(self, script: Script, connection: socket.socket) -> None:
-        with contextlib.suppress(OSError), connection:
-            script(self, self.context.wrap_socket(connection, server_side=True) if self.context else connection)
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            stack.enter_context(connection)
+            if self.context:
+                connection = stack.enter_context(self.context.wrap_socket(connection, server_side=True))
+            script(self, connection)
 
     def read(self, sock: socket.socket) -> bytes:
         """One request, head and body; empty at the end of the connection."""
@@ -173,6 +176,16 @@ def test_an_idle_connection_is_not_used_again(serve, monkeypatch):
         clock[0] += idle
         subject.send("POST", "/customers", "t")
         assert server.connections == (1 if idle < 4 else 2)
+
+
+def test_a_forked_process_does_not_use_its_parents_connection(serve, monkeypatch):
+    server = serve(answers(OK))
+    subject = transport(server.url)
+    subject.send("GET", "/customers", "t")
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    subject.send("GET", "/customers", "t")
+    subject.send("GET", "/customers", "t")
+    assert server.connections == 2
 
 
 def test_close_closes_every_threads_connection_and_the_transport_goes_on(serve):
