@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import BaseOperator, XComArg, conf
@@ -121,11 +121,12 @@ class CreateCustomerOperator(BaseOperator):
             reference=reference,
             retry_rejected=retry_rejected,
             max_new=max_new,
+            match_existing=match_existing,
             dry_run=dry_run,
             settle=settle,
             lease=lease,
         )
-        _not_yet(match_existing=match_existing, group_ids=group_ids, partition=partition)
+        _not_yet(group_ids=group_ids, partition=partition)
         if deferrable and not conf.getboolean("operators", "default_deferrable", fallback=False):
             _not_yet(deferrable=deferrable)
         self._check()
@@ -179,6 +180,13 @@ class CreateCustomerOperator(BaseOperator):
         self._push(context, outcome)
         outcome.raise_if_too_many_rejected(self.max_rejected, tolerate_known=self.tolerate_known_rejected)
         return outcome.customer_ids if self.push_ids else None
+
+    def on_kill(self) -> None:
+        """Airflow stops the task: record what is answered, release the rest, within seconds."""
+        if self._terminate is not None:
+            self._terminate()
+
+    _terminate: Callable[[], None] | None = None
 
     def _push(self, context: Context, outcome: Outcome) -> None:
         if not self.do_xcom_push:

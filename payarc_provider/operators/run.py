@@ -131,7 +131,7 @@ def run(operator: CreateCustomerOperator, context: Context) -> Outcome:
             clock, cast("logging.Logger", operator.log), engine.counts, lambda: batches.read, batches.total
         )
         try:
-            run_to_end(_with_progress(engine, progress))
+            run_to_end(_with_progress(engine, progress, operator))
         finally:
             _tell_end(operator, reader, progress, client.requests_sent)
         return Outcome(
@@ -151,11 +151,18 @@ def run(operator: CreateCustomerOperator, context: Context) -> Outcome:
         )
 
 
-async def _with_progress(engine: Run, progress: Progress) -> None:
+async def _with_progress(engine: Run, progress: Progress, operator: CreateCustomerOperator) -> None:
+    loop = asyncio.get_running_loop()
+
+    def terminate() -> None:
+        loop.call_soon_threadsafe(engine.terminate)
+
+    operator._terminate = terminate
     telling = asyncio.ensure_future(progress.tell())
     try:
         await engine.run()
     finally:
+        operator._terminate = None
         telling.cancel()
 
 

@@ -455,6 +455,14 @@ class Ledger:
         """Which of these references are a row's, and not merely look like one."""
         return self._present(account, "reference", references)
 
+    def open_without_reference(self, me: Claimant) -> bool:
+        """Whether others hold rows that may be open and whose customers bear no reference."""
+        rows = self._rows
+        query = select(rows.c.key).where(rows.c.account == me.account, rows.c.state == State.PENDING)
+        query = query.where(rows.c.owner != me.owner, rows.c.reference.is_(None), rows.c.sent_after.is_not(None))
+        with self.database.read() as connection:
+            return connection.execute(query.limit(1)).first() is not None
+
     def _present(self, account: str, column: str, values: Collection[str]) -> set[str]:
         field = self._rows.c[column]
         found: set[str] = set()

@@ -12,7 +12,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from payarc_provider.api.client import CustomerPage
 from payarc_provider.api.customer import created_between, customer_id
@@ -151,12 +151,21 @@ class Window:
                 findings.undecided[row.key] = ids
 
 
+class Seer(Protocol):
+    """What keeps of a list what it needs."""
+
+    def see(self, customer: dict[str, Any]) -> None:
+        """One listed customer, once in a pass."""
+
+
 ReadPage = Callable[[int], Awaitable[CustomerPage]]
+SeerT = TypeVar("SeerT", bound=Seer)
 
 
-async def read_window(read_page: ReadPage, since: float, new_window: Callable[[], Window]) -> Window:
+async def read_window(read_page: ReadPage, since: float, new_window: Callable[[], SeerT]) -> SeerT:
     """Read the list, newest first, back to ``since`` (PayArc's time, Unix seconds), until a pass proves absence.
 
+    :return: the window of the pass that has certainly met every customer
     :raises PayarcRunStopped: when the list moves so much that no pass proves anything
     """
     earlier: set[str] | None = None
@@ -181,7 +190,7 @@ class _Proof:
     uncounted: bool = False
 
 
-async def _pass(read_page: ReadPage, since: float, window: Window) -> _Proof:
+async def _pass(read_page: ReadPage, since: float, window: Seer) -> _Proof:
     seen: set[str] = set()
     repeated = 0
     first_total: int | None = None

@@ -66,6 +66,9 @@ class LedgerPort(Protocol):
     async def references_with_rows(self, references: Collection[str]) -> set[str]:
         """See Ledger.references_with_rows."""
 
+    async def open_without_reference(self) -> bool:
+        """See Ledger.open_without_reference."""
+
     async def alters_values(self, noticed: bool) -> bool:
         """Whether PayArc is known to alter values; ``noticed`` makes it known."""
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from payarc_provider.exceptions import PayarcConfigError
 
@@ -18,7 +18,6 @@ class Settings:
     :param max_new: how many customers the DAG run may create, None for any number
     :param margin: by how much PayArc's clocks may differ from each other
     :param patience: for which an unreachable ledger, or records in other hands that do not move, are waited for
-    :param checkpoint: called with the name of each crash point; only tests give one
     """
 
     concurrency: int = 8
@@ -26,6 +25,7 @@ class Settings:
     reference: bool = True
     retry_rejected: bool = False
     max_new: int | None = None
+    match_existing: Literal["email"] | None = None
     dry_run: bool = False
     timeout: float = 30.0
     settle: float = 60.0
@@ -37,7 +37,6 @@ class Settings:
     max_connection_failures_in_a_row: int = 8
     max_pauses: int = 3
     max_tries: int = 3
-    checkpoint: Callable[[str], None] | None = None
 
     def check_counts(self) -> None:
         """
@@ -50,6 +49,8 @@ class Settings:
                 raise PayarcConfigError(f"{name}: give a whole number from 1")
         if self.max_new is not None and (type(self.max_new) is not int or self.max_new < 0):
             raise PayarcConfigError("max_new: give a whole number, or None for no brake")
+        if self.match_existing not in (None, "email"):
+            raise PayarcConfigError('match_existing: give "email", or None')
         for name in ("settle", "lease"):
             if (
                 isinstance(getattr(self, name), bool)

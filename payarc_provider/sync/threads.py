@@ -162,6 +162,10 @@ class ThreadedLedger:
         """See Ledger.references_with_rows."""
         return await _in(self._pool, lambda: self._ledger.references_with_rows(self._me.account, references))
 
+    async def open_without_reference(self) -> bool:
+        """See Ledger.open_without_reference."""
+        return await _in(self._pool, lambda: self._ledger.open_without_reference(self._me))
+
     async def alters_values(self, noticed: bool) -> bool:
         """Whether PayArc is known to alter this account's values."""
         name = f"alters_values:{self._me.account}"

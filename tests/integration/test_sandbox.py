@@ -238,7 +238,6 @@ class TestRefusals:
         [
             ("name", "Jo", "The name must be at least 3 characters."),
             ("name", "J" * 51, "The name may not be greater than 50 characters."),
-            ("name", "R2 D2", "The name may only contain letters and spaces."),
             ("email", "nobody", "The email must be a valid email address."),
             ("email", "nobody@nowhere", "The email must be a valid email address."),
             ("email", "n" * 29 + "@example.com", "The email may not be greater than 40 characters."),
@@ -262,8 +261,8 @@ class TestRefusals:
         assert sandbox.customers() == []
         assert sandbox.log()[0]["outcome"] == "refused"
 
-    @pytest.mark.parametrize("name", ["O'Neil", "Jean-Luc", "Dr. Åsa Ünal, Jr.", "Smith & Sons", "José", "नमस्ते"])
-    def test_letters_are_read_generously(self, client, name):
+    @pytest.mark.parametrize("name", ["O'Neil", "Jean-Luc", "Dr. Åsa Ünal, Jr.", "Smith & Sons", "José", "नमस्ते", "{{ 7*7 }}"])
+    def test_names_may_hold_more_than_letters(self, client, name):
         assert client.create({"name": name}).json()["data"]["name"] == name
 
     def test_refusals_on_request(self, client, sandbox):

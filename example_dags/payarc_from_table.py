@@ -1,0 +1,38 @@
+"""
+### A table becomes PayArc customers
+
+Each row of the table `people` becomes one PayArc customer, exactly once: run this DAG as often as you like, clear its
+tasks, kill its worker. What it has created is kept in the ledger `payarc_customers`, here in the same database.
+The ids go downstream, one mapped task for each customer.
+
+Needs the connections `payarc_default` (type PayArc) and `crm` (SQLite, PostgreSQL or MySQL).
+"""
+
+from __future__ import annotations
+
+import datetime
+
+from airflow.providers.common.compat.sdk import dag, task
+
+from payarc_provider.operators.customer import CreateCustomerOperator
+
+
+@dag(schedule=None, start_date=datetime.datetime(2026, 1, 1), catchup=False, doc_md=__doc__, tags=["payarc"])
+def payarc_from_table():
+    customers = CreateCustomerOperator(
+        task_id="create_customers",
+        table="people",
+        sql_conn_id="crm",
+        key="id",
+        fields={"name": "full_name", "email": "email", "phone": "phone"},
+        max_rejected=3,
+    )
+
+    @task
+    def use(customer_id: str) -> None:
+        print(f"PayArc customer {customer_id}")
+
+    use.expand(customer_id=customers.output)
+
+
+payarc_from_table()

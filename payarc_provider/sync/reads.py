@@ -1,0 +1,35 @@
+"""Reads of PayArc, repeated with patience: they change nothing, and a failed one proves nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from payarc_provider.exceptions import PayarcConnectionFailed, PayarcRateLimited, PayarcUnknownOutcome
+from payarc_provider.sync.work import Work
+
+T = TypeVar("T")
+
+
+async def read(work: Work, call: Callable[[], Awaitable[T]]) -> T:
+    """What the call gives.
+
+    :raises PayarcError: after several failures in a row, or at once where reading again cannot help
+    """
+    failures = 0
+    while True:
+        wait = work.payarc.delay(reading=True)
+        if wait > 0:
+            await work.clock.sleep(wait)
+            continue
+        try:
+            return await call()
+        except PayarcRateLimited as limited:
+            work.counts["rate_limited"] += 1
+            wait = 1.0 if limited.retry_after is None else limited.retry_after
+        except (PayarcConnectionFailed, PayarcUnknownOutcome):
+            failures += 1
+            if failures > work.settings.max_connection_failures_in_a_row or work.stop:
+                raise
+            wait = min(30.0, 0.25 * 2**failures)
+        await work.sleep(wait)

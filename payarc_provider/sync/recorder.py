@@ -1,0 +1,106 @@
+"""Recording answers, a group at a time, and keeping the leases."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from payarc_provider.sync.checkpoints import reach
+from payarc_provider.sync.database import LedgerUnavailable
+from payarc_provider.sync.intent import Intent
+from payarc_provider.sync.ledger import Settled
+from payarc_provider.sync.states import Status
+from payarc_provider.sync.work import Work
+
+log = logging.getLogger(__name__)
+
+
+class Recorder:
+    """Records what has been answered, in one transaction per group, while the next answers gather."""
+
+    def __init__(self, work: Work, on_recorded: Callable[[Intent], None]) -> None:
+        self._work = work
+        self._on_recorded = on_recorded
+        self._answers: list[tuple[Intent, Settled]] = []
+        self._answered = asyncio.Event()
+        self._recording = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether every answer has been recorded."""
+        return not self._answers and not self._recording
+
+    def answer(self, intent: Intent, settled: Settled) -> None:
+        """An answer has come."""
+        self._answers.append((intent, settled))
+        self._answered.set()
+
+    async def run(self) -> None:
+        """Record for ever."""
+        while True:
+            await self._answered.wait()
+            self._answered.clear()
+            while self._answers:
+                await self.record_group()
+
+    async def record_group(self, patience: float | None = None) -> None:
+        """Record all answers that have come, then hand the results on."""
+        group, self._answers = self._answers, []
+        self._recording = True
+        try:
+            reach("before_record")
+            recorded = await self._work.in_ledger(
+                lambda: self._work.ledger.record([settled for _, settled in group]), patience
+            )
+            reach("after_record")
+        except BaseException:
+            self._answers = group + self._answers
+            raise
+        finally:
+            self._recording = False
+        for intent, settled in group:
+            if settled.key in recorded.keys:
+                self._finish(intent, settled)
+            elif settled.key in recorded.taken_ids:
+                # An equal record's row has this customer. What became of this record's own request, the list will tell.
+                self._work.tries[intent.key] += 1
+                self._work.unknown[intent.key] = intent
+            else:
+                self._work.put_aside(intent)  # lost to another owner, who finds the customer in the list
+            self._on_recorded(intent)
+        self._work.changed()
+
+    def _finish(self, intent: Intent, settled: Settled) -> None:
+        self._work.mine.pop(intent.key, None)
+        if settled.customer_id:
+            status = Status.ADOPTED if settled.matched_by == "email" else Status.CREATED
+            self._work.accept(intent.record, settled.customer_id, status, changed=False)
+        else:
+            self._work.refuse(intent.record, settled.errors or {}, new=True)
+
+
+async def keep_leases(work: Work) -> None:
+    """Renew for ever; what cannot be renewed is not sent, since each request asks its lease first."""
+    settings = work.settings
+    wait = settings.renew_every
+    while True:
+        await work.clock.sleep(wait)
+        wait = settings.renew_every
+        held = dict(work.mine)
+        if not held and not work.taken:
+            continue
+        reach("before_renewal")
+        asked = work.clock.now()  # before the transaction begins: the lease is never reckoned longer than it is
+        try:
+            renewed = await work.ledger.renew()
+        except LedgerUnavailable as error:
+            log.warning("The leases could not be renewed; sending stops before they end: %s", error)
+            wait = min(1.0, settings.renew_every / 4)
+            continue
+        reach("after_renewal")
+        for key, intent in held.items():
+            if key in renewed:
+                intent.lease_end = max(intent.lease_end, asked + settings.lease)
+            elif work.mine.get(key) is intent:
+                intent.lost = True

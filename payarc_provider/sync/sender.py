@@ -1,0 +1,231 @@
+"""Sending: claimed records go out, as many at once as there are senders, each covered by its lease."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from payarc_provider.exceptions import PayarcAuthError, PayarcConnectionFailed, PayarcError, PayarcRunStopped
+from payarc_provider.sync.checkpoints import reach
+from payarc_provider.sync.intent import Intent
+from payarc_provider.sync.ledger import Settled
+from payarc_provider.sync.recorder import Recorder
+from payarc_provider.sync.reference import reference, with_reference
+from payarc_provider.sync.states import (
+    Created,
+    Deferred,
+    LeaseTooShort,
+    Outcome,
+    Refused,
+    Status,
+    Unknown,
+    Wrong,
+    outcome_of,
+)
+from payarc_provider.sync.work import Work
+
+log = logging.getLogger(__name__)
+
+
+class Sender:
+    """Sends what is in the outbox.
+
+    It pauses when PayArc gives no usable answer many times in a row, until those are looked up; and holds back what
+    the ``max_new`` brake does not let through.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self.recorder = Recorder(work, self._recorded)
+        self.outbox: asyncio.Queue[Intent] = asyncio.Queue()
+        self.braked: list[Intent] = []
+        self._busy = 0
+        self._going = asyncio.Event()
+        self._going.set()
+        self._promised: set[str] = set()  # keys let past the brake and not finished
+        self._altering = False
+        self._unknown_in_a_row = 0
+        self._unreachable_in_a_row = 0
+        self._pauses = 0
+        self._not_before = 0.0
+
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is sent until the unknown outcomes have been looked up."""
+        return not self._going.is_set()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is on its way and nothing can go out."""
+        nothing_to_send = self.outbox.empty() or self._work.stop is not None or self.paused
+        return self._busy == 0 and self.recorder.idle and nothing_to_send
+
+    def queue(self, intent: Intent) -> None:
+        """Send it when its turn comes."""
+        self._work.mine[intent.key] = intent
+        self.outbox.put_nowait(intent)
+
+    def adopt(self, intent: Intent, customer_id: str, how: str) -> None:
+        """Nothing is sent: PayArc has the customer already."""
+        self._work.mine[intent.key] = intent
+        self.recorder.answer(intent, Settled(intent.key, customer_id=customer_id, matched_by=how))
+
+    def go_on(self) -> None:
+        """The unknown outcomes have been looked up."""
+        self._unknown_in_a_row = 0
+        self._promised.intersection_update(self._work.mine)
+        self._going.set()
+
+    async def run(self) -> None:
+        """Send for ever, one at a time; there are as many of these as ``concurrency``."""
+        while True:
+            await self._going.wait()
+            intent = await self.outbox.get()
+            self._busy += 1
+            try:
+                await self._send(intent)
+            finally:
+                self._busy -= 1
+                self._work.changed()
+
+    async def _send(self, intent: Intent) -> None:
+        work = self._work
+        while not work.stop:
+            if intent.lost:
+                self._promised.discard(intent.key)
+                work.put_aside(intent)
+                return
+            if self.paused:
+                self.outbox.put_nowait(intent)
+                return
+            if self._brake_holds(intent):
+                return
+            wait = max(self._not_before - work.clock.now(), 0.0) or work.payarc.delay(reading=False)
+            if wait > 0:
+                await work.sleep(wait)
+            elif await self._sent(intent):
+                return
+
+    async def _sent(self, intent: Intent) -> bool:
+        """Send once; returns whether the intent is done with, for now or for good."""
+        outcome = await self._attempt(intent)
+        match outcome:
+            case Created(customer_id=customer_id):
+                self._answered(intent, Settled(intent.key, customer_id=customer_id))
+            case Refused(errors=errors):
+                self._answered(intent, Settled(intent.key, errors=errors))
+            case Unknown():
+                self._note_unknown(intent)
+            case Wrong(error=error):
+                # A 401 comes before the request is handled; of other strange answers nobody knows who gave them.
+                intent.open = not (isinstance(error, PayarcAuthError) and error.status == 401)
+                self._work.halt(error)
+            case Deferred():
+                await self._defer(intent, outcome)
+                return False
+        return True
+
+    async def _attempt(self, intent: Intent) -> Outcome:
+        work = self._work
+        fields = dict(intent.record.fields)
+        if intent.reference:
+            fields["description"] = with_reference(fields.get("description"), intent.reference) or ""
+
+        def guard() -> None:
+            intent.let_out(work.clock.now(), work.settings.timeout)
+            reach("sending")
+
+        reach("before_send")
+        try:
+            created = await work.payarc.create(fields, idempotency_key(work, intent), guard)
+        except (PayarcError, LeaseTooShort) as error:
+            return outcome_of(error)
+        reach("after_answer")
+        if not self._altering and not _as_sent(fields, created.customer):
+            self._altering = await work.in_ledger(lambda: work.ledger.alters_values(noticed=True))
+        return created
+
+    async def _defer(self, intent: Intent, outcome: Deferred) -> None:
+        """Nothing was processed: the intent is as good as unsent; wait and go again."""
+        work = self._work
+        if not outcome.leased:
+            work.payarc.unreserve(reading=False)
+            await work.sleep(work.settings.renew_every / 4)
+            return
+        intent.open = False
+        if outcome.connected:
+            work.counts["rate_limited"] += 1
+            await work.sleep(1.0 if outcome.wait is None else min(outcome.wait, 3600.0))
+            return
+        self._unreachable_in_a_row += 1
+        rounds = self._unreachable_in_a_row // work.settings.concurrency
+        if rounds > work.settings.max_connection_failures_in_a_row:
+            work.halt(PayarcConnectionFailed())
+        self._not_before = work.clock.now() + min(30.0, 0.5 * 2**rounds)
+
+    def _answered(self, intent: Intent, settled: Settled) -> None:
+        self._unknown_in_a_row = self._unreachable_in_a_row = self._pauses = 0
+        self.recorder.answer(intent, settled)
+
+    def _note_unknown(self, intent: Intent) -> None:
+        work = self._work
+        work.counts["unknown"] += 1
+        work.tries[intent.key] += 1
+        work.unknown[intent.key] = intent
+        self._unknown_in_a_row += 1
+        if self._unknown_in_a_row < work.settings.max_unknown_in_a_row or self.paused:
+            return
+        self._pauses += 1
+        if self._pauses > work.settings.max_pauses:
+            work.halt(
+                PayarcRunStopped(
+                    f"PayArc has given no usable answer {self._unknown_in_a_row} times in a row, {self._pauses} times over: "
+                    "run again when it works; what was sent will be looked up, and nothing is sent twice"
+                )
+            )
+        log.warning("No usable answer %d times in a row: pausing until these are looked up", self._unknown_in_a_row)
+        self._going.clear()
+        work.changed()
+
+    # ---- the max_new brake --------------------------------------------------------------------------------------
+
+    def _brake_holds(self, intent: Intent) -> bool:
+        """Whether ``max_new`` forbids to send this one now; it is then kept apart, and freed when another is refused."""
+        most = self._work.settings.max_new
+        if most is None or intent.key in self._promised:
+            return False
+        if self._work.counts[Status.CREATED] + len(self._promised) < most:
+            self._promised.add(intent.key)
+            return False
+        self.braked.append(intent)
+        return True
+
+    def _recorded(self, intent: Intent) -> None:
+        if intent.key not in self._work.unknown:
+            self._promised.discard(intent.key)
+        while self.braked:
+            self.outbox.put_nowait(self.braked.pop())
+
+    def raise_if_braked(self) -> None:
+        """
+        End badly if the brake held.
+
+        :raises PayarcRunStopped: with the remedy
+        """
+        if self.braked:
+            raise PayarcRunStopped(
+                f"max_new={self._work.settings.max_new} customers have been created in this run, and {len(self.braked)} or "
+                "more records are left: check that key and source are the right ones, then raise max_new and run again"
+            )
+
+
+def idempotency_key(work: Work, intent: Intent) -> str:
+    """The record's code and the attempt, both committed before sending. PayArc may or may not honour it."""
+    return f"{reference(work.ledger_id, work.me.account, intent.key)}-{intent.attempt}"
+
+
+def _as_sent(fields: dict[str, str], customer: dict[str, Any]) -> bool:
+    """Whether PayArc stored what was sent, as far as its answer shows it."""
+    shown = {name: customer[name] for name in fields if name in customer}
+    return all(value is not None and str(value).strip() == fields[name] for name, value in shown.items())
