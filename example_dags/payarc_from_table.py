@@ -2,10 +2,10 @@
 ### A table becomes PayArc customers
 
 Each row of the table `people` becomes one PayArc customer, exactly once: run this DAG as often as you like, clear its
-tasks, kill its worker. What it has created is kept in the ledger `payarc_customers`, here in the same database.
-The ids go downstream, one mapped task for each customer.
+tasks, kill its worker. What has been created is kept in the ledger, the table `payarc_customers`, here in the same
+database. The customers' ids go downstream, to one mapped task each.
 
-Needs the connections `payarc_default` (type PayArc) and `crm` (SQLite, PostgreSQL or MySQL).
+Needs the connections `payarc_default` (type PayArc) and `crm` (SQLite, PostgreSQL, MySQL or MariaDB).
 """
 
 from __future__ import annotations
@@ -24,15 +24,21 @@ def payarc_from_table():
         table="people",
         sql_conn_id="crm",
         key="id",
-        fields={"name": "full_name", "email": "email", "phone": "phone"},
+        fields={  # PayArc's field: the table's column
+            "name": "full_name",
+            "email": "email",
+            "description": "company",
+            "phone": "phone",
+            "country": "country",
+        },
         max_rejected=3,
     )
 
     @task
-    def use(customer_id: str) -> None:
-        print(f"PayArc customer {customer_id}")
+    def welcome(customer_id: str) -> None:
+        print(f"Welcome, customer {customer_id}")
 
-    use.expand(customer_id=customers.output)
+    welcome.expand(customer_id=customers.output)
 
 
 payarc_from_table()

@@ -2,8 +2,9 @@
 
 The list moves while it is read. New customers push the others down, so a customer may be met twice; a deletion pulls
 them up, so one may be missed; and customers of the same second may stand in another order on each page, so one may be
-met twice while another is missed. A pass therefore proves absence only when it accounts for every position it read:
-the total never fell, and exactly as many customers were met twice as the total grew.
+met twice while another is missed. A reading therefore proves absence only when it accounts for every position: the
+total never fell, and as many different customers were met as there are places down to the first one that is too old,
+less those that came on top meanwhile.
 """
 
 from __future__ import annotations
@@ -12,18 +13,18 @@ import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from payarc_provider.api.client import CustomerPage
 from payarc_provider.api.customer import created_between, customer_id
 from payarc_provider.exceptions import PayarcRunStopped
 from payarc_provider.sync.ledger import Row
 from payarc_provider.sync.records import Reader
-from payarc_provider.sync.reference import find_reference
+from payarc_provider.sync.reference import find_reference, without_reference
 
 log = logging.getLogger(__name__)
 
-MAX_PASSES = 12
+MAX_PASSES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +79,20 @@ class Window:
         candidate = Candidate(its_id, between[1] if between else None, borne)
         if borne in self.references:
             self.by_reference[borne or ""][its_id] = candidate
+            self.altering = self.altering or not self._as_sent(customer, borne or "")
             return
         for names in self.field_sets:
             digest = self.reader.digest_of_customer(customer, names)
-            if digest is None:
-                continue
             if digest in self.digests:
                 self.by_digest[digest][its_id] = candidate
-            elif self.altering:
+            elif digest is not None:
                 self.altered[names][its_id] = candidate
+
+    def _as_sent(self, customer: dict[str, Any], borne: str) -> bool:
+        """Whether a customer that is recognised by its reference has the values that were sent."""
+        plain = {**customer, "description": without_reference(customer["description"])}
+        rows = [row for row in self.rows if row.reference == borne]
+        return all(self.reader.digest_of_customer(plain, row.fields) == row.digest for row in rows)
 
     def candidates(self) -> list[Candidate]:
         """The customers that equality may adopt."""
@@ -114,7 +120,7 @@ class Window:
             }
             doubtful = [
                 candidate.customer_id
-                for candidate in self.altered[rows[0].fields].values()
+                for candidate in (self.altered[rows[0].fields].values() if self.altering else ())
                 if candidate.customer_id not in ids_with_rows and candidate.reference not in references_with_rows
             ]
             self._decide_by_fields(rows, eligible, doubtful, findings)
@@ -162,63 +168,101 @@ ReadPage = Callable[[int], Awaitable[CustomerPage]]
 SeerT = TypeVar("SeerT", bound=Seer)
 
 
-async def read_window(read_page: ReadPage, since: float, new_window: Callable[[], SeerT]) -> SeerT:
+async def read_window(
+    read_page: ReadPage, since: float, new_window: Callable[[], SeerT], sleep: Callable[[float], Awaitable[None]]
+) -> SeerT:
     """Read the list, newest first, back to ``since`` (PayArc's time, Unix seconds), until a pass proves absence.
 
     :return: the window of the pass that has certainly met every customer
     :raises PayarcRunStopped: when the list moves so much that no pass proves anything
     """
-    earlier: set[str] | None = None
-    for _ in range(MAX_PASSES):
-        window = new_window()
-        proof = await _pass(read_page, since, window)
-        if proof.whole or (proof.uncounted and proof.ids == earlier):
-            return window
-        earlier = proof.ids if proof.uncounted else None
+    reading: _Reading[SeerT] | None = None
+    for number in range(MAX_PASSES):
+        if number:
+            await sleep(min(2.0, 0.25 * number))
+        if reading is None or not reading.still:
+            reading = _Reading(new_window())
+        await reading.read(read_page, since)
+        if reading.proves:
+            return reading.window
     raise PayarcRunStopped(
         f"PayArc's customer list changed during each of {MAX_PASSES} readings, so that nothing could be proved; "
         "run again when fewer customers are deleted at PayArc. Nothing is sent twice"
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Proof:
-    """What a pass is worth: ``whole`` if it accounts for every position; ``uncounted`` if PayArc gave no totals and nothing was met twice."""
+class _Reading(Generic[SeerT]):
+    """One pass over the list, or several over a list that stands still, whose customers then add up."""
 
-    ids: set[str]
-    whole: bool = False
-    uncounted: bool = False
+    def __init__(self, window: SeerT) -> None:
+        self.window = window
+        self.still = True
+        self.proves = False
+        self._began: float | None = None
+        self._total: int | None = None
+        self._met: set[str] = set()
+        self._met_before: set[str] | None = None
+
+    async def read(self, read_page: ReadPage, since: float) -> None:
+        """Read from the newest customer down to the first that is too old."""
+        met: set[str] = set()
+        places = number = 0
+        first_total: int | None = None
+        total: int | None = None
+        last = False
+        while not last:
+            number += 1
+            page = await read_page(number)
+            if number == 1:
+                first_total = page.total
+                self._begin(page)
+            elif page.total is None or total is None or page.total < total:
+                self.still = self.still and page.total is None and total is None
+                if not self.still:
+                    return  # something was deleted: a customer may have slipped past
+            total = page.total
+            young = [customer for customer in page.customers if not _is_older(customer, since)]
+            places += len(young)
+            for customer in young:
+                self.window.see(customer)
+                if self._is_new(customer):
+                    self.still = False
+                else:
+                    met.add(customer_id(customer) or "")
+            last = len(young) < len(page.customers) or not page.customers or _is_last(page)
+        self._judge(met, places, first_total, total)
+
+    def _begin(self, page: CustomerPage) -> None:
+        if self._began is None:
+            self._began, self._total = page.date, page.total
+        elif page.total != self._total:
+            self.still = False
+
+    def _is_new(self, customer: dict[str, Any]) -> bool:
+        """Whether the customer may have come since the first pass began: the list's times are whole seconds."""
+        between = created_between(customer)
+        return self._began is not None and (between is None or between[1] >= self._began - 1.0)
+
+    def _judge(self, met: set[str], places: int, first_total: int | None, total: int | None) -> None:
+        if first_total is None or total is None:  # PayArc gives no totals: two passes that agree
+            self.proves = len(met) == places and met == self._met_before
+            self._met_before, self.still = met, True
+            return
+        came = total - first_total
+        self._met |= met
+        if came:
+            self.still = False
+            self.proves = self._began is not None and len(met) == places - came
+        elif self.still:
+            self.proves = len(met) == places or (self._began is not None and len(self._met) == places)
 
 
-async def _pass(read_page: ReadPage, since: float, window: Seer) -> _Proof:
-    seen: set[str] = set()
-    repeated = 0
-    first_total: int | None = None
-    last_total: int | None = None
-    number = 1
-    while True:
-        page = await read_page(number)
-        if page.total is not None:
-            if last_total is not None and page.total < last_total:
-                return _Proof(seen)  # something was deleted: a customer may have slipped past
-            first_total = page.total if first_total is None else first_total
-            last_total = page.total
-        for customer in page.customers:
-            its_id = customer_id(customer)
-            if its_id is None or its_id in seen:
-                repeated += 1
-                continue
-            seen.add(its_id)
-            window.see(customer)
-        if _is_last(page, since):
-            if first_total is None or last_total is None:
-                return _Proof(seen, uncounted=repeated == 0)
-            return _Proof(seen, whole=repeated == last_total - first_total)
-        number += 1
+def _is_last(page: CustomerPage) -> bool:
+    return page.total_pages is not None and page.page >= page.total_pages
 
 
-def _is_last(page: CustomerPage, since: float) -> bool:
-    if not page.customers or (page.total_pages is not None and page.page >= page.total_pages):
-        return True
-    oldest = created_between(page.customers[-1])
-    return oldest is not None and oldest[1] < since
+def _is_older(customer: dict[str, Any], since: float) -> bool:
+    between = created_between(customer)
+    return between is not None and between[1] < since
+
+

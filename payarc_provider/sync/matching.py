@@ -83,7 +83,7 @@ class Existing:
 
     async def read(self) -> None:
         """Read the whole list, until a pass has certainly met every customer."""
-        self._index = await read_window(self._page, 0.0, lambda: Index(self._work.ledger_id))
+        self._index = await read_window(self._page, 0.0, lambda: Index(self._work.ledger_id), self._work.sleep)
         log.info("PayArc has %d customers, which are matched by email", self._index.count())
 
     async def _page(self, number: int) -> CustomerPage:

@@ -28,3 +28,9 @@ def find_reference(description: object) -> str | None:
     """The code at the end of a listed customer's description, if something like one is there."""
     found = _AT_END.search(description) if isinstance(description, str) else None
     return found.group(1).lower() if found else None
+
+
+def without_reference(description: str) -> str | None:
+    """The record's own description, as it was before it was made to carry the code."""
+    own = _AT_END.sub("", description).rstrip()
+    return None if own == "ref" else own

@@ -48,7 +48,7 @@ class Sender:
         self._unknown_in_a_row = 0
         self._unreachable_in_a_row = 0
         self._pauses = 0
-        self._not_before = 0.0
+        self._not_before = float("-inf")
 
     @property
     def paused(self) -> bool:

@@ -71,7 +71,10 @@ class LookUp:
         altering = await work.in_ledger(lambda: work.ledger.alters_values(noticed=False))
         since: datetime = min(row.sent_after or EPOCH for row in rows)
         window = await read_window(
-            self._read_page, since.timestamp(), lambda: Window(rows, self._reader, altering=altering)
+            self._read_page,
+            since.timestamp(),
+            lambda: Window(rows, self._reader, altering=altering),
+            work.sleep,
         )
         findings = await self._decide(window)
         reach("before_lookup_record")
@@ -134,7 +137,7 @@ class Settler:
             await self._drain()
             if work.stop or work.settings.dry_run:
                 return
-            if work.unknown or work.aside or self._intake.prepared:
+            if work.unknown or work.aside or self._intake.prepared or await self._left_behind():
                 await self._look_up.settle()
             aside = [record for record in work.aside if record.key not in work.undecided]
             work.aside = []
@@ -146,6 +149,11 @@ class Settler:
                 moved_at = work.clock.now()
             if not work.unknown:
                 waiting_for = await self._wait_for_others(moved_at, waiting_for)
+
+    async def _left_behind(self) -> bool:
+        """Whether a dead run has left rows that can be settled, of this input or not."""
+        held, ripe_in = await self._work.in_ledger(self._work.ledger.waiting)
+        return held > 0 and ripe_in == 0.0
 
     async def _wait_for_others(self, moved_at: float, told: int) -> int:
         work = self._work

@@ -20,6 +20,7 @@ from payarc_provider.sync.states import Errors, Status
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+MOMENT = 0.001  # seconds; less might not move a clock on
 
 
 class Work:
@@ -134,7 +135,7 @@ class Work:
     async def sleep(self, seconds: float) -> None:
         """Wait, or until the run is stopped."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopped.wait(), seconds)
+            await asyncio.wait_for(self._stopped.wait(), max(seconds, MOMENT))
 
     async def in_ledger(self, call: Callable[[], Awaitable[T]], patience: float | None = None) -> T:
         """A transaction, repeated while the ledger's database cannot be reached; each may be repeated safely.

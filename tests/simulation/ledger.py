@@ -1,0 +1,141 @@
+"""The ledger's rules in memory. That they are the SQL ledger's, `tests/integration/test_ledger_model.py` shows."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass, replace
+from typing import Any
+
+from payarc_provider.sync.ledger import Claimant, Recorded, Row, Settled, is_free
+from payarc_provider.sync.states import State
+
+UTC = datetime.UTC
+
+
+def moment(seconds: float) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(seconds, UTC)
+
+
+@dataclass
+class LedgerModel:
+    """Every method is one transaction at the time given."""
+
+    rows: dict[str, Row]
+    altering: bool = False
+    on_record: Any = None
+
+    def read(self, keys: Any) -> dict[str, Row]:
+        return {key: self.rows[key] for key in keys if key in self.rows}
+
+    def free(self, record: Any, row: Row | None, retry_rejected: bool) -> bool:
+        return is_free(record, row, retry_rejected)
+
+    def claim(
+        self, me: Claimant, records: Any, references: Any, sent_after: datetime.datetime, now: float, retry_rejected: bool = False
+    ) -> dict[str, Row]:
+        for record in records:
+            row = self.rows.get(record.key)
+            if not self.free(record, row, retry_rejected):
+                continue
+            refused = bool(record.errors)
+            attempt = 1 if row is None else row.attempt + (row.state == State.REJECTED)
+            self.rows[record.key] = Row(
+                key=record.key,
+                state=State.REJECTED if refused else State.PENDING,
+                customer_id=None,
+                reference=None if refused else references.get(record.key),
+                digest=record.digest,
+                fields=record.names,
+                source=me.source,
+                owner=None if refused else me.owner,
+                lease_until=None if refused else moment(now + me.lease),
+                settle=None if refused else me.settle,
+                sent_after=None if refused else sent_after,
+                attempt=attempt,
+                error='{"record": ["refused"]}' if refused else None,
+                matched_by=None,
+                dag_id=me.dag_id,
+                run_id=me.run_id,
+            )
+        return self.read([record.key for record in records])
+
+    def mine(self, me: Claimant, row: Row) -> bool:
+        return row.state == State.PENDING and row.owner == me.owner
+
+    def record(self, me: Claimant, answers: Any, now: float) -> Recorded:
+        done: set[str] = set()
+        taken: set[str] = set()
+        for answer in answers:
+            row = self.rows.get(answer.key)
+            if row is None or not self.mine(me, row):
+                continue
+            if answer.customer_id and self.id_taken(answer):
+                taken.add(answer.key)
+                continue
+            self.rows[answer.key] = replace(
+                row,
+                state=State.CREATED if answer.customer_id else State.REJECTED,
+                customer_id=answer.customer_id,
+                error=None if answer.customer_id else '{"record": ["refused"]}',
+                matched_by=answer.matched_by,
+                owner=None,
+                lease_until=None,
+                settle=None,
+                sent_after=None,
+            )
+            done.add(answer.key)
+        return Recorded(done, taken)
+
+    def id_taken(self, answer: Settled) -> bool:
+        return any(row.customer_id == answer.customer_id and row.key != answer.key for row in self.rows.values())
+
+    def renew(self, me: Claimant, now: float) -> set[str]:
+        mine = {key for key, row in self.rows.items() if self.mine(me, row)}
+        for key in mine:
+            self.rows[key] = replace(self.rows[key], lease_until=moment(now + me.lease))
+        return mine
+
+    def release(self, me: Claimant, unsent: Any, now: float) -> None:
+        unsent = set(unsent)
+        for key, row in list(self.rows.items()):
+            if not self.mine(me, row):
+                continue
+            if key not in unsent:
+                self.rows[key] = replace(row, lease_until=moment(now))
+            elif row.attempt == 1:
+                del self.rows[key]
+            else:
+                self.rows[key] = replace(row, owner=None, lease_until=None, settle=None, sent_after=None)
+
+    def ripe(self, me: Claimant, row: Row, now: float) -> bool:
+        return row.lease_until is not None and row.lease_until.timestamp() + (row.settle or 0) < now
+
+    def take_over(self, me: Claimant, now: float) -> dict[str, Row]:
+        for key, row in self.rows.items():
+            if row.state == State.PENDING and row.owner != me.owner and self.ripe(me, row, now):
+                self.rows[key] = replace(row, owner=me.owner, lease_until=moment(now + me.lease), settle=me.settle)
+        return {key: row for key, row in self.rows.items() if self.mine(me, row)}
+
+    def waiting(self, owner: str, now: float) -> tuple[int, float | None]:
+        held = [row for row in self.rows.values() if row.state == State.PENDING and row.owner not in (None, owner)]
+        ripe = [row.lease_until.timestamp() + (row.settle or 0) - now for row in held if row.lease_until]
+        return len(held), max(0.0, min(ripe)) if ripe else None
+
+    def record_absence(self, me: Claimant, keys: Any) -> set[str]:
+        done = {key for key in keys if key in self.rows and self.mine(me, self.rows[key])}
+        for key in done:
+            row = self.rows[key]
+            self.rows[key] = replace(row, owner=None, lease_until=None, settle=None, sent_after=None, attempt=row.attempt + 1)
+        return done
+
+    def ids_with_rows(self, ids: Any) -> set[str]:
+        return {row.customer_id for row in self.rows.values() if row.customer_id in ids}  # type: ignore[misc]
+
+    def references_with_rows(self, references: Any) -> set[str]:
+        return {row.reference for row in self.rows.values() if row.reference in references}  # type: ignore[misc]
+
+    def open_without_reference(self, me: Claimant) -> bool:
+        return any(
+            row.state == State.PENDING and row.owner not in (None, me.owner) and row.reference is None and row.sent_after
+            for row in self.rows.values()
+        )

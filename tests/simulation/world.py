@@ -1,0 +1,713 @@
+"""One history: processes, a ledger and PayArc, and everything that can go wrong between them, from one seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from payarc_provider.api.client import CustomerPage
+from payarc_provider.exceptions import (
+    PayarcAuthError,
+    PayarcConnectionFailed,
+    PayarcError,
+    PayarcRateLimited,
+    PayarcRefused,
+    PayarcUnknownOutcome,
+)
+from payarc_provider.sync.database import LedgerUnavailable
+from payarc_provider.sync.engine import Run
+from payarc_provider.sync.ledger import Claimant, Row
+from payarc_provider.sync.records import Reader, Record
+from payarc_provider.sync.reference import reference
+from payarc_provider.sync.settings import Settings
+from payarc_provider.sync.states import Created, Status
+
+from .ledger import LedgerModel
+from .loop import Process, Scheduler
+
+LEDGER_ID = "0123456789abcdef"
+ACCOUNT = "test/1"
+READER = Reader("id", None, LEDGER_ID)
+PAGE = 3
+LONG = "A description that leaves the reference no room"
+PAYARC_EPOCH = 1_000_000.0
+HISTORY_SECONDS = 60.0
+
+
+class Violation(AssertionError):
+    """An invariant does not hold."""
+
+
+@dataclass(slots=True)
+class Request:
+    """A POST that was let out."""
+
+    key: str
+    person: str
+    checked_at: float
+    may_commit_until: float
+    customer_id: str | None = None
+    harmless: bool = False  # PayArc said for certain that nothing was created
+
+
+@dataclass(slots=True)
+class Customer:
+    customer_id: str
+    created_at: int
+    person: str
+    key: str
+    fields: dict[str, str]
+    noise: bool = False
+
+
+@dataclass(slots=True)
+class Weather:
+    """How likely each trouble is; calm when all are 0."""
+
+    lost: float = 0.0
+    never: float = 0.0
+    late: float = 0.0
+    limited: float = 0.0
+    unreachable: float = 0.0
+    unauthorized: float = 0.0
+    ledger_before: float = 0.0
+    ledger_after: float = 0.0
+    read_fails: float = 0.0
+
+
+@dataclass
+class Shape:
+    """What kind of world a seed gives."""
+
+    references: bool = True
+    long_descriptions: bool = False
+    equal_records: bool = False
+    changed: bool = False
+    refusals: bool = False
+    other_source: bool = False
+    altering: bool = False
+    moving: bool = False
+    ties: bool = False
+    settles: tuple[float, float] = (4.0, 4.0)
+
+
+class World:
+    """A history in the making. ``events`` tells it."""
+
+    ledger_model: type[LedgerModel] = LedgerModel
+    process_clock_stops: bool = False
+
+    def __init__(self, seed: int, tell: bool = False) -> None:
+        self.seed = seed
+        self.rng = rng = random.Random(seed)
+        self.scheduler = Scheduler()
+        self.told: list[str] | None = [] if tell else None
+        self.shape = self._shape()
+        self.weather = self._weather()
+        self.ledger = self.ledger_model({})
+        # PayArc returns what it was sent, or is known not to: the guarantee assumes as much.
+        self.ledger.altering = self.shape.altering
+        self.ledger_offset = rng.uniform(-500, 500)
+        self.customers: list[Customer] = []
+        self.requests: list[Request] = []
+        self.absences: dict[str, float] = {}
+        self.processes: list[Process] = []
+        self.codes: dict[str, str] = {}
+        self.allowed: dict[str, int] = {}
+        self.faults = 0
+        self.owners = 0
+        self.ended_well = 0
+        self._ids = 0
+        self.failure: Violation | None = None
+
+    # ---- the dice -----------------------------------------------------------------------------------------------
+
+    def _shape(self) -> Shape:
+        rng = self.rng
+        shape = Shape(references=rng.random() < 0.7)
+        shape.long_descriptions = rng.random() < 0.2
+        shape.equal_records = rng.random() < 0.2
+        shape.changed = rng.random() < 0.35
+        shape.refusals = rng.random() < 0.35
+        shape.other_source = rng.random() < 0.15
+        shape.altering = rng.random() < 0.1
+        shape.moving = rng.random() < 0.5
+        shape.ties = rng.random() < 0.5
+        if rng.random() < 0.3:
+            shape.settles = (6.0, 4.0)
+        return shape
+
+    def _weather(self) -> Weather:
+        rng = self.rng
+        return Weather(
+            lost=rng.choice((0.0, 0.15, 0.4)),
+            never=rng.choice((0.0, 0.1, 0.3)),
+            late=rng.choice((0.0, 0.15, 0.4)),
+            limited=rng.choice((0.0, 0.0, 0.2)),
+            unreachable=rng.choice((0.0, 0.0, 0.2)),
+            unauthorized=rng.choice((0.0, 0.0, 0.0, 0.05)),
+            ledger_before=rng.choice((0.0, 0.0, 0.1)),
+            ledger_after=rng.choice((0.0, 0.0, 0.1)),
+            read_fails=rng.choice((0.0, 0.0, 0.25)),
+        )
+
+    def tell(self, *words: object) -> None:
+        if self.told is not None:
+            self.told.append(f"{self.scheduler.now:8.3f}  " + " ".join(map(str, words)))
+
+    def fault(self, *words: object) -> None:
+        self.faults += 1
+        self.tell(*words)
+
+    # ---- a whole history ----------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Two attempts or more under bad weather, then calm and a last one that must succeed."""
+        rng, scheduler = self.rng, self.scheduler
+        self.tell("world", self.shape, self.weather)
+        for number in range(rng.choice((2, 2, 2, 3))):
+            scheduler.after(rng.choice((0.0, rng.uniform(0, 3), rng.uniform(0, 30))), lambda number=number: self.attempt(number))
+        if self.shape.moving:
+            for _ in range(rng.randint(2, 12)):
+                scheduler.after(rng.uniform(0, HISTORY_SECONDS), self._move)
+        for _ in range(rng.randint(0, 6)):
+            self._add_noise()
+        scheduler.run(lambda: scheduler.now > HISTORY_SECONDS or self.failure is not None, 20_000)
+        self._raise()
+        self._calm_down()
+        last = self.attempt(len(self.processes), last=True)
+        scheduler.run(lambda: last.done() or self.failure is not None, 60_000)
+        self._raise()
+        problem = last.exception()
+        if problem is not None and not self._may_be_undecided(problem):
+            raise Violation(f"the last attempt, in calm weather, failed: {problem!r}") from problem
+        self._check_end()
+
+    def _may_be_undecided(self, problem: BaseException) -> bool:
+        doubtful = self.shape.altering or self.shape.equal_records
+        unreferenced = not self.shape.references or self.shape.long_descriptions
+        return doubtful and unreferenced and "left pending" in str(problem)
+
+    def _calm_down(self) -> None:
+        self.tell("calm")
+        self.weather = Weather()
+        self.shape.moving = False
+        for process in self.processes:
+            process.resume()
+
+    def _raise(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+
+    def violated(self, what: str) -> None:
+        self.tell("VIOLATION", what)
+        self.failure = self.failure or Violation(what)
+
+    # ---- attempts -----------------------------------------------------------------------------------------------
+
+    def attempt(self, number: int, *, last: bool = False, again: int = 0) -> Any:
+        """A process that runs the engine over the records; it may be suspended or killed, and is then run again."""
+        rng = self.rng
+        self.owners += 1
+        name = f"P{len(self.processes)}"
+        process = Process(self.scheduler, name)
+        self.processes.append(process)
+        second_source = self.shape.other_source and number % 2 == 1 and not last
+        records = self.records(number, second_source=second_source)
+        settle = self.shape.settles[number % 2]
+        settings = Settings(
+            concurrency=2,
+            batch_size=rng.choice((2, 2, 4)),
+            reference=self.shape.references,
+            timeout=2.0,
+            settle=settle,
+            lease=9.0,
+            margin=6.0,
+            ledger_patience=15.0,
+            held_patience=120.0,
+            max_unknown_in_a_row=4,
+            max_connection_failures_in_a_row=3,
+        )
+        me = Claimant(
+            ACCOUNT, name, "crm2" if second_source else "crm1", settings.lease, settle, "dag", "last" if last else f"run{number}", "task"
+        )
+        sink = Sink(self, records)
+        offset = rng.uniform(-500, 500)
+        clock = SimClock(self, process, offset)
+        run = Run(
+            me,
+            settings,
+            LEDGER_ID,
+            READER,
+            feed=SimFeed(self, process, records, settings.batch_size),
+            ledger=SimLedgerPort(self, process, me),
+            payarc=SimPayarc(self, process, me, settings),
+            sink=sink,
+            clock=clock,
+        )
+        self.tell(name, "starts as", me.source, "with", [(record.key, record.fields.get("name"), bool(record.errors)) for record in records])
+        task = process.start(run.run())
+        task.add_done_callback(lambda task: self._ended(process, task, sink))
+        if not last:
+            self._doom(process, number, again)
+        return task
+
+    def _doom(self, process: Process, number: int, again: int) -> None:
+        rng = self.rng
+        if rng.random() < 0.4:
+            start = rng.choice((rng.uniform(0, 2), rng.uniform(0, 30)))
+            self.scheduler.after(start, lambda: self._suspend(process))
+            self.scheduler.after(start + rng.choice((rng.uniform(0, 5), rng.uniform(5, 40))), process.resume)
+        fate = rng.random()
+        when = rng.choice((rng.uniform(0, 1), rng.uniform(0, 4), rng.uniform(0, 40)))
+        if fate < 0.5:
+            self.scheduler.after(when, lambda: self._kill(process))
+        if fate < 0.7 and again < 2:  # Airflow runs it again: after its death, or believing it dead
+            self.scheduler.after(when + rng.uniform(0, 5), lambda: self._again(number, again))
+
+    def _again(self, number: int, again: int) -> None:
+        if self.scheduler.now < HISTORY_SECONDS - 5:
+            self.attempt(number, again=again + 1)
+
+    def _suspend(self, process: Process) -> None:
+        if not process.dead:
+            self.fault(process.name, "is suspended")
+            process.suspend()
+
+    def _kill(self, process: Process) -> None:
+        if not process.dead:
+            self.fault(process.name, "is killed")
+            process.kill()
+
+    def _ended(self, process: Process, task: Any, sink: Sink) -> None:
+        problem = task.exception() if not task.cancelled() else None
+        self.tell(process.name, "ends:", repr(problem) if problem else "success")
+        if problem is None:
+            self.ended_well += 1
+            sink.check_complete()
+        elif not isinstance(problem, PayarcError):
+            self.violated(f"{process.name} broke: {problem!r}")
+        process.dead = True
+
+    # ---- records ------------------------------------------------------------------------------------------------
+
+    def records(self, number: int, *, second_source: bool) -> list[Record]:
+        rng = self.rng
+        made = []
+        for place in range(4):
+            key = f"k{place}"
+            person = f"{'other' if second_source else 'person'}{place}"
+            fields = {"name": f"Name {person}", "email": f"{person}@x.co"}
+            if self.shape.equal_records and place < 2 and not second_source:
+                fields = {"name": "Name equal", "email": "equal@x.co"}
+            if self.shape.long_descriptions and place % 2 == 0:
+                fields["description"] = LONG
+            if self.shape.changed and rng.random() < 0.3:
+                fields["city"] = f"City {rng.choice('ab')}"
+            errors = {}
+            if self.shape.refusals and rng.random() < 0.2 and number != 0:
+                errors = {"phone": ["is wrong today"]}
+            if self.shape.refusals and rng.random() < 0.15 and not second_source:
+                fields["name"] = "Refused " + rng.choice("ab")
+            record = Record(place, key, {} if errors else fields, READER.digest(fields | errors_mark(errors)), errors)
+            made.append(record)
+            self.codes.setdefault(reference(LEDGER_ID, ACCOUNT, key), key)
+        if rng.random() < 0.3:
+            made = made[: rng.randint(1, 3)]
+        if rng.random() < 0.1:
+            made.append(made[0])  # the same record again, in a later batch
+        return made
+
+    def person_of(self, record_fields: Mapping[str, str]) -> str:
+        return record_fields["email"].split("@")[0]
+
+    # ---- PayArc -------------------------------------------------------------------------------------------------
+
+    @property
+    def payarc_now(self) -> float:
+        return PAYARC_EPOCH + self.scheduler.now
+
+    def receive(self, process: Process, me: Claimant, fields: Mapping[str, str], idempotency_key: str, settings: Settings) -> tuple[float, Any]:
+        """A request that was let out: when it is answered and by what. What it commits, and when, is decided here."""
+        rng, weather = self.rng, self.weather
+        key = self.codes[idempotency_key.split("-")[0]]
+        now = self.scheduler.now
+        request = Request(key, self.person_of(fields), now, now + settings.settle)
+        self._check_sending(process, me, request)
+        self.requests.append(request)
+        self.tell(process.name, "sends", key, idempotency_key)
+        dice = rng.random()
+        for name in ("unauthorized", "limited", "unreachable", "lost", "never", "late"):
+            chance = getattr(weather, name)
+            if dice < chance:
+                return self._trouble(name, request, fields, settings)
+            dice -= chance
+        quick = rng.uniform(0.01, 0.3) if rng.random() < 0.9 else rng.uniform(0.3, settings.timeout * 1.2)
+        if fields["name"].startswith("Refused"):
+            request.harmless = True
+            return quick, PayarcRefused("refused", status=422, errors={"name": ["is refused"]})
+        customer = self._commit_at(quick * rng.random(), request, fields)
+        if quick >= settings.timeout:
+            self.fault(key, "is answered too late")
+            return settings.timeout, PayarcUnknownOutcome()
+        return quick, customer
+
+    def _trouble(self, name: str, request: Request, fields: Mapping[str, str], settings: Settings) -> tuple[float, Any]:
+        rng = self.rng
+        self.fault(request.key, "meets", name)
+        soon = rng.uniform(0.01, settings.timeout)
+        if name in ("unauthorized", "limited", "unreachable"):
+            request.harmless = True
+            answers = {"unauthorized": PayarcAuthError(status=401), "limited": PayarcRateLimited(retry_after=0.5), "unreachable": PayarcConnectionFailed()}
+            return soon / 4, answers[name]
+        if name == "lost":
+            self._commit_at(rng.uniform(0, soon), request, fields)
+        elif name == "late":
+            self._commit_at(rng.uniform(0, settings.settle * 0.999), request, fields)
+        return soon, PayarcUnknownOutcome(status=rng.choice((None, 500, 502)))
+
+    def _commit_at(self, delay: float, request: Request, fields: Mapping[str, str]) -> Callable[[], Created]:
+        if fields["name"].startswith("Refused"):
+            return lambda: Created("never")
+        made: list[Customer] = []
+        self.scheduler.after(delay, lambda: made.append(self._commit(request, fields)))
+        return lambda: Created(made[0].customer_id, {"customer_id": made[0].customer_id, **made[0].fields})
+
+    def _commit(self, request: Request, fields: Mapping[str, str]) -> Customer:
+        stored = {name: value.upper() if self.shape.altering and name in ("name", "city") else value for name, value in fields.items()}
+        customer = Customer(self._new_id(), self._second(), request.person, request.key, stored)
+        self.customers.append(customer)
+        request.customer_id = customer.customer_id
+        self.tell("PayArc makes", customer.customer_id, "for", request.key, stored)
+        self._check_duplicates(request)
+        return customer
+
+    def _second(self) -> int:
+        return int(self.payarc_now) if not self.shape.ties else int(self.payarc_now) // 4 * 4
+
+    def _new_id(self) -> str:
+        self._ids += 1
+        return f"c{self._ids}"
+
+    def list_page(self, number: int) -> CustomerPage:
+        newest = list(reversed(self.customers))
+        if self.shape.ties:
+            self.rng.shuffle(newest)
+        newest.sort(key=lambda customer: -customer.created_at)
+        shown = newest[(number - 1) * PAGE : number * PAGE]
+        objects = [{"customer_id": one.customer_id, "created_at": one.created_at, **one.fields} for one in shown]
+        return CustomerPage(objects, number, len(newest), -(-len(newest) // PAGE), self.payarc_now)
+
+    def _move(self) -> None:
+        noise = [customer for customer in self.customers if customer.noise]
+        if noise and self.rng.random() < 0.6:
+            gone = self.rng.choice(noise)
+            self.customers.remove(gone)
+            self.tell("somebody deletes", gone.customer_id)
+        else:
+            self._add_noise()
+
+    def _add_noise(self) -> None:
+        customer = Customer(self._new_id(), self._second(), "noise", "", {"name": "Noise", "email": "noise@x.co"}, noise=True)
+        self.customers.append(customer)
+        self.tell("somebody makes", customer.customer_id)
+
+    # ---- invariants ---------------------------------------------------------------------------------------------
+
+    def _check_sending(self, process: Process, me: Claimant, request: Request) -> None:
+        row = self.ledger.rows.get(request.key)
+        ledger_now = self.scheduler.now + self.ledger_offset
+        if row is None or row.owner != me.owner or row.lease_until is None or row.lease_until.timestamp() < ledger_now:
+            self.violated(f"{process.name} sends {request.key} without a lease: {row}")
+        for earlier in self.requests:
+            if earlier.key != request.key or earlier.harmless:
+                continue
+            if earlier.may_commit_until > self.scheduler.now and earlier.customer_id is None:
+                self.violated(f"{process.name} sends {request.key} again while an earlier request may still be committed")
+            if self.absences.get(request.key, -1.0) < earlier.checked_at:
+                self.violated(f"{process.name} sends {request.key} again without a look-up")
+
+    def _check_duplicates(self, request: Request) -> None:
+        made = sum(customer.person == request.person for customer in self.customers)
+        keys = 2 if request.person == "equal" else 1
+        if made > keys:
+            self.violated(f"{made} customers for {request.person} ({request.key})")
+
+    def _settled(self, key: str) -> bool:
+        """A record that is refused today leaves yesterday's open row to a later run that has reason to look."""
+        row = self.ledger.rows.get(key)
+        return row is None or row.state != "pending"
+
+    def _check_end(self) -> None:
+        for row in self.ledger.rows.values():
+            if row.state == "created":
+                owner = next((one for one in self.customers if one.customer_id == row.customer_id), None)
+                if owner is None:
+                    raise Violation(f"{row.key} has the id {row.customer_id}, which PayArc does not know")
+        for request in self.requests:
+            if request.customer_id and not any(row.customer_id == request.customer_id for row in self.ledger.rows.values()):
+                if not self._may_be_undecided(Violation("left pending")) and self._settled(request.key):
+                    raise Violation(f"customer {request.customer_id} of {request.key} is in no row")
+
+
+def errors_mark(errors: Mapping[str, Any]) -> dict[str, str]:
+    """What is refused by the rules has another digest than what is fit, as with the real reader."""
+    return {"refused": "yes"} if errors else {}
+
+
+class Sink:
+    """Checks each result as it comes."""
+
+    def __init__(self, world: World, records: list[Record]) -> None:
+        self.world = world
+        self.open = {id(record) for record in records}
+
+    def accepted(self, record: Record, customer_id: str, status: Status, *, changed: bool) -> None:
+        self.open.discard(id(record))
+        customer = next((one for one in self.world.customers if one.customer_id == customer_id), None)
+        person = record.fields["email"].split("@")[0]
+        if customer is None or customer.person != person:
+            self.world.violated(f"{record.key} of {person} is given {customer_id}, which is {customer and customer.person}'s")
+
+    def refused(self, record: Record, errors: Any, *, new: bool) -> None:
+        self.open.discard(id(record))
+        name = record.fields.get("name", "")
+        allowed = record.errors or name.startswith("Refused") or self.world.shape.other_source
+        if not allowed:
+            self.world.violated(f"{record.key} is refused without a reason: {errors}")
+
+    def would_create(self, record: Record) -> None:
+        raise NotImplementedError
+
+    def check_complete(self) -> None:
+        if self.open:
+            self.world.violated(f"success, but {len(self.open)} records have neither id nor refusal")
+
+
+class SimClock:
+    def __init__(self, world: World, process: Process, offset: float) -> None:
+        self.world, self.process, self.offset = world, process, offset
+
+    def now(self) -> float:
+        stopped = self.process.suspended_for if self.world.process_clock_stops else 0.0
+        return self.world.scheduler.now + self.offset - stopped
+
+    async def sleep(self, seconds: float) -> None:
+        future = self.process.create_future()
+        self.process.call_later(seconds, lambda: future.done() or future.set_result(None))
+        await future
+
+
+class SimFeed:
+    def __init__(self, world: World, process: Process, records: list[Record], size: int) -> None:
+        self.world, self.process = world, process
+        self.total = None
+        self._batches = [records[start : start + size] for start in range(0, len(records), size)]
+
+    async def next_batch(self) -> list[Record] | None:
+        return self._batches.pop(0) if self._batches else None
+
+
+class _Wire:
+    """Calls that take time: out, something happens there, back."""
+
+    def __init__(self, world: World, process: Process) -> None:
+        self.world, self.process = world, process
+
+    def _answer(self, future: Any, delay: float, result: Any) -> None:
+        def deliver() -> None:
+            if future.done():
+                return
+            if isinstance(result, BaseException):
+                future.set_exception(result)
+            else:
+                future.set_result(result() if callable(result) else result)
+
+        self.world.scheduler.after(delay, lambda: self.process.act(deliver))
+
+
+def _short(result: Any) -> Any:
+    if isinstance(result, dict) and result and isinstance(next(iter(result.values())), Row):
+        return {key: f"{row.state} {row.customer_id or row.owner or ''} #{row.attempt} {row.digest[:3]}" for key, row in result.items()}
+    return result
+
+
+class SimLedgerPort(_Wire):
+    """Transactions of one process, one after the other; each may fail before it took effect, or after."""
+
+    def __init__(self, world: World, process: Process, me: Claimant) -> None:
+        super().__init__(world, process)
+        self.me = me
+        self._queue: list[tuple[str, Callable[[float], Any], Any]] = []
+        self._running = False
+
+    def _call(self, name: str, transaction: Callable[[float], Any]) -> Any:
+        future = self.process.create_future()
+        self._queue.append((name, transaction, future))
+        if not self._running:
+            self._next()
+        return future
+
+    def _next(self) -> None:
+        if not self._queue:
+            self._running = False
+            return
+        self._running = True
+        name, transaction, future = self._queue.pop(0)
+        self.world.scheduler.after(self.world.rng.uniform(0.001, 0.05), lambda: self._happen(name, transaction, future))
+
+    def _happen(self, name: str, transaction: Callable[[float], Any], future: Any) -> None:
+        world = self.world
+        if self.process.dead and world.rng.random() < 0.5:
+            return
+        dice = world.rng.random()
+        if dice < world.weather.ledger_before:
+            world.fault(self.process.name, name, "does not reach the ledger")
+            result: Any = LedgerUnavailable("unreachable")
+        else:
+            result = transaction(world.scheduler.now + world.ledger_offset)
+            if world.told is not None:
+                world.tell(self.process.name, name, "->", _short(result))
+            if dice < world.weather.ledger_before + world.weather.ledger_after:
+                world.fault(self.process.name, name, "takes effect, but its answer is lost")
+                result = LedgerUnavailable("answer lost")
+        self._answer(future, world.rng.uniform(0.001, 0.05), result)
+        future.add_done_callback(lambda _: self._next())
+
+    async def rows(self, keys: Any) -> Any:
+        keys = list(keys)
+        return await self._call("rows", lambda now: self.world.ledger.read(keys))
+
+    async def claim(self, records: Any, references: Any, sent_after: Any) -> Any:
+        return await self._call("claim", lambda now: self.world.ledger.claim(self.me, records, references, sent_after, now))
+
+    async def record(self, answers: Any) -> Any:
+        return await self._call("record", lambda now: self.world.ledger.record(self.me, answers, now))
+
+    async def renew(self) -> Any:
+        return await self._call("renew", lambda now: self.world.ledger.renew(self.me, now))
+
+    async def release(self, unsent: Any) -> Any:
+        return await self._call("release", lambda now: self.world.ledger.release(self.me, unsent, now))
+
+    async def take_over(self) -> Any:
+        return await self._call("take_over", lambda now: self.world.ledger.take_over(self.me, now))
+
+    async def waiting(self) -> Any:
+        return await self._call("waiting", lambda now: self.world.ledger.waiting(self.me.owner, now))
+
+    async def record_absence(self, keys: Any) -> Any:
+        keys = set(keys)
+
+        def absence(now: float) -> set[str]:
+            done = self.world.ledger.record_absence(self.me, keys)
+            self.world.absences.update(dict.fromkeys(done, self.world.scheduler.now))
+            return done
+
+        return await self._call("record_absence", absence)
+
+    async def ids_with_rows(self, customer_ids: Any) -> Any:
+        return await self._call("ids_with_rows", lambda now: self.world.ledger.ids_with_rows(customer_ids))
+
+    async def references_with_rows(self, references: Any) -> Any:
+        return await self._call("references_with_rows", lambda now: self.world.ledger.references_with_rows(references))
+
+    async def open_without_reference(self) -> Any:
+        return await self._call("open_without_reference", lambda now: self.world.ledger.open_without_reference(self.me))
+
+    async def alters_values(self, noticed: bool) -> Any:
+        def altering(now: float) -> bool:
+            self.world.ledger.altering = self.world.ledger.altering or noticed
+            return self.world.ledger.altering
+
+        return await self._call("alters_values", altering)
+
+
+class SimPayarc(_Wire):
+    """PayArc as one process reaches it."""
+
+    def __init__(self, world: World, process: Process, me: Claimant, settings: Settings) -> None:
+        super().__init__(world, process)
+        self.me, self.settings = me, settings
+
+    async def ping(self) -> float | None:
+        return await self._read(lambda: self.world.payarc_now)
+
+    async def list_page(self, page: int) -> CustomerPage:
+        return await self._read(lambda: self.world.list_page(page))
+
+    async def _read(self, look: Callable[[], Any]) -> Any:
+        world, future = self.world, self.process.create_future()
+
+        def there() -> None:
+            result = look()
+            if world.rng.random() < world.weather.read_fails:
+                world.fault(self.process.name, "cannot read")
+                result = PayarcUnknownOutcome(may_have_acted=False)
+            elif world.told is not None and isinstance(result, CustomerPage):
+                world.tell(self.process.name, "reads page", result.page, [one["customer_id"] for one in result.customers], "of", result.total)
+            self._answer(future, world.rng.uniform(0.005, 0.1), result)
+
+        world.scheduler.after(world.rng.uniform(0.005, 0.3), there)
+        return await future
+
+    async def create(self, fields: Mapping[str, str], idempotency_key: str, guard: Callable[[], None]) -> Created:
+        world, future = self.world, self.process.create_future()
+
+        def hand_over() -> None:
+            try:
+                guard()
+            except Exception as refusal:
+                world.tell(self.process.name, "holds", idempotency_key, "back:", repr(refusal))
+                self._answer(future, 0.0, refusal)
+                return
+            delay, answer = world.receive(self.process, self.me, fields, idempotency_key, self.settings)
+            self._answer(future, delay, answer)
+
+        # From the decision to send to the lease check: a thread's turn, the rate limit, a suspension.
+        wait = world.rng.uniform(0.0, 0.02) if world.rng.random() < 0.8 else world.rng.uniform(0.0, 12.0)
+        world.scheduler.after(wait, lambda: self.process.act(hand_over))
+        return await future
+
+    def delay(self, reading: bool) -> float:
+        return 0.0
+
+    def unreserve(self, reading: bool) -> None:
+        pass
+
+
+@dataclass
+class Tally:
+    histories: int = 0
+    events: int = 0
+    faults: int = 0
+    owners: int = 0
+    customers: int = 0
+    few: int = 0
+    seeds: list[int] = field(default_factory=list)
+
+
+def simulate(seed: int, world: type[World] = World, tally: Tally | None = None) -> None:
+    """Run the history of a seed.
+
+    :raises Violation: with the history, readable, and its seed
+    """
+    history = world(seed)
+    try:
+        history.run()
+    except AssertionError as problem:
+        told = world(seed, tell=True)
+        try:
+            told.run()
+        except AssertionError as again:
+            problem = again
+        raise Violation(f"seed {seed}: {problem}\n" + "\n".join(told.told or [])) from None
+    if tally is not None:
+        tally.histories += 1
+        tally.events += history.scheduler.events
+        tally.faults += history.faults
+        tally.owners += history.owners
+        tally.customers += sum(not customer.noise for customer in history.customers)
+        tally.few += history.scheduler.events < 30 or history.faults < 1 or history.owners < 2

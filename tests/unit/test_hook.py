@@ -1,0 +1,410 @@
+"""PayarcHook: what a connection says, and the calls it makes with it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+
+import pytest
+import requests
+
+from payarc_provider.exceptions import (
+    PayarcAuthError,
+    PayarcConfigError,
+    PayarcConnectionFailed,
+    PayarcNotFound,
+    PayarcRateLimited,
+    PayarcRefused,
+    PayarcUnexpectedAnswer,
+    PayarcUnknownOutcome,
+)
+from payarc_provider.hooks import payarc
+from payarc_provider.hooks.payarc import PayarcHook
+
+TEST = "https://testapi.payarc.net/v1"
+LIVE = "https://api.payarc.net/v1"
+CUSTOMERS = f"{TEST}/customers"
+JOHN = {"name": "John Smith", "email": "john@example.com"}
+
+
+@pytest.fixture
+def connect(monkeypatch):
+    """Sets the connection ``payarc_default``, and gives a hook on it."""
+
+    def set_up(password="token-1", extra=None, **fields):
+        parts = {"conn_type": "payarc", "password": password, **fields}
+        if extra is not None:
+            parts["extra"] = extra
+        monkeypatch.setenv("AIRFLOW_CONN_PAYARC_DEFAULT", json.dumps(parts))
+        return PayarcHook()
+
+    return set_up
+
+
+@pytest.fixture
+def hook(connect):
+    return connect()
+
+
+def jwt(**claims):
+    def part(value):
+        return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
+
+    return f"{part({'alg': 'RS256'})}.{part(claims)}.c2ln"
+
+
+def answer(**customer):
+    return {"data": {"object": "customer", "customer_id": "c1", **customer}}
+
+
+def listed(*customers, total=None, page=1, pages=1):
+    pagination = {"total": total if total is not None else len(customers), "current_page": page, "total_pages": pages}
+    return {"data": list(customers), "meta": {"pagination": pagination}}
+
+
+# ---- calls ---------------------------------------------------------------------------------------------------------
+
+
+def test_creating_is_one_post_with_token_fields_and_key_and_gives_the_customer(hook, requests_mock):
+    requests_mock.post(CUSTOMERS, status_code=201, json=answer(**JOHN))
+    created = hook.create_customer({**JOHN, "phone": 5417543010, "city": None}, idempotency_key="k-1")
+    assert created["customer_id"] == "c1"
+    assert created["name"] == "John Smith"
+    (request,) = requests_mock.request_history
+    assert request.headers["Authorization"] == "Bearer token-1"
+    assert request.headers["Accept"] == "application/json"
+    assert request.headers["Idempotency-Key"] == "k-1"
+    assert request.text == "name=John+Smith&email=john%40example.com&phone=5417543010"
+
+
+def test_an_id_under_the_guides_name_is_read_as_well(hook, requests_mock):
+    requests_mock.post(CUSTOMERS, status_code=200, json={"data": {"id": "KPxMADVnxMV4nNjp", "real_id": 110}})
+    assert hook.create_customer(JOHN)["customer_id"] == "KPxMADVnxMV4nNjp"
+
+
+@pytest.mark.parametrize(
+    ("fields", "at_fault"),
+    [
+        ({"name": "Jo"}, "name"),
+        ({"phone": "12345678901234"}, "phone"),
+        ({"emial": "john@example.com"}, "emial"),
+        ({}, "record"),
+        ({"name": None, "email": " "}, "record"),
+    ],
+)
+def test_what_the_rules_refuse_is_never_sent(hook, requests_mock, fields, at_fault):
+    with pytest.raises(PayarcRefused) as caught:
+        hook.create_customer(fields)
+    assert list(caught.value.errors) == [at_fault]
+    assert caught.value.status is None
+    assert requests_mock.request_history == []
+
+
+def test_getting_reads_one_customer_with_or_without_its_prefix(hook, requests_mock):
+    requests_mock.get(f"{CUSTOMERS}/c1", json=answer(**JOHN))
+    assert hook.get_customer("c1") == hook.get_customer("cus_c1") == {"object": "customer", "customer_id": "c1", **JOHN}
+
+
+def test_updating_patches_the_named_fields_only(hook, requests_mock):
+    requests_mock.patch(f"{CUSTOMERS}/c1", json=answer(name="John Smith", city="Boston"))
+    assert hook.update_customer("c1", {"city": "Boston"})["city"] == "Boston"
+    assert requests_mock.request_history[0].text == "city=Boston"
+
+
+def test_updating_with_a_value_that_the_rules_refuse_sends_nothing(hook, requests_mock):
+    with pytest.raises(PayarcRefused) as caught:
+        hook.update_customer("c1", {"city": "X"})
+    assert list(caught.value.errors) == ["city"]
+    assert requests_mock.request_history == []
+
+
+def test_deleting_answers_nothing(hook, requests_mock):
+    requests_mock.delete(f"{CUSTOMERS}/c1", status_code=204)
+    assert hook.delete_customer("c1") is None
+
+
+def test_listing_reads_pages_as_they_are_asked_for(hook, requests_mock):
+    pages = [listed({"id": "c3"}, {"id": "c2"}, total=3, pages=2), listed({"id": "c1"}, total=3, page=2, pages=2)]
+    requests_mock.get(CUSTOMERS, [{"json": page} for page in pages])
+    customers = hook.list_customers(page_size=2)
+    assert requests_mock.request_history == []
+    assert [next(customers)["customer_id"], next(customers)["customer_id"]] == ["c3", "c2"]
+    assert len(requests_mock.request_history) == 1
+    assert [customer["customer_id"] for customer in customers] == ["c1"]
+    assert [request.qs for request in requests_mock.request_history] == [
+        {"limit": ["2"], "page": ["1"]},
+        {"limit": ["2"], "page": ["2"]},
+    ]
+
+
+def test_get_conn_gives_the_one_client_of_the_hook(hook):
+    assert hook.get_conn() is hook.client
+    assert hook.get_conn() is hook.get_conn()
+
+
+# ---- errors --------------------------------------------------------------------------------------------------------
+
+INVALID = {
+    "status": "error",
+    "code": 0,
+    "message": "The given data was invalid.",
+    "errors": {"email": ["The email has already been taken."]},
+    "status_code": 422,
+}
+
+
+@pytest.mark.parametrize(
+    ("reply", "error", "facts"),
+    [
+        ({"status_code": 422, "json": INVALID}, PayarcRefused, {"status": 422, "errors": INVALID["errors"]}),
+        ({"status_code": 409, "json": ["Invalid CVV"]}, PayarcRefused, {"status": 409, "message": "Invalid CVV"}),
+        ({"status_code": 401, "json": {"error": "Unauthenticated."}}, PayarcAuthError, {"status": 401}),
+        ({"status_code": 403, "text": "no"}, PayarcAuthError, {"status": 403}),
+        ({"status_code": 429, "headers": {"Retry-After": "7"}}, PayarcRateLimited, {"retry_after": 7.0}),
+        ({"status_code": 500, "text": "<html>"}, PayarcUnknownOutcome, {"status": 500, "may_have_acted": True}),
+        ({"status_code": 408}, PayarcUnknownOutcome, {"status": 408}),
+        ({"status_code": 201, "text": "OK"}, PayarcUnknownOutcome, {"status": 201}),
+        ({"status_code": 201, "json": {"data": {}}}, PayarcUnknownOutcome, {"status": 201}),
+        ({"status_code": 302, "headers": {"Location": "/login"}}, PayarcUnexpectedAnswer, {"status": 302}),
+        ({"status_code": 404, "text": "no"}, PayarcUnexpectedAnswer, {"status": 404}),
+        ({"status_code": 422, "text": "blocked"}, PayarcUnexpectedAnswer, {"status": 422}),
+        ({"exc": requests.exceptions.ReadTimeout}, PayarcUnknownOutcome, {"may_have_acted": True}),
+        ({"exc": requests.exceptions.ConnectTimeout}, PayarcConnectionFailed, {"may_have_acted": False}),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_an_answer_becomes_the_error_that_says_what_to_do_and_is_never_repeated(
+    hook, requests_mock, reply, error, facts
+):
+    requests_mock.post(CUSTOMERS, **reply)
+    with pytest.raises(error) as caught:
+        hook.create_customer(JOHN)
+    assert {name: getattr(caught.value, name) for name in facts} == facts
+    assert len(requests_mock.request_history) == 1
+    text = str(caught.value)
+    assert "token-1" not in text
+    assert "John" not in text
+    assert "john@" not in text
+
+
+def test_a_customer_that_is_not_there_is_an_error_of_its_own(hook, requests_mock):
+    requests_mock.get(f"{CUSTOMERS}/c9", status_code=404, json={"message": "Customer not found."})
+    with pytest.raises(PayarcNotFound):
+        hook.get_customer("c9")
+
+
+def test_a_failed_read_did_nothing(hook, requests_mock):
+    requests_mock.get(f"{CUSTOMERS}/c1", status_code=502)
+    with pytest.raises(PayarcUnknownOutcome) as caught:
+        hook.get_customer("c1")
+    assert caught.value.may_have_acted is False
+
+
+# ---- the connection ------------------------------------------------------------------------------------------------
+
+
+def test_the_environment_is_test_unless_it_says_live(connect):
+    assert connect().settings.base_url == TEST
+    assert connect(extra={"environment": "test"}).settings.base_url == TEST
+    live = connect(extra={"environment": "live"}).settings
+    assert (live.base_url, live.place) == (LIVE, "live")
+
+
+def test_extras_left_empty_by_the_form_mean_their_defaults(connect):
+    empty = {"environment": "", "account": "", "timeout": "", "verify": ""}
+    assert connect(extra=empty).settings == connect().settings
+    assert connect(extra=dict.fromkeys(empty)).settings == connect().settings
+    assert connect().settings.timeout == 30
+    assert connect().settings.verify is True
+    assert connect().settings.account is None
+
+
+def test_extras_are_read(connect, tmp_path):
+    given = {"account": " acme ", "timeout": "12.5", "verify": f"{tmp_path}/ca.pem"}
+    settings = connect(extra=given).settings
+    assert (settings.account, settings.timeout, settings.verify) == ("acme", 12.5, f"{tmp_path}/ca.pem")
+    assert connect(extra={"verify": "False"}).settings.verify is False
+    assert connect(extra={"verify": False}).settings.verify is False
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        ({"enviroment": "live"}, 'there is no "enviroment"; did you mean "environment"'),
+        ({"headers": {"X": "y"}}, 'there is no "headers"; known are environment, account, timeout, verify'),
+        ({"environment": "prod"}, '"environment": give "test" or "live"'),
+        ({"timeout": "soon"}, '"timeout": give seconds'),
+        ({"timeout": 0}, '"timeout": give seconds'),
+        ({"timeout": -1}, '"timeout": give seconds'),
+        ({"timeout": 601}, '"timeout": give seconds'),
+        ({"timeout": "nan"}, '"timeout": give seconds'),
+        ({"timeout": True}, '"timeout": give seconds'),
+    ],
+)
+def test_an_extra_that_cannot_be_meant_is_refused_by_name(connect, extra, says):
+    with pytest.raises(PayarcConfigError) as caught:
+        _ = connect(extra=extra).settings
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(("environment", "host"), [("live", TEST), ("test", LIVE), ("test", "api.payarc.net")])
+def test_payarcs_own_host_must_be_that_of_the_environment(connect, environment, host):
+    with pytest.raises(PayarcConfigError, match='set environment to "(test|live)"'):
+        _ = connect(extra={"environment": environment}, host=host).settings
+
+
+@pytest.mark.parametrize(
+    ("host", "base_url", "place"),
+    [
+        ("https://sandbox.example.com", "https://sandbox.example.com/v1", "sandbox.example.com"),
+        ("sandbox.example.com", "https://sandbox.example.com/v1", "sandbox.example.com"),
+        ("https://sandbox.example.com:8443/api/", "https://sandbox.example.com:8443/api", "sandbox.example.com:8443"),
+        ("http://localhost:8765/v1", "http://localhost:8765/v1", "localhost:8765"),
+        ("http://127.0.0.1:8765", "http://127.0.0.1:8765/v1", "127.0.0.1:8765"),
+        ("https://testapi.payarc.net", TEST, "test"),
+        (f"  {TEST}/ ", TEST, "test"),
+    ],
+)
+def test_another_host_is_a_place_of_its_own(connect, host, base_url, place):
+    settings = connect(host=host).settings
+    assert (settings.base_url, settings.place) == (base_url, place)
+
+
+def test_a_connection_written_as_a_uri_is_read_the_same(monkeypatch):
+    monkeypatch.setenv("AIRFLOW_CONN_URI", "payarc://:token-1@sandbox.example.com:8443/?timeout=9")
+    hook = PayarcHook("uri")
+    assert hook.settings.base_url == "https://sandbox.example.com:8443/v1"
+    assert hook.settings.timeout == 9
+    assert hook.token() == "token-1"
+
+
+@pytest.mark.parametrize(
+    "host", ["http://sandbox.example.com", "http://testapi.payarc.net", "ftp://localhost", "http://127.0.0.1.example.com"]
+)
+def test_the_token_never_travels_in_the_clear_except_on_this_machine(connect, host):
+    with pytest.raises(PayarcConfigError, match="https://"):
+        _ = connect(host=host).settings
+
+
+@pytest.mark.parametrize("password", [None, "", "  ", "Bearer "])
+def test_a_connection_without_a_token_says_where_to_put_it(connect, password):
+    with pytest.raises(PayarcConfigError, match="connection's password"):
+        connect(password=password).get_customer("c1")
+
+
+# ---- the token -----------------------------------------------------------------------------------------------------
+
+
+def test_a_rotated_token_is_picked_up_after_a_401_and_the_request_goes_once_more(connect, requests_mock):
+    hook = connect("token-1")
+    _ = hook.client
+    connect("token-2")
+    requests_mock.post(
+        CUSTOMERS, [{"status_code": 401, "json": {"error": "Unauthenticated."}}, {"status_code": 201, "json": answer()}]
+    )
+    assert hook.create_customer(JOHN)["customer_id"] == "c1"
+    sent = [request.headers["Authorization"] for request in requests_mock.request_history]
+    assert sent == ["Bearer token-1", "Bearer token-2"]
+
+
+def test_a_401_with_the_same_token_is_final(hook, requests_mock):
+    requests_mock.post(CUSTOMERS, status_code=401, json={"error": "Unauthenticated."})
+    with pytest.raises(PayarcAuthError, match="connection's password"):
+        hook.create_customer(JOHN)
+    assert len(requests_mock.request_history) == 1
+
+
+def test_every_token_is_masked_before_it_is_used(connect, requests_mock, monkeypatch):
+    masked = []
+    monkeypatch.setattr(payarc, "mask_secret", masked.append)
+    hook = connect("token-1")
+    _ = hook.client
+    connect("token-2")
+    unmasked = []
+
+    def reply(request, context):
+        if request.headers["Authorization"].removeprefix("Bearer ") not in masked:
+            unmasked.append(request)
+        context.status_code = 401
+        return {"error": "Unauthenticated."}
+
+    requests_mock.get(f"{CUSTOMERS}/c1", json=reply)
+    with pytest.raises(PayarcAuthError):
+        hook.get_customer("c1")
+    assert masked == ["token-1", "token-2"]
+    assert unmasked == []
+
+
+def test_an_expired_token_is_an_error_before_any_request(connect, requests_mock):
+    hook = connect(jwt(sub="17", exp=time.time() - 60))
+    with pytest.raises(PayarcAuthError, match="expired on .*dashboard"):
+        hook.get_customer("c1")
+    assert requests_mock.request_history == []
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    """What a hook warns of."""
+    heard = []
+
+    class Log:
+        def warning(self, text, *values):
+            heard.append(text % values)
+
+    monkeypatch.setattr(PayarcHook, "log", Log())
+    return heard
+
+
+def test_a_token_that_soon_expires_is_warned_of_by_day_and_connection(connect, warnings):
+    hook = connect(jwt(sub="17", exp=time.time() + 3 * 86400 + 60))
+    _ = hook.client
+    (warning,) = warnings
+    assert "payarc_default" in warning
+    assert "expires in 3 days" in warning
+    assert hook.token() not in warning
+
+
+@pytest.mark.parametrize("claims", [None, {"sub": "17"}, {"exp": 4102444800}], ids=["opaque", "endless", "long"])
+def test_a_token_that_is_good_for_long_or_does_not_say_is_not_mentioned(connect, warnings, claims):
+    _ = connect(jwt(**claims) if claims else "opaque").client
+    assert warnings == []
+
+
+def test_the_tokens_user_is_read_from_it(connect):
+    assert connect(jwt(sub="17")).claims.sub == "17"
+    assert connect("opaque").claims.sub is None
+
+
+# ---- test_connection -----------------------------------------------------------------------------------------------
+
+
+def test_testing_a_connection_is_one_read_of_one_customer(hook, requests_mock):
+    requests_mock.get(CUSTOMERS, json=listed({"id": "c1"}))
+    assert hook.test_connection() == (True, "PayArc accepts the token (test)")
+    (request,) = requests_mock.request_history
+    assert (request.method, request.qs) == ("GET", {"limit": ["1"], "page": ["1"]})
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"status_code": 401, "json": {"error": "Unauthenticated token-1."}},
+        {"status_code": 500, "text": "token-1 SECRET-BODY"},
+        {"status_code": 404, "text": "token-1 SECRET-BODY"},
+        {"exc": requests.exceptions.ConnectionError("token-1 SECRET-BODY")},
+    ],
+)
+def test_testing_a_bad_connection_says_so_and_nothing_of_token_or_answer(hook, requests_mock, reply):
+    requests_mock.get(CUSTOMERS, **reply)
+    works, message = hook.test_connection()
+    assert works is False
+    assert message
+    assert "token-1" not in message
+    assert "SECRET-BODY" not in message
+
+
+def test_testing_a_connection_that_is_set_up_wrongly_names_the_field(connect):
+    works, message = connect(extra={"environment": "prod"}).test_connection()
+    assert works is False
+    assert '"environment"' in message

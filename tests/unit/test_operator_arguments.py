@@ -1,0 +1,274 @@
+"""CreateCustomerOperator: what is checked when it is built, and what building it costs."""
+
+from __future__ import annotations
+
+import datetime
+import inspect
+import subprocess
+import sys
+
+import pytest
+from airflow.providers.common.compat.sdk import DAG, XComArg, conf
+
+from payarc_provider.exceptions import PayarcConfigError
+from payarc_provider.operators.customer import CreateCustomerOperator
+
+RECORDS = [{"id": 1, "name": "John Smith"}]
+FROM_TABLE = {"table": "people", "sql_conn_id": "crm"}
+FROM_XCOM = {"records": RECORDS, "ledger_conn_id": "crm"}
+
+
+def build(**arguments):
+    return CreateCustomerOperator(task_id="create", **arguments)
+
+
+def refusal(**arguments):
+    with pytest.raises(PayarcConfigError) as caught:
+        build(**arguments)
+    return str(caught.value)
+
+
+# ---- the source ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        FROM_TABLE,
+        FROM_XCOM,
+        {**FROM_XCOM, "records": []},
+        {**FROM_XCOM, "records": "{{ ti.xcom_pull('extract') | tojson }}"},
+        {"sql": "SELECT * FROM people", "sql_conn_id": "crm"},
+        {"sql": "SELECT * FROM people WHERE team = %(team)s", "sql_conn_id": "crm", "parameters": {"team": "north"}},
+        {**FROM_TABLE, "ledger_conn_id": "ledger"},
+        {**FROM_TABLE, "key": ["tenant", "id"], "fields": {"email": "mail"}},
+    ],
+)
+def test_one_source_of_records_is_enough(arguments):
+    operator = build(**arguments)
+    assert operator.payarc_conn_id == "payarc_default"
+    assert operator.ledger_table == "payarc_customers"
+
+
+def test_no_source_is_refused():
+    assert refusal() == "give one source of records: records, table or sql (none is given)"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"records": RECORDS, "table": "people"}, "records and table are given"),
+        ({"table": "people", "sql": "SELECT 1"}, "table and sql are given"),
+        ({"records": [], "table": "people", "sql": "SELECT 1"}, "records and table and sql are given"),
+    ],
+)
+def test_several_sources_are_refused_by_name(arguments, named):
+    assert named in refusal(sql_conn_id="crm", ledger_conn_id="crm", **arguments)
+
+
+@pytest.mark.parametrize("source", ["table", "sql"])
+def test_a_database_source_needs_its_connection(source):
+    assert refusal(**{source: "people"}).startswith(f"{source}: also give sql_conn_id")
+
+
+def test_records_from_xcom_need_a_ledger_and_the_text_says_how_in_one_line():
+    text = refusal(records=RECORDS)
+    assert 'give ledger_conn_id="..."' in text
+    assert "\n" not in text
+
+
+def test_parameters_belong_to_sql():
+    assert refusal(**FROM_TABLE, parameters={"team": "north"}).startswith("parameters: ")
+
+
+# ---- the other arguments -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("key", ""),
+        ("key", []),
+        ("key", ["id", "id"]),
+        ("fields", {"emial": "mail"}),
+        ("fields", {}),
+        ("max_rejected", -1),
+        ("max_rejected", -0.1),
+        ("max_rejected", 1.5),
+        ("max_rejected", True),
+        ("max_rejected", "5"),
+        ("max_rejected", "5%"),
+        ("max_rejected", None),
+        ("max_rejected", float("nan")),
+        ("max_new", -1),
+        ("max_new", 1.0),
+        ("max_new", True),
+        ("max_new", "5"),
+        ("concurrency", 0),
+        ("concurrency", 2.0),
+        ("concurrency", True),
+        ("batch_size", 0),
+        ("batch_size", "500"),
+        ("settle", 0),
+        ("settle", -1),
+        ("settle", "60"),
+        ("settle", float("nan")),
+        ("settle", float("inf")),
+        ("lease", 0),
+        ("lease", None),
+        ("lease", True),
+        ("lease", float("nan")),
+        ("lease", float("inf")),
+    ],
+)
+def test_an_argument_that_cannot_be_meant_is_refused_by_name(argument, value):
+    assert refusal(**FROM_TABLE, **{argument: value}).startswith(f"{argument}: ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"max_rejected": 0},
+        {"max_rejected": 10},
+        {"max_rejected": 0.0},
+        {"max_rejected": 0.05},
+        {"max_rejected": 1.0},
+        {"max_new": 0},
+        {"max_new": 100},
+        {"max_new": None},
+        {"concurrency": 1},
+        {"batch_size": 1},
+        {"settle": 60, "lease": 120.5},
+        {"fields": {"email": "mail", "name": "full name"}},
+        {"key": ("tenant", "id")},
+    ],
+)
+def test_an_argument_that_can_be_meant_is_accepted(arguments):
+    build(**FROM_TABLE, **arguments)
+
+
+@pytest.mark.parametrize(
+    "argument", [{"match_existing": "email"}, {"group_ids": 100}, {"partition": (0, 2)}, {"deferrable": True}]
+)
+def test_what_this_version_cannot_do_yet_is_refused_and_never_ignored(argument):
+    (name,) = argument
+    assert refusal(**FROM_TABLE, **argument).startswith(f"{name}: not yet supported")
+
+
+@pytest.mark.parametrize("argument", [{"match_existing": None}, {"group_ids": None}, {"partition": None}])
+def test_what_this_version_cannot_do_yet_may_be_left_at_its_default(argument):
+    build(**FROM_TABLE, **argument)
+
+
+def test_a_dag_may_be_parsed_where_deferrable_is_airflows_default(monkeypatch):
+    monkeypatch.setenv("AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE", "True")
+    assert conf.getboolean("operators", "default_deferrable")
+    build(**FROM_TABLE, deferrable=True)
+
+
+def test_an_unknown_argument_is_refused():
+    with pytest.raises(TypeError, match="max_rejcted"):
+        build(**FROM_TABLE, max_rejcted=5)
+
+
+def test_dry_run_as_an_argument_leaves_airflows_method_of_that_name_alone():
+    operator = build(**FROM_TABLE, dry_run=True)
+    assert callable(operator.dry_run)
+    assert operator.settings.dry_run is True
+
+
+def test_the_interface_has_the_documented_parameters_and_defaults():
+    signature = inspect.signature(CreateCustomerOperator.__init__).parameters
+    documented = {
+        "payarc_conn_id": "payarc_default", "records": None, "table": None, "sql": None, "sql_conn_id": None,
+        "parameters": None, "key": "id", "fields": None, "ledger_conn_id": None, "ledger_table": "payarc_customers",
+        "match_existing": None, "max_rejected": 0, "tolerate_known_rejected": False, "max_new": None, "concurrency": 8,
+        "batch_size": 500, "deferrable": False, "defer_after": 20, "dry_run": False, "reference": True, "settle": 60,
+        "lease": 120, "retry_rejected": False, "push_ids": True, "group_ids": None, "partition": None,
+    }  # fmt: skip
+    assert {name: signature[name].default for name in signature if name not in ("self", "kwargs")} == documented
+
+
+# ---- in a DAG ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dag():
+    with DAG("arguments", schedule=None, start_date=datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)) as built:
+        yield built
+
+
+def extract(task_id="extract"):
+    return CreateCustomerOperator(task_id=task_id, **FROM_TABLE).output
+
+
+def test_records_are_no_template_field_since_rendered_fields_are_stored_and_shown():
+    assert set(CreateCustomerOperator.template_fields) == {
+        "payarc_conn_id", "table", "sql", "sql_conn_id", "parameters", "ledger_conn_id", "ledger_table",
+    }  # fmt: skip
+
+
+def test_records_from_a_task_make_the_operator_its_downstream(dag):
+    operator = build(records=extract(), ledger_conn_id="crm")
+    assert operator.upstream_task_ids == {"extract"}
+
+
+def test_records_from_a_transformed_output_make_the_operator_its_downstream(dag):
+    operator = build(records=extract().map(lambda row: row), ledger_conn_id="crm")
+    assert operator.upstream_task_ids == {"extract"}
+
+
+def test_expanded_records_make_the_operator_the_downstream_of_their_task(dag):
+    mapped = CreateCustomerOperator.partial(task_id="create", ledger_conn_id="crm").expand(records=extract())
+    assert mapped.upstream_task_ids == {"extract"}
+
+
+def test_partial_records_make_the_operator_the_downstream_of_their_task(dag):
+    partial = CreateCustomerOperator.partial(task_id="create", ledger_conn_id="crm", records=extract())
+    mapped = partial.expand(payarc_conn_id=["payarc_a", "payarc_b"])
+    assert mapped.upstream_task_ids == {"extract"}
+
+
+def test_partial_without_records_is_airflows_own(dag):
+    mapped = CreateCustomerOperator.partial(task_id="create", sql_conn_id="crm").expand(table=["a", "b"])
+    assert mapped.upstream_task_ids == set()
+
+
+def test_the_output_can_be_mapped_over(dag):
+    assert isinstance(build(**FROM_TABLE).output, XComArg)
+    operator = build(records=RECORDS, ledger_conn_id="crm") if "create" not in dag.task_dict else dag.task_dict["create"]
+    mapped = CreateCustomerOperator.partial(task_id="next", ledger_conn_id="crm").expand(records=operator.output)
+    assert mapped.upstream_task_ids == {"create"}
+
+
+# ---- what importing costs ------------------------------------------------------------------------------------------
+
+
+def modules_after(statement):
+    code = f"import sys; {statement}; print(' '.join(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["payarc_provider.exceptions", "payarc_provider.api.client", "payarc_provider.sync.engine", "payarc_provider.sync.threads"],
+)
+def test_the_core_can_be_used_without_airflow(module):
+    assert "airflow" not in modules_after(f"import {module}")
+
+
+def test_every_module_of_the_core_can_be_imported_without_airflow():
+    walk = (
+        "import importlib, pkgutil, payarc_provider.api, payarc_provider.sync; "
+        "[importlib.import_module(found.name) for package in (payarc_provider.api, payarc_provider.sync) "
+        "for found in pkgutil.iter_modules(package.__path__, package.__name__ + '.')]"
+    )
+    loaded = modules_after(walk)
+    assert "payarc_provider.sync.ledger" in loaded
+    assert not [name for name in loaded if name.partition(".")[0] == "airflow"]
+
+
+def test_parsing_a_dag_file_loads_neither_the_http_library_nor_the_engine():
+    loaded = modules_after("import payarc_provider.operators.customer")
+    assert not {"payarc_provider.api.client", "payarc_provider.sync.engine", "payarc_provider.operators.run"} & {*loaded}
