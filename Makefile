@@ -4,7 +4,7 @@ AIRFLOW ?= 2.11.2
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help env demo test lint build lock compat clean
+.PHONY: help env demo test lint build compat lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -13,7 +13,7 @@ env: $(INSTALLED)  ## install the locked versions and this checkout into .venv
 
 # uv is fast but reads no pip configuration: it is told pip's index, and where it fails all the same, pip does the work.
 $(INSTALLED): requirements-dev.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed. If there is one: make PYTHON=python3.12")'
 	@echo "Installing into .venv ..."
 	@$(PYTHON) -m venv .venv
 	@index=$$($(BIN)/pip config get global.index-url 2>/dev/null); index=$${PIP_INDEX_URL:-$$index}; \
@@ -35,12 +35,20 @@ lint: env  ## style and types
 	$(BIN)/mypy
 
 build: env  ## the wheel and the sdist, in dist/
+	@rm -rf dist
 	$(BIN)/python -m build --no-isolation
+
+compat: build  ## the wheel beside another Airflow: make compat AIRFLOW=2.11.2
+	$(BIN)/uv venv -q --clear -p $(BIN)/python .venv/airflow-$(AIRFLOW)
+	$(BIN)/uv pip install -q -p .venv/airflow-$(AIRFLOW) apache-airflow==$(AIRFLOW) apache-airflow-providers-sqlite pytest \
+	  "$$(echo dist/*.whl)[sandbox]"
+	.venv/airflow-$(AIRFLOW)/bin/pytest tests/acceptance/test_provider_metadata.py tests/acceptance/test_examples.py \
+	  tests/acceptance/test_readme.py
 
 lock: env  ## renew requirements-dev.txt from pyproject.toml
 	$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --no-annotate --custom-compile-command "make lock" \
 	  --extra sandbox --group dev pyproject.toml -o requirements-dev.txt
 
 clean:  ## remove what was built or run, but not .venv
-	rm -rf .compat .demo .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .demo .mypy_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

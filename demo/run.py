@@ -47,7 +47,7 @@ def main() -> None:
     people = write_crm(HOME / "crm.db")
     with payarc_sandbox(port) as (origin, connection):
         environment = airflow_environment(connection)
-        write_ui_script(environment, port)
+        write_scripts(environment, port)
         say(
             "A CRM's people become PayArc customers, each exactly once.",
             "",
@@ -55,6 +55,8 @@ def main() -> None:
             f"  PayArc   a stand-in at {origin}/v1; nothing leaves this machine",
             "  Airflow  the real one, with its home in .demo; its output goes to .demo/airflow.log",
             "  DAG      example_dags/payarc_from_table.py",
+            "",
+            "Setting up Airflow and running the DAG twice takes about half a minute.",
             "",
         )
         with airflow_output_in_log():
@@ -117,16 +119,18 @@ def airflow_environment(connection: str) -> dict[str, str]:
     }
 
 
-def write_ui_script(environment: dict[str, str], port: int) -> None:
-    """A script that opens Airflow's UI on what the demo has made, for this machine only, since it asks for no login."""
-    exports = "\n".join(f"export {name}={shlex.quote(value)}" for name, value in environment.items())
+def write_scripts(environment: dict[str, str], port: int) -> None:
+    """A script with the demo's environment, and one that opens Airflow's UI on what the demo has made."""
+    exports = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
+    path = f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"
+    (HOME / "env.sh").write_text("\n".join([*exports, path, ""]))
+    # For this machine only, since it asks for no login.
     UI.write_text(f"""#!/bin/sh
-# Airflow's UI, and PayArc's stand-in, on what `make demo` has made. Ctrl-C ends both.
-{exports}
+# Airflow's UI and PayArc's stand-in, on what `make demo` has made. Ctrl-C ends both.
+. {shlex.quote(str(HOME / "env.sh"))}
 export AIRFLOW__API__HOST=127.0.0.1
 export AIRFLOW__API__PORT="${{PORT:-8080}}"
 export AIRFLOW__API__BASE_URL="http://localhost:$AIRFLOW__API__PORT"
-export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"
 {shlex.join(sandbox_command(port))} &
 trap 'kill $!' EXIT
 airflow standalone
@@ -200,22 +204,20 @@ def say_run(title: str, done: Run) -> None:
 
 def say_end(first: Run, second: Run) -> None:
     """What it came to."""
-    refused = [
-        f"  person {one['key']:>3}: {field}: {' '.join(texts)}"
-        for one in first.rejected
-        for field, texts in one["errors"].items()
-    ]
+    refused = [(one["key"], name, texts) for one in first.rejected for name, texts in one["errors"].items()]
     say(
-        f"So {first.created + second.created} customers came of two runs, and the second run cost {second.posts} POSTs.",
+        f"Two runs, {first.created + second.created} customers, and the second run cost {second.posts} POSTs.",
         "",
-        "PayArc refused some of the records. The others were not held up, and the DAG allows it (max_rejected=3):",
-        *refused,
+        "PayArc refused some records, which the DAG allows (max_rejected=3) and which held up nobody else:",
+        *(f"  person {key:>3}: {name}: {' '.join(texts)}" for key, name, texts in refused),
         "",
-        "What is known stands in the ledger, the table payarc_customers of .demo/crm.db.",
+        "What is known stands in the ledger, a table beside the people. To look at it:",
+        "  . .demo/env.sh",
+        "  python -m payarc_provider.ledger --ledger-conn-id crm status",
         "",
-        "To look at it in Airflow's UI:",
-        f"  {shlex.quote(str(UI))}",
-        "then open http://localhost:8080 (ready in some 20 seconds). Another port: PORT=8081 in front of it. End: Ctrl-C.",
+        "To look at the DAG, its runs and what it hands on in Airflow's UI:",
+        "  .demo/ui.sh",
+        "and open http://localhost:8080 after some 20 seconds. Another port: PORT=8081 .demo/ui.sh. Ctrl-C ends it.",
     )
     if second.posts or second.created or {first.state, second.state} != {"success"}:
         raise SystemExit("This is not what the demo should show: please report it, with .demo/airflow.log")

@@ -20,7 +20,7 @@ from payarc_provider.api.errors import read_object, refusal, unknown_outcome
 from payarc_provider.api.rate_limit import RateLimiter
 from payarc_provider.api.token import clean_token
 from payarc_provider.api.transport import Answer, Transport
-from payarc_provider.exceptions import PayarcConfigError, PayarcUnknownOutcome
+from payarc_provider.exceptions import PayarcConfigError, PayarcConnectionFailed, PayarcUnknownOutcome
 
 __all__ = ["LARGEST_PAGE", "CustomerPage", "PayarcClient", "check_base_url"]
 
@@ -58,7 +58,8 @@ class PayarcClient:
     :param verify: True, False, or the path of a CA bundle
     :param on_answer: called with the endpoint (such as ``POST /customers`` or ``GET /customers/{id}``), the headers and
         the status of every complete answer; must not raise
-    :param limiter: learns from every answer. The client never waits and never reserves: who calls it does
+    :param limiter: learns from every answer, and takes back the place of a request that could not connect. The client
+        never waits and never reserves: who calls it does, and releases the place if ``before_send`` raised
     """
 
     def __init__(
@@ -180,6 +181,10 @@ class PayarcClient:
                 )
             except PayarcUnknownOutcome:
                 self._learn(endpoint, None, {})
+                raise
+            except PayarcConnectionFailed:
+                if self._limiter is not None:
+                    self._limiter.release(endpoint)
                 raise
             self._learn(endpoint, answer.status, answer.headers)
             return answer

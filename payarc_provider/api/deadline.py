@@ -74,9 +74,8 @@ class _Response(http.client.HTTPResponse):
         self.fp = io.BufferedReader(_Reader(sock))
 
 
-def _leave_in_time(connection: urllib3.connection.HTTPConnection) -> None:
+def _leave_in_time() -> None:
     if deadline.left() <= 0:
-        connection.close()
         raise urllib3.exceptions.ConnectTimeoutError("connected after the request's deadline")
 
 
@@ -85,7 +84,7 @@ class _HTTPConnection(urllib3.connection.HTTPConnection):
 
     def connect(self) -> None:
         super().connect()
-        _leave_in_time(self)
+        _leave_in_time()
 
 
 class _HTTPSConnection(urllib3.connection.HTTPSConnection):
@@ -93,7 +92,7 @@ class _HTTPSConnection(urllib3.connection.HTTPSConnection):
 
     def connect(self) -> None:
         super().connect()
-        _leave_in_time(self)
+        _leave_in_time()
 
 
 class _HTTPPool(urllib3.HTTPConnectionPool):

@@ -1,7 +1,7 @@
 """How fast PayArc lets this token go, learnt from its answers, per endpoint.
 
-Every answer carries ``X-RateLimit-Limit`` and ``X-RateLimit-Remaining`` of a fixed window (guide); only a 429 tells
-when it ends. So its length is learnt: from a window's first answer to the end that a 429 gives.
+Every answer tells limit and remaining of a fixed window (guide); only a 429 tells its end. So the length is learnt:
+from a window's first answer to the end that a 429 gives.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ __all__ = ["RateLimiter"]
 
 _PROBE_EVERY = 1.0  # seconds between attempts while nothing tells when the window ends
 _ASK_AGAIN = 0.05  # seconds until an answer under way may have changed things
+_FORGOTTEN = 120.0  # seconds after which what is still reserved was left behind, and must not block the rest
 
 
 @dataclass(slots=True)
 class _Window:
-    """One endpoint's present window. Times are on the limiter's clock."""
+    """One endpoint's present window, in the clock's seconds."""
 
     heard: bool = False
     limit: int | None = None
@@ -41,12 +42,13 @@ class _Window:
         return self.refused if self.limit is None else self.used >= self.limit
 
     def wait(self, now: float) -> float:
+        self.under_way = 0 if now - self.last_go > _FORGOTTEN else self.under_way
         self.pass_end(now)
         if self.exhausted and self.end is not None:
             return self.end - now
         if self.exhausted or not self.heard:
-            pause = self.last_go + _PROBE_EVERY - now if self.heard else 0.0  # one request finds out, alone
-            return max(pause, _ASK_AGAIN) if self.under_way or pause > 0 else 0.0
+            pause = self.last_go + _PROBE_EVERY - now if self.heard else 0.0
+            return max(pause, _ASK_AGAIN) if self.under_way or pause > 0 else 0.0  # one request finds out, alone
         if self.limit is not None and self.used + self.under_way >= self.limit:
             return _ASK_AGAIN
         return 0.0
@@ -99,9 +101,10 @@ class _Window:
 
 
 class RateLimiter:
-    """Tells callers when the next request may go. Thread-safe; it never sleeps.
+    """Tells callers when the next request may go. Thread-safe; it never sleeps. ``clock`` gives seconds.
 
-    Every ``delay`` that gave 0.0 must end in ``learn`` (the client calls it) or ``release``. ``clock`` gives seconds.
+    Every ``delay`` that gave 0.0 ends in ``learn`` or ``release``. The client sees to it for each request it tried to
+    send; a place that was not used, or that ``before_send`` gave up, is for the caller to release.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -112,10 +115,7 @@ class RateLimiter:
         self.limited = 0  #: how many requests were answered 429
 
     def delay(self, endpoint: str) -> float:
-        """Seconds after which to ask again, or 0.0: go now, and one request is reserved.
-
-        :param endpoint: such as ``POST /customers``
-        """
+        """Seconds after which to ask again, or 0.0: go now, a place is reserved for ``endpoint``."""
         with self._lock:
             window, now = self._windows.setdefault(endpoint, _Window()), self._clock()
             wait = window.wait(now)
@@ -126,7 +126,7 @@ class RateLimiter:
             return 0.0
 
     def release(self, endpoint: str) -> None:
-        """Give back a reservation whose request was not sent."""
+        """Give back a place that was not used."""
         with self._lock:
             self._windows.setdefault(endpoint, _Window()).release()
 
@@ -145,6 +145,5 @@ class RateLimiter:
             elif limit and remaining is not None:
                 window.count(limit, remaining, now)
             else:
-                # PayArc may have counted it all the same.
-                window.used += 1
+                window.used += 1  # PayArc may have counted it all the same
                 window.refused = window.refused and status is None

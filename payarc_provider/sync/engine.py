@@ -125,7 +125,7 @@ class Run:
             except PayarcError as error:
                 log.warning("Answers could not be recorded; a look-up will find their customers: %s", error)
         unsent = [intent.key for intent in work.mine.values() if not intent.close_gate()]
-        if not (work.mine or work.taken or work.undecided):
+        if not (work.mine or work.taken):
             return
         try:
             await work.in_ledger(lambda: work.ledger.release(unsent), RELEASE_SECONDS)

@@ -340,7 +340,16 @@ class Ledger:
                 connection.execute(
                     update(rows).where(*certain).values(owner=None, lease_until=None, settle=None, sent_after=None)
                 )
-            connection.execute(update(rows).where(*self._mine(me)).values(lease_until=now))
+            connection.execute(update(rows).where(*self._mine(me)).values(owner=None, lease_until=now))
+
+    def give_up(self, me: Claimant, keys: Collection[str]) -> None:
+        """Let go of some rows that may be open: whoever comes can take them over after ``settle``."""
+        rows = self._rows
+        with self.database.write() as connection:
+            now = database_now(connection)
+            for part in _parts(sorted(keys)):
+                mine = [*self._mine(me), rows.c.key.in_(part)]
+                connection.execute(update(rows).where(*mine).values(owner=None, lease_until=now))
 
     def record(self, me: Claimant, answers: Sequence[Settled]) -> Recorded:
         """Record answers for the rows this attempt still owns, all in one transaction.
@@ -422,10 +431,10 @@ class Ledger:
             return {found[0]: Row(*found) for found in connection.execute(select(*columns).where(*self._mine(me)))}
 
     def waiting(self, account: str, owner: str) -> tuple[int, float | None]:
-        """How many open rows others hold, and in how many seconds the first of them can be taken over."""
+        """How many open rows this attempt does not own, and in how many seconds the first of them can be taken over."""
         rows = self._rows
         query = select(rows.c.lease_until, rows.c.settle).where(
-            rows.c.account == account, rows.c.state == State.PENDING, rows.c.owner.is_not(None), rows.c.owner != owner
+            rows.c.account == account, rows.c.state == State.PENDING, self._not(owner), rows.c.lease_until.is_not(None)
         )
         with self.database.read() as connection:
             now = database_now(connection)
@@ -455,20 +464,24 @@ class Ledger:
         """Which of these references are a row's, and not merely look like one."""
         return self._present(account, "reference", references)
 
+    def open_references(self, account: str, references: Collection[str]) -> set[str]:
+        """Which of these references are those of rows that have no customer yet and may get one."""
+        return self._present(account, "reference", references, self._rows.c.state == State.PENDING)
+
     def open_without_reference(self, me: Claimant) -> bool:
         """Whether others hold rows that may be open and whose customers bear no reference."""
         rows = self._rows
         query = select(rows.c.key).where(rows.c.account == me.account, rows.c.state == State.PENDING)
-        query = query.where(rows.c.owner != me.owner, rows.c.reference.is_(None), rows.c.sent_after.is_not(None))
+        query = query.where(self._not(me.owner), rows.c.reference.is_(None), rows.c.sent_after.is_not(None))
         with self.database.read() as connection:
             return connection.execute(query.limit(1)).first() is not None
 
-    def _present(self, account: str, column: str, values: Collection[str]) -> set[str]:
+    def _present(self, account: str, column: str, values: Collection[str], *more: ColumnElement[bool]) -> set[str]:
         field = self._rows.c[column]
         found: set[str] = set()
         with self.database.read() as connection:
             for part in _parts(sorted(values)):
-                query = select(field).where(self._rows.c.account == account, field.in_(part))
+                query = select(field).where(self._rows.c.account == account, field.in_(part), *more)
                 found |= {row[0] for row in connection.execute(query)}
         return found
 
@@ -476,6 +489,9 @@ class Ledger:
 
     def _at(self, account: str, key: str) -> list[ColumnElement[bool]]:
         return [self._rows.c.account == account, self._rows.c.key == key]
+
+    def _not(self, owner: str) -> ColumnElement[bool]:
+        return or_(self._rows.c.owner.is_(None), self._rows.c.owner != owner)
 
     def _mine(self, me: Claimant) -> list[ColumnElement[bool]]:
         rows = self._rows

@@ -80,7 +80,6 @@ class Window:
         if borne in self.references:
             self.by_reference[borne or ""][its_id] = candidate
             self.altering = self.altering or not self._as_sent(customer, borne or "")
-            return
         for names in self.field_sets:
             digest = self.reader.digest_of_customer(customer, names)
             if digest in self.digests:
@@ -95,39 +94,40 @@ class Window:
         return all(self.reader.digest_of_customer(plain, row.fields) == row.digest for row in rows)
 
     def candidates(self) -> list[Candidate]:
-        """The customers that equality may adopt."""
+        """The customers that may be one of the rows'."""
         return [
             candidate
-            for group in (self.by_digest, self.altered)
+            for group in (self.by_reference, self.by_digest, self.altered)
             for found in group.values()
             for candidate in found.values()
         ]
 
-    def decide(self, ids_with_rows: set[str], references_with_rows: set[str]) -> Findings:
-        """What the window proves; equality skips customers that a row has, or that bear a row's reference."""
+    def decide(self, ids_with_rows: set[str], open_references: set[str]) -> Findings:
+        """What the window proves.
+
+        :param ids_with_rows: which of the candidates a row has already; they are nobody else's
+        :param open_references: which of the references they bear are those of rows that may be open
+        """
         findings = Findings()
         equal: dict[str, list[Row]] = defaultdict(list)
         for row in self.rows:
             if row.reference:
-                self._decide_by_reference(row, findings)
+                self._decide_by_reference(row, ids_with_rows, findings)
             else:
                 equal[row.digest].append(row)
         for digest, rows in equal.items():
-            eligible = {
-                candidate.customer_id: candidate
-                for candidate in self.by_digest[digest].values()
-                if candidate.customer_id not in ids_with_rows and candidate.reference not in references_with_rows
-            }
-            doubtful = [
-                candidate.customer_id
-                for candidate in (self.altered[rows[0].fields].values() if self.altering else ())
-                if candidate.customer_id not in ids_with_rows and candidate.reference not in references_with_rows
-            ]
-            self._decide_by_fields(rows, eligible, doubtful, findings)
+            free = {its_id: one for its_id, one in self.by_digest[digest].items() if its_id not in ids_with_rows}
+            altered = self.altered[rows[0].fields].keys() - ids_with_rows if self.altering else set()
+            # Equal, and bearing an open row's reference: a record whose own description reads like a reference.
+            contested = {its_id for its_id, one in free.items() if one.reference in open_references}
+            if contested:
+                findings.undecided.update({row.key: sorted(contested) for row in rows})
+            else:
+                self._decide_by_fields(rows, free, sorted(altered), findings)
         return findings
 
-    def _decide_by_reference(self, row: Row, findings: Findings) -> None:
-        ids = sorted(self.by_reference[row.reference or ""])
+    def _decide_by_reference(self, row: Row, ids_with_rows: set[str], findings: Findings) -> None:
+        ids = sorted(self.by_reference[row.reference or ""].keys() - ids_with_rows)
         if len(ids) == 1:
             findings.found[row.key] = (ids[0], "reference")
         elif ids:
@@ -264,5 +264,3 @@ def _is_last(page: CustomerPage) -> bool:
 def _is_older(customer: dict[str, Any], since: float) -> bool:
     between = created_between(customer)
     return between is not None and between[1] < since
-
-

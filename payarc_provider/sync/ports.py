@@ -51,6 +51,9 @@ class LedgerPort(Protocol):
     async def release(self, unsent: Collection[str]) -> None:
         """See Ledger.release."""
 
+    async def give_up(self, keys: Collection[str]) -> None:
+        """See Ledger.give_up."""
+
     async def take_over(self) -> dict[str, Row]:
         """See Ledger.take_over."""
 
@@ -65,6 +68,9 @@ class LedgerPort(Protocol):
 
     async def references_with_rows(self, references: Collection[str]) -> set[str]:
         """See Ledger.references_with_rows."""
+
+    async def open_references(self, references: Collection[str]) -> set[str]:
+        """See Ledger.open_references."""
 
     async def open_without_reference(self) -> bool:
         """See Ledger.open_without_reference."""

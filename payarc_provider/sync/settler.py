@@ -86,7 +86,7 @@ class LookUp:
         reach("after_lookup_record")
         work.taken -= findings.found.keys() | findings.absent
         work.counts["found"] += len(found)
-        self._note_undecided(findings)
+        await self._note_undecided(findings)
         log.info(
             "Looked up %d records: %d are at PayArc, %d are not, %d cannot be decided",
             len(rows),
@@ -100,12 +100,16 @@ class LookUp:
         candidates = window.candidates()
         ids = {one.customer_id for one in candidates}
         borne = {one.reference for one in candidates if one.reference}
+        # In this order: a row that is recorded in between has its customer's id when that is asked for.
+        still_open = await work.in_ledger(lambda: work.ledger.open_references(borne)) if borne else set()
         with_rows = await work.in_ledger(lambda: work.ledger.ids_with_rows(ids)) if ids else set()
-        references = await work.in_ledger(lambda: work.ledger.references_with_rows(borne)) if borne else set()
-        return window.decide(with_rows, references)
+        return window.decide(with_rows, still_open)
 
-    def _note_undecided(self, findings: Findings) -> None:
+    async def _note_undecided(self, findings: Findings) -> None:
         work = self._work
+        if findings.undecided:  # not to be held while others may find out more
+            await work.in_ledger(lambda: work.ledger.give_up(findings.undecided))
+            work.taken -= findings.undecided.keys()
         for key, customer_ids in findings.undecided.items():
             work.undecided[key] = f"one of the customers {', '.join(customer_ids[:5])} may be its own"
         for key in findings.absent & work.tries.keys():

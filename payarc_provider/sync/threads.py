@@ -142,6 +142,10 @@ class ThreadedLedger:
         """See Ledger.release."""
         await _in(self._pool, lambda: self._ledger.release(self._me, unsent))
 
+    async def give_up(self, keys: Collection[str]) -> None:
+        """See Ledger.give_up."""
+        await _in(self._pool, lambda: self._ledger.give_up(self._me, keys))
+
     async def take_over(self) -> dict[str, Row]:
         """See Ledger.take_over."""
         return await _in(self._pool, lambda: self._ledger.take_over(self._me))
@@ -161,6 +165,10 @@ class ThreadedLedger:
     async def references_with_rows(self, references: Collection[str]) -> set[str]:
         """See Ledger.references_with_rows."""
         return await _in(self._pool, lambda: self._ledger.references_with_rows(self._me.account, references))
+
+    async def open_references(self, references: Collection[str]) -> set[str]:
+        """See Ledger.open_references."""
+        return await _in(self._pool, lambda: self._ledger.open_references(self._me.account, references))
 
     async def open_without_reference(self) -> bool:
         """See Ledger.open_without_reference."""

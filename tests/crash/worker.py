@@ -54,6 +54,7 @@ from payarc_provider.sync.threads import (
 
 FAILED = 1  # the attempt ended with one of the package's own errors, as a task fails that Airflow then retries
 BROKEN = 2  # anything else, which no attempt may end with
+REFUSED = 3  # records were refused: Airflow does not retry
 
 
 @dataclass
@@ -67,6 +68,7 @@ class Spec:
     :param settings: of ``payarc_provider.sync.settings.Settings``
     :param stop_at: the checkpoint at which the process sends itself ``stop_by``, the ``stop_nth`` time it is reached
     :param stop_after: seconds after that, so that something may be on its way
+    :param stop_pause: seconds for which the checkpoint is held before, so that a transaction under way can end
     :param busy: seconds for which SQLite waits for a lock
     :param max_pages: the most pages that the ledger's SQLite file may have
     """
@@ -84,10 +86,12 @@ class Spec:
     source_table: str = ""
     key: list[str] = field(default_factory=lambda: ["id"])
     run_id: str = "run"
+    max_rejected: int = 0
     stop_at: str | None = None
     stop_nth: int = 1
     stop_by: str = "SIGKILL"
     stop_after: float = 0.0
+    stop_pause: float = 0.0
     busy: float | None = None
     max_pages: int | None = None
 
@@ -111,6 +115,7 @@ class Listener:
             self.reached[name] += 1
             if name != spec.stop_at or self.reached[name] != spec.stop_nth:
                 return
+        time.sleep(spec.stop_pause)
         if spec.stop_after:
             threading.Timer(spec.stop_after, self._stop).start()
         else:
@@ -118,6 +123,7 @@ class Listener:
 
     def _stop(self) -> None:
         os.kill(os.getpid(), getattr(signal, self._spec.stop_by))
+        time.sleep(0.05)  # a signal may reach another thread first, and this one goes on for a moment
 
 
 class TracedPayarc(ThreadedPayarc):
@@ -208,6 +214,7 @@ def attempt(spec: Spec) -> dict[str, Any]:
             error = problem
     return {
         "error": f"{type(error).__name__}: {error}" if error else None,
+        "refused": results.refused_count > spec.max_rejected,
         "ids": results.customer_ids(),
         "customers": results.customers(),
         "rejected": results.rejected(),
@@ -238,14 +245,16 @@ def _in_child(line: str) -> int:
     try:
         result = attempt(spec)
     except PayarcError as problem:
-        result = {"error": f"{type(problem).__name__}: {problem}"}
+        result = {"error": f"{type(problem).__name__}: {problem}", "refused": False}
     except BaseException:  # noqa: BLE001 - the process ends here, and its exit status tells
         traceback.print_exc()
         return BROKEN
     part = spec.path("part")
     part.write_text(json.dumps(result))
     part.replace(spec.path("json"))
-    return FAILED if result["error"] else 0
+    if result["error"]:
+        return FAILED
+    return REFUSED if result["refused"] else 0
 
 
 def serve() -> None:

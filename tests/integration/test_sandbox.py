@@ -261,7 +261,9 @@ class TestRefusals:
         assert sandbox.customers() == []
         assert sandbox.log()[0]["outcome"] == "refused"
 
-    @pytest.mark.parametrize("name", ["O'Neil", "Jean-Luc", "Dr. Åsa Ünal, Jr.", "Smith & Sons", "José", "नमस्ते", "{{ 7*7 }}"])
+    @pytest.mark.parametrize(
+        "name", ["O'Neil", "Jean-Luc", "Dr. Åsa Ünal, Jr.", "Smith & Sons", "José", "नमस्ते", "{{ 7*7 }}"]
+    )
     def test_names_may_hold_more_than_letters(self, client, name):
         assert client.create({"name": name}).json()["data"]["name"] == name
 

@@ -31,7 +31,13 @@ class LedgerModel:
         return is_free(record, row, retry_rejected)
 
     def claim(
-        self, me: Claimant, records: Any, references: Any, sent_after: datetime.datetime, now: float, retry_rejected: bool = False
+        self,
+        me: Claimant,
+        records: Any,
+        references: Any,
+        sent_after: datetime.datetime,
+        now: float,
+        retry_rejected: bool = False,
     ) -> dict[str, Row]:
         for record in records:
             row = self.rows.get(record.key)
@@ -101,11 +107,16 @@ class LedgerModel:
             if not self.mine(me, row):
                 continue
             if key not in unsent:
-                self.rows[key] = replace(row, lease_until=moment(now))
+                self.rows[key] = replace(row, owner=None, lease_until=moment(now))
             elif row.attempt == 1:
                 del self.rows[key]
             else:
                 self.rows[key] = replace(row, owner=None, lease_until=None, settle=None, sent_after=None)
+
+    def give_up(self, me: Claimant, keys: Any, now: float) -> None:
+        for key in keys:
+            if key in self.rows and self.mine(me, self.rows[key]):
+                self.rows[key] = replace(self.rows[key], owner=None, lease_until=moment(now))
 
     def ripe(self, me: Claimant, row: Row, now: float) -> bool:
         return row.lease_until is not None and row.lease_until.timestamp() + (row.settle or 0) < now
@@ -117,7 +128,9 @@ class LedgerModel:
         return {key: row for key, row in self.rows.items() if self.mine(me, row)}
 
     def waiting(self, owner: str, now: float) -> tuple[int, float | None]:
-        held = [row for row in self.rows.values() if row.state == State.PENDING and row.owner not in (None, owner)]
+        held = [
+            row for row in self.rows.values() if row.state == State.PENDING and row.owner != owner and row.lease_until
+        ]
         ripe = [row.lease_until.timestamp() + (row.settle or 0) - now for row in held if row.lease_until]
         return len(held), max(0.0, min(ripe)) if ripe else None
 
@@ -125,7 +138,9 @@ class LedgerModel:
         done = {key for key in keys if key in self.rows and self.mine(me, self.rows[key])}
         for key in done:
             row = self.rows[key]
-            self.rows[key] = replace(row, owner=None, lease_until=None, settle=None, sent_after=None, attempt=row.attempt + 1)
+            self.rows[key] = replace(
+                row, owner=None, lease_until=None, settle=None, sent_after=None, attempt=row.attempt + 1
+            )
         return done
 
     def ids_with_rows(self, ids: Any) -> set[str]:
@@ -134,8 +149,13 @@ class LedgerModel:
     def references_with_rows(self, references: Any) -> set[str]:
         return {row.reference for row in self.rows.values() if row.reference in references}  # type: ignore[misc]
 
+    def open_references(self, references: Any) -> set[str]:
+        return {
+            row.reference for row in self.rows.values() if row.state == State.PENDING and row.reference in references
+        }  # type: ignore[misc]
+
     def open_without_reference(self, me: Claimant) -> bool:
         return any(
-            row.state == State.PENDING and row.owner not in (None, me.owner) and row.reference is None and row.sent_after
+            row.state == State.PENDING and row.owner != me.owner and row.reference is None and row.sent_after
             for row in self.rows.values()
         )

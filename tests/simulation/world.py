@@ -91,6 +91,10 @@ class Shape:
     moving: bool = False
     ties: bool = False
     settles: tuple[float, float] = (4.0, 4.0)
+    mimic: bool = False
+    """The third record's own description is what the second one's customer bears, and only some runs give references."""
+    outage: tuple[float, float] | None = None
+    """From when to when nobody reaches the ledger."""
 
 
 class World:
@@ -129,6 +133,8 @@ class World:
         shape = Shape(references=rng.random() < 0.7)
         shape.long_descriptions = rng.random() < 0.2
         shape.equal_records = rng.random() < 0.2
+        if shape.equal_records and rng.random() < 0.6:
+            shape.references = False
         shape.changed = rng.random() < 0.35
         shape.refusals = rng.random() < 0.35
         shape.other_source = rng.random() < 0.15
@@ -136,7 +142,13 @@ class World:
         shape.moving = rng.random() < 0.5
         shape.ties = rng.random() < 0.5
         if rng.random() < 0.3:
-            shape.settles = (6.0, 4.0)
+            shape.settles = (9.0, 4.0)
+        if rng.random() < 0.06:
+            shape.mimic = shape.equal_records = True
+            shape.long_descriptions = shape.altering = False
+        if rng.random() < 0.2:
+            begin = rng.uniform(0, 30)
+            shape.outage = (begin, begin + rng.uniform(1, 25))
         return shape
 
     def _weather(self) -> Weather:
@@ -168,7 +180,9 @@ class World:
         rng, scheduler = self.rng, self.scheduler
         self.tell("world", self.shape, self.weather)
         for number in range(rng.choice((2, 2, 2, 3))):
-            scheduler.after(rng.choice((0.0, rng.uniform(0, 3), rng.uniform(0, 30))), lambda number=number: self.attempt(number))
+            scheduler.after(
+                rng.choice((0.0, rng.uniform(0, 3), rng.uniform(0, 30))), lambda number=number: self.attempt(number)
+            )
         if self.shape.moving:
             for _ in range(rng.randint(2, 12)):
                 scheduler.after(rng.uniform(0, HISTORY_SECONDS), self._move)
@@ -187,12 +201,13 @@ class World:
 
     def _may_be_undecided(self, problem: BaseException) -> bool:
         doubtful = self.shape.altering or self.shape.equal_records
-        unreferenced = not self.shape.references or self.shape.long_descriptions
+        unreferenced = not self.shape.references or self.shape.long_descriptions or self.shape.mimic
         return doubtful and unreferenced and "left pending" in str(problem)
 
     def _calm_down(self) -> None:
         self.tell("calm")
         self.weather = Weather()
+        self.shape.outage = None
         self.shape.moving = False
         for process in self.processes:
             process.resume()
@@ -220,7 +235,7 @@ class World:
         settings = Settings(
             concurrency=2,
             batch_size=rng.choice((2, 2, 4)),
-            reference=self.shape.references,
+            reference=rng.random() < 0.5 if self.shape.mimic else self.shape.references,
             timeout=2.0,
             settle=settle,
             lease=9.0,
@@ -231,7 +246,14 @@ class World:
             max_connection_failures_in_a_row=3,
         )
         me = Claimant(
-            ACCOUNT, name, "crm2" if second_source else "crm1", settings.lease, settle, "dag", "last" if last else f"run{number}", "task"
+            ACCOUNT,
+            name,
+            "crm2" if second_source else "crm1",
+            settings.lease,
+            settle,
+            "dag",
+            "last" if last else f"run{number}",
+            "task",
         )
         sink = Sink(self, records)
         offset = rng.uniform(-500, 500)
@@ -247,11 +269,20 @@ class World:
             sink=sink,
             clock=clock,
         )
-        self.tell(name, "starts as", me.source, "with", [(record.key, record.fields.get("name"), bool(record.errors)) for record in records])
+        self.tell(
+            name,
+            "starts as",
+            me.source,
+            "with",
+            [(record.key, record.fields.get("name"), bool(record.errors)) for record in records],
+        )
         task = process.start(run.run())
         task.add_done_callback(lambda task: self._ended(process, task, sink))
         if not last:
             self._doom(process, number, again)
+            if rng.random() < 0.15:
+                when = rng.choice((rng.uniform(0, 2), rng.uniform(0, 20)))
+                self.scheduler.after(when, lambda: process.act(lambda: self._stop(process, run)))
         return task
 
     def _doom(self, process: Process, number: int, again: int) -> None:
@@ -281,6 +312,10 @@ class World:
             self.fault(process.name, "is killed")
             process.kill()
 
+    def _stop(self, process: Process, run: Run) -> None:
+        self.fault(process.name, "is told to stop")
+        run.terminate()
+
     def _ended(self, process: Process, task: Any, sink: Sink) -> None:
         problem = task.exception() if not task.cancelled() else None
         self.tell(process.name, "ends:", repr(problem) if problem else "success")
@@ -289,7 +324,8 @@ class World:
             sink.check_complete()
         elif not isinstance(problem, PayarcError):
             self.violated(f"{process.name} broke: {problem!r}")
-        process.dead = True
+        # Its threads live on until the process is gone.
+        self.scheduler.after(self.rng.uniform(0, 12), process.kill)
 
     # ---- records ------------------------------------------------------------------------------------------------
 
@@ -300,8 +336,10 @@ class World:
             key = f"k{place}"
             person = f"{'other' if second_source else 'person'}{place}"
             fields = {"name": f"Name {person}", "email": f"{person}@x.co"}
-            if self.shape.equal_records and place < 2 and not second_source:
+            if self.shape.equal_records and place in (1, 2) and not second_source:
                 fields = {"name": "Name equal", "email": "equal@x.co"}
+            if self.shape.mimic and place == 2:
+                fields["description"] = f"ref #{reference(LEDGER_ID, ACCOUNT, 'k1')}"
             if self.shape.long_descriptions and place % 2 == 0:
                 fields["description"] = LONG
             if self.shape.changed and rng.random() < 0.3:
@@ -315,7 +353,7 @@ class World:
             made.append(record)
             self.codes.setdefault(reference(LEDGER_ID, ACCOUNT, key), key)
         if rng.random() < 0.3:
-            made = made[: rng.randint(1, 3)]
+            made = made[: rng.randint(1, 3)] if rng.random() < 0.6 else made[rng.randint(1, 3) :]
         if rng.random() < 0.1:
             made.append(made[0])  # the same record again, in a later batch
         return made
@@ -329,7 +367,9 @@ class World:
     def payarc_now(self) -> float:
         return PAYARC_EPOCH + self.scheduler.now
 
-    def receive(self, process: Process, me: Claimant, fields: Mapping[str, str], idempotency_key: str, settings: Settings) -> tuple[float, Any]:
+    def receive(
+        self, process: Process, me: Claimant, fields: Mapping[str, str], idempotency_key: str, settings: Settings
+    ) -> tuple[float, Any]:
         """A request that was let out: when it is answered and by what. What it commits, and when, is decided here."""
         rng, weather = self.rng, self.weather
         key = self.codes[idempotency_key.split("-")[0]]
@@ -338,6 +378,14 @@ class World:
         self._check_sending(process, me, request)
         self.requests.append(request)
         self.tell(process.name, "sends", key, idempotency_key)
+        if rng.random() < 0.04:  # the worst moment: with a request on its way
+            self._suspend(process)
+            self.scheduler.after(rng.uniform(5, 40), process.resume)
+        elif (
+            request.person == "equal" and rng.random() < 0.25
+        ):  # long enough for others to look, too short to be given up
+            self._suspend(process)
+            self.scheduler.after(rng.uniform(3, 9), process.resume)
         dice = rng.random()
         for name in ("unauthorized", "limited", "unreachable", "lost", "never", "late"):
             chance = getattr(weather, name)
@@ -360,7 +408,11 @@ class World:
         soon = rng.uniform(0.01, settings.timeout)
         if name in ("unauthorized", "limited", "unreachable"):
             request.harmless = True
-            answers = {"unauthorized": PayarcAuthError(status=401), "limited": PayarcRateLimited(retry_after=0.5), "unreachable": PayarcConnectionFailed()}
+            answers = {
+                "unauthorized": PayarcAuthError(status=401),
+                "limited": PayarcRateLimited(retry_after=0.5),
+                "unreachable": PayarcConnectionFailed(),
+            }
             return soon / 4, answers[name]
         if name == "lost":
             self._commit_at(rng.uniform(0, soon), request, fields)
@@ -376,7 +428,10 @@ class World:
         return lambda: Created(made[0].customer_id, {"customer_id": made[0].customer_id, **made[0].fields})
 
     def _commit(self, request: Request, fields: Mapping[str, str]) -> Customer:
-        stored = {name: value.upper() if self.shape.altering and name in ("name", "city") else value for name, value in fields.items()}
+        stored = {
+            name: value.upper() if self.shape.altering and name in ("name", "city") else value
+            for name, value in fields.items()
+        }
         customer = Customer(self._new_id(), self._second(), request.person, request.key, stored)
         self.customers.append(customer)
         request.customer_id = customer.customer_id
@@ -410,7 +465,9 @@ class World:
             self._add_noise()
 
     def _add_noise(self) -> None:
-        customer = Customer(self._new_id(), self._second(), "noise", "", {"name": "Noise", "email": "noise@x.co"}, noise=True)
+        customer = Customer(
+            self._new_id(), self._second(), "noise", "", {"name": "Noise", "email": "noise@x.co"}, noise=True
+        )
         self.customers.append(customer)
         self.tell("somebody makes", customer.customer_id)
 
@@ -425,7 +482,9 @@ class World:
             if earlier.key != request.key or earlier.harmless:
                 continue
             if earlier.may_commit_until > self.scheduler.now and earlier.customer_id is None:
-                self.violated(f"{process.name} sends {request.key} again while an earlier request may still be committed")
+                self.violated(
+                    f"{process.name} sends {request.key} again while an earlier request may still be committed"
+                )
             if self.absences.get(request.key, -1.0) < earlier.checked_at:
                 self.violated(f"{process.name} sends {request.key} again without a look-up")
 
@@ -441,13 +500,18 @@ class World:
         return row is None or row.state != "pending"
 
     def _check_end(self) -> None:
+        ids = [row.customer_id for row in self.ledger.rows.values() if row.customer_id]
+        if len(ids) != len(set(ids)):
+            raise Violation(f"two rows have the same customer: {ids}")
         for row in self.ledger.rows.values():
             if row.state == "created":
                 owner = next((one for one in self.customers if one.customer_id == row.customer_id), None)
                 if owner is None:
                     raise Violation(f"{row.key} has the id {row.customer_id}, which PayArc does not know")
         for request in self.requests:
-            if request.customer_id and not any(row.customer_id == request.customer_id for row in self.ledger.rows.values()):
+            if request.customer_id and not any(
+                row.customer_id == request.customer_id for row in self.ledger.rows.values()
+            ):
                 if not self._may_be_undecided(Violation("left pending")) and self._settled(request.key):
                     raise Violation(f"customer {request.customer_id} of {request.key} is in no row")
 
@@ -466,10 +530,15 @@ class Sink:
 
     def accepted(self, record: Record, customer_id: str, status: Status, *, changed: bool) -> None:
         self.open.discard(id(record))
+        row = self.world.ledger.rows[record.key or ""]
+        if row.state != "created" or row.customer_id != customer_id:
+            self.world.violated(f"{record.key} is given {customer_id}, but its row says {row.state} {row.customer_id}")
         customer = next((one for one in self.world.customers if one.customer_id == customer_id), None)
         person = record.fields["email"].split("@")[0]
         if customer is None or customer.person != person:
-            self.world.violated(f"{record.key} of {person} is given {customer_id}, which is {customer and customer.person}'s")
+            self.world.violated(
+                f"{record.key} of {person} is given {customer_id}, which is {customer and customer.person}'s"
+            )
 
     def refused(self, record: Record, errors: Any, *, new: bool) -> None:
         self.open.discard(id(record))
@@ -530,7 +599,10 @@ class _Wire:
 
 def _short(result: Any) -> Any:
     if isinstance(result, dict) and result and isinstance(next(iter(result.values())), Row):
-        return {key: f"{row.state} {row.customer_id or row.owner or ''} #{row.attempt} {row.digest[:3]}" for key, row in result.items()}
+        return {
+            key: f"{row.state} {row.customer_id or row.owner or ''} #{row.attempt} {row.digest[:3]}"
+            for key, row in result.items()
+        }
     return result
 
 
@@ -563,7 +635,8 @@ class SimLedgerPort(_Wire):
         if self.process.dead and world.rng.random() < 0.5:
             return
         dice = world.rng.random()
-        if dice < world.weather.ledger_before:
+        outage = world.shape.outage
+        if dice < world.weather.ledger_before or (outage and outage[0] < world.scheduler.now < outage[1]):
             world.fault(self.process.name, name, "does not reach the ledger")
             result: Any = LedgerUnavailable("unreachable")
         else:
@@ -581,7 +654,9 @@ class SimLedgerPort(_Wire):
         return await self._call("rows", lambda now: self.world.ledger.read(keys))
 
     async def claim(self, records: Any, references: Any, sent_after: Any) -> Any:
-        return await self._call("claim", lambda now: self.world.ledger.claim(self.me, records, references, sent_after, now))
+        return await self._call(
+            "claim", lambda now: self.world.ledger.claim(self.me, records, references, sent_after, now)
+        )
 
     async def record(self, answers: Any) -> Any:
         return await self._call("record", lambda now: self.world.ledger.record(self.me, answers, now))
@@ -591,6 +666,10 @@ class SimLedgerPort(_Wire):
 
     async def release(self, unsent: Any) -> Any:
         return await self._call("release", lambda now: self.world.ledger.release(self.me, unsent, now))
+
+    async def give_up(self, keys: Any) -> Any:
+        keys = set(keys)
+        return await self._call("give_up", lambda now: self.world.ledger.give_up(self.me, keys, now))
 
     async def take_over(self) -> Any:
         return await self._call("take_over", lambda now: self.world.ledger.take_over(self.me, now))
@@ -613,6 +692,9 @@ class SimLedgerPort(_Wire):
 
     async def references_with_rows(self, references: Any) -> Any:
         return await self._call("references_with_rows", lambda now: self.world.ledger.references_with_rows(references))
+
+    async def open_references(self, references: Any) -> Any:
+        return await self._call("open_references", lambda now: self.world.ledger.open_references(references))
 
     async def open_without_reference(self) -> Any:
         return await self._call("open_without_reference", lambda now: self.world.ledger.open_without_reference(self.me))
@@ -647,7 +729,14 @@ class SimPayarc(_Wire):
                 world.fault(self.process.name, "cannot read")
                 result = PayarcUnknownOutcome(may_have_acted=False)
             elif world.told is not None and isinstance(result, CustomerPage):
-                world.tell(self.process.name, "reads page", result.page, [one["customer_id"] for one in result.customers], "of", result.total)
+                world.tell(
+                    self.process.name,
+                    "reads page",
+                    result.page,
+                    [one["customer_id"] for one in result.customers],
+                    "of",
+                    result.total,
+                )
             self._answer(future, world.rng.uniform(0.005, 0.1), result)
 
         world.scheduler.after(world.rng.uniform(0.005, 0.3), there)

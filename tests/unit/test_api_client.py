@@ -21,7 +21,9 @@ FIELDS = {"name": "Ann O'Hara", "email": "ann@x.com"}
 
 
 @pytest.fixture
-def payarc():
+def payarc(monkeypatch):
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
     with rm.Mocker() as mocker:
         yield mocker
 
@@ -44,7 +46,7 @@ def test_create_is_one_post(payarc, client):
     assert request.text == "name=Ann+O%27Hara&email=ann%40x.com"
     assert request.headers["Idempotency-Key"] == "key-1"
     assert request.headers["Authorization"] == "Bearer t0ken"
-    assert not request.allow_redirects
+    assert (request.verify, request.timeout) == (True, (10.0, 30.0))
     assert client.requests_sent == {"POST": 1}
 
 
@@ -198,6 +200,12 @@ def test_a_page(payarc, client):
     assert client.list_page(1) == CustomerPage([{"id": "x", "customer_id": "x"}], 1, None, None, None)
 
 
+@pytest.mark.parametrize(("total", "read"), [(0, 0), (7, 7), (-1, None), ("7", None), (True, None), (7.5, None)])
+def test_totals_that_are_no_count_are_none(payarc, client, total, read):
+    payarc.get(URL, json=listed(["x"], total=total))
+    assert client.list_page(1).total == read
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -296,10 +304,48 @@ def test_a_request_without_an_answer_is_no_longer_under_way(payarc):
     assert limiter.delay("POST /customers") == 0.0
 
 
+def test_a_request_that_could_not_connect_gives_its_place_back(payarc):
+    limiter = RateLimiter(clock=lambda: 0.0)
+    client = PayarcClient(BASE, lambda refresh: "t", limiter=limiter)
+    payarc.post(
+        URL, [{"json": {"data": {"id": "K1"}}, "headers": {"X-RateLimit-Limit": "3", "X-RateLimit-Remaining": "2"}}]
+    )
+    assert limiter.delay("POST /customers") == 0.0
+    client.create_customer(FIELDS)
+    payarc.post(URL, exc=requests.ConnectTimeout)
+    assert limiter.delay("POST /customers") == 0.0
+    with pytest.raises(errors.PayarcConnectionFailed):
+        client.create_customer(FIELDS)
+    assert [limiter.delay("POST /customers") == 0.0 for _ in range(3)] == [True, True, False]
+
+
+def test_what_before_send_stops_is_for_the_caller_to_release(payarc):
+    limiter = RateLimiter(clock=lambda: 0.0)
+    assert limiter.delay("POST /customers") == 0.0
+    with pytest.raises(ZeroDivisionError):
+        PayarcClient(BASE, lambda refresh: "t", limiter=limiter).create_customer(
+            {}, before_send=lambda: 1 // 0 and None
+        )
+    assert limiter.delay("POST /customers") > 0.0
+    limiter.release("POST /customers")
+    assert limiter.delay("POST /customers") == 0.0
+
+
 @pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan")])
 def test_a_timeout_is_a_time(timeout):
     with pytest.raises(errors.PayarcConfigError, match="timeout"):
         PayarcClient(BASE, lambda refresh: "t", timeout=timeout)
+
+
+def test_settings_reach_the_request(payarc, monkeypatch):
+    payarc.get(f"{URL}/K1", json={"data": {"id": "K1"}})
+    client = PayarcClient(BASE, lambda refresh: "t", timeout=0.5, verify=False)
+    client.get_customer("K1")
+    assert (payarc.last_request.verify, payarc.last_request.timeout) == (False, (0.5, 0.5))
+    closed = []
+    monkeypatch.setattr(requests.Session, "close", lambda session: closed.append(1))
+    client.close()
+    assert len(closed) == 1
 
 
 def test_the_base_url_is_checked():

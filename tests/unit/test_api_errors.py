@@ -39,7 +39,7 @@ def answer(status, body="", *, method="POST", collection=True, headers=None, sen
     return refusal(method, status, headers or {}, text, collection=collection, sent=sent)
 
 
-@pytest.mark.parametrize("status", [200, 201, 202])
+@pytest.mark.parametrize("status", [200, 201, 202, 299])
 def test_a_success_that_can_be_read_is_no_error(status):
     assert answer(status, {"data": {}}) is None
     assert answer(status, {"data": {}}, method="GET") is None
@@ -60,7 +60,7 @@ def test_deleting_answers_without_a_body():
     assert isinstance(answer(200, HTML, method="DELETE", collection=False), PayarcUnknownOutcome)
 
 
-@pytest.mark.parametrize("status", [100, 408, 500, 502, 503, 504, 520, 599, 999])
+@pytest.mark.parametrize("status", [100, 199, 408, 500, 502, 503, 504, 520, 599, 999])
 @pytest.mark.parametrize("body", [ENVELOPE, HTML])
 def test_the_server_gave_up_is_unknown_whatever_it_says(status, body):
     error = answer(status, body)
@@ -105,10 +105,11 @@ def test_there_is_no_such_customer():
     assert not isinstance(answer(404, ENVELOPE, collection=True), PayarcRefused)
 
 
-def test_refused_in_payarcs_words():
-    error = answer(422, ENVELOPE)
+@pytest.mark.parametrize("status", [400, 409, 422])
+def test_refused_in_payarcs_words(status):
+    error = answer(status, ENVELOPE)
     assert type(error) is PayarcRefused
-    assert error.status == 422
+    assert error.status == status
     assert error.message == "The given data was invalid."
     assert error.errors == ENVELOPE["errors"]
     assert "secret" not in str(error)
@@ -151,7 +152,7 @@ def test_a_refusal_in_a_foreign_shape_is_not_payarcs(status, body):
     assert error.status == status
 
 
-@pytest.mark.parametrize("status", [301, 302, 307, 308, 404, 405, 402, 407, 410, 413, 415, 418, 451])
+@pytest.mark.parametrize("status", [300, 301, 302, 307, 308, 404, 405, 402, 407, 410, 413, 415, 418, 451])
 def test_everything_else_means_that_the_run_is_wrong(status):
     error = answer(status, ENVELOPE)
     assert isinstance(error, PayarcUnexpectedAnswer)
@@ -192,7 +193,12 @@ def test_what_payarc_may_have_quoted_is_struck_out(words, cleared):
     assert (refused.message, refused.errors) == (cleared, {"name": [cleared]})
 
 
+def test_the_longest_value_is_struck_out_first():
+    assert strike("New York is taken", {"state": "York", "city": "New York", "zip": ""}) == "… is taken"
+
+
 def test_words_are_bounded():
+    assert strike("w" * 300, {}) == "w" * 300
     assert len(strike("word " * 1000, {})) == 300
     many = {f"field_{chr(97 + n)}": ["text"] * 50 for n in range(26)}
     error = answer(422, {"errors": many})

@@ -117,6 +117,29 @@ def test_a_length_fault_names_limit_length_and_remedy(field, value, text):
 
 
 @pytest.mark.parametrize(
+    ("field", "least", "most", "char"),
+    [
+        ("name", 3, 50, "a"), ("email", 1, 40, "@"), ("description", 5, 50, "d"), ("send_email_address", 5, 40, "@"),
+        ("cc_email_address", 5, 40, "@"), ("country", 2, 50, "U"), ("address_1", 5, 50, "1"), ("address_2", 5, 50, "2"),
+        ("city", 2, 50, "c"), ("state", 2, 50, "s"), ("zip", 1, 10, "9"), ("phone", 2, 11, "5"),
+    ],
+)  # fmt: skip
+def test_lengths_are_the_guides(field, least, most, char):
+    assert [n for n in range(1, 60) if clean({field: char * n})[0]] == list(range(least, most + 1))
+
+
+def test_an_unreadable_phone_has_one_fault():
+    assert len(clean({"phone": "call 555 123 456 7890 ask for x12"})[1]["phone"]) == 1
+
+
+def test_zero_is_a_number():
+    assert clean({"zip": 0, "phone": Decimal("0.0")}) == (
+        {"zip": "0"},
+        {"phone": ["has 1 digit, at least 2 are needed: correct it at the source"]},
+    )
+
+
+@pytest.mark.parametrize(
     ("field", "value", "start"),
     [
         ("name", "John Smith 3rd", 'holds the digit "3"; only letters'),

@@ -86,11 +86,24 @@ def test_a_released_reservation_is_free_again(limiter):
     assert limiter.delay(POST) == 0.0
 
 
+def test_forgotten_reservations_do_not_block_for_ever(limiter, clock):
+    assert limiter.delay(POST) == 0.0
+    clock.now += 119.0
+    assert limiter.delay(POST) > 0.0
+    clock.now += 2.0
+    assert limiter.delay(POST) == 0.0
+    limiter.learn(POST, 201, remaining(2))
+    assert [limiter.delay(POST) for _ in range(2)] == [0.0] * 2
+    assert limiter.delay(POST) > 0.0
+    clock.now += 121.0
+    assert limiter.delay(POST) == 0.0
+
+
 def test_a_request_without_an_answer_stays_counted(limiter):
-    go(limiter, 1)
+    go(limiter, 2)
     assert limiter.delay(POST) == 0.0
     limiter.learn(POST, None, {})
-    assert limiter.delay(POST) > 0.0
+    assert [limiter.delay(POST) == 0.0 for _ in range(2)] == [True, False]
 
 
 @pytest.mark.parametrize("headers", [{"Retry-After": "17"}, {"X-RateLimit-Reset": "17"}])
@@ -142,6 +155,19 @@ def test_without_limit_headers_nothing_is_held_back(limiter):
     assert [limiter.delay(POST) for _ in range(100)] == [0.0] * 100
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-RateLimit-Remaining": "3"},
+        {"X-RateLimit-Limit": "3"},
+        {"X-RateLimit-Limit": "0", "X-RateLimit-Remaining": "0"},
+    ],
+)
+def test_half_of_the_headers_tells_nothing(limiter, headers):
+    limiter.learn(POST, 201, headers)
+    assert [limiter.delay(POST) for _ in range(9)] == [0.0] * 9
+
+
 def test_the_length_of_a_window_is_learnt_once(limiter, clock):
     for left in (4, 3, 2, 1, 0):
         go(limiter, left)
@@ -164,6 +190,40 @@ def test_a_window_joined_midway_teaches_no_length(limiter, clock):
     for left in (4, 3, 2, 1, 0):
         go(limiter, left)
     assert limiter.delay(POST) == 1.0, "its end is not known: a probe, not a guess"
+
+
+@pytest.mark.parametrize("left", [3, 2])
+def test_a_window_opened_by_somebody_else_teaches_no_length(limiter, clock, left):
+    for first in (4, 3, 2):
+        go(limiter, first)
+    clock.now += 100.0
+    go(limiter, left)  # accounts for no more than the last answer did: another window, and not from its beginning
+    assert limiter.delay(POST) == 0.0
+    limiter.learn(POST, 429, remaining(0) | {"Retry-After": "5"})
+    clock.now += 5.0
+    for again in (4, 3, 2, 1, 0):
+        go(limiter, again)
+    assert limiter.delay(POST) == 1.0
+
+
+def test_a_window_that_may_have_opened_unseen_teaches_no_length(limiter, clock):
+    go(limiter, 29, 30)
+    assert [limiter.delay(POST) for _ in range(2)] == [0.0] * 2
+    limiter.learn(POST, 201, remaining(10, 30))
+    limiter.learn(POST, 201, remaining(25, 30))  # 15 behind, with two under way
+    assert limiter.delay(POST) == 0.0
+    limiter.learn(POST, 429, remaining(0, 30) | {"Retry-After": "5"})
+    clock.now += 5.0
+    for left in range(29, -1, -1):
+        go(limiter, left, 30)
+    assert limiter.delay(POST) == 1.0
+
+
+def test_a_429_alone_teaches_the_limit(limiter, clock):
+    assert limiter.delay(POST) == 0.0
+    limiter.learn(POST, 429, remaining(0) | {"Retry-After": "5"})
+    clock.now += 5.0
+    assert [limiter.delay(POST) == 0.0 for _ in range(6)] == [True] * 5 + [False]
 
 
 def test_a_new_window_is_noticed_before_the_old_ones_end_is_known(limiter):
@@ -196,7 +256,7 @@ def test_who_never_reserves_breaks_nothing(limiter, clock):
     assert limiter.delay(POST) == 9.0
     clock.now += 9.0
     limiter.learn(POST, 201, remaining(4))
-    assert [limiter.delay(POST) for _ in range(4)] == [0.0] * 4
+    assert [limiter.delay(POST) == 0.0 for _ in range(5)] == [True] * 4 + [False]
 
 
 def test_the_waiting_is_counted(limiter):

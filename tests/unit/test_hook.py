@@ -280,7 +280,8 @@ def test_a_connection_written_as_a_uri_is_read_the_same(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "host", ["http://sandbox.example.com", "http://testapi.payarc.net", "ftp://localhost", "http://127.0.0.1.example.com"]
+    "host",
+    ["http://sandbox.example.com", "http://testapi.payarc.net", "ftp://localhost", "http://127.0.0.1.example.com"],
 )
 def test_the_token_never_travels_in_the_clear_except_on_this_machine(connect, host):
     with pytest.raises(PayarcConfigError, match="https://"):

@@ -46,7 +46,9 @@ def test_the_same_key_has_the_same_text_from_json_and_from_sql(values, text):
     assert {key_text(value) for value in values} == {text}
 
 
-@pytest.mark.parametrize("text", ["042", "42 ", " 42", "4 2", "A42", "a42", "ключ", "キー", "o'brien", 'a"b', "%s", "{{ 7*7 }}"])
+@pytest.mark.parametrize(
+    "text", ["042", "42 ", " 42", "4 2", "A42", "a42", "ключ", "キー", "o'brien", 'a"b', "%s", "{{ 7*7 }}"]
+)
 def test_a_text_is_its_own_key_unchanged(text):
     assert key_text(text) == text
 
@@ -107,7 +109,9 @@ def test_255_characters_are_a_key_in_any_script():
     assert key_text("𝒳" * MAX_KEY) == "𝒳" * MAX_KEY
 
 
-@pytest.mark.parametrize("row", [{"name": "John Smith"}, {"id": None, "name": "John Smith"}, {"id": 1.0, "name": "J S"}])
+@pytest.mark.parametrize(
+    "row", [{"name": "John Smith"}, {"id": None, "name": "John Smith"}, {"id": 1.0, "name": "J S"}]
+)
 def test_a_record_without_a_usable_key_is_refused_under_the_key_columns_name(row):
     record = reader().read(3, row)
     assert (record.index, record.key, record.fields) == (3, None, {})
@@ -168,7 +172,8 @@ def test_columns_that_bear_payarcs_names_are_sent_and_no_others():
 
 def test_a_mapping_sends_its_columns_and_nothing_else():
     record = reader(fields={"name": "full name", "description": "order"}).read(
-        0, {"id": 1, "full name": "John Smith", "order": "Donut shop", "name": "Somebody Else", "email": "j@example.com"}
+        0,
+        {"id": 1, "full name": "John Smith", "order": "Donut shop", "name": "Somebody Else", "email": "j@example.com"},
     )
     assert record.fields == {"name": "John Smith", "description": "Donut shop"}
 
@@ -230,7 +235,13 @@ def test_a_record_is_refused_whole_with_a_reason_per_field():
 
 
 def test_no_reason_quotes_a_value():
-    values = {"name": "Zq", "phone": "98765432109876", "email": "z" * 50 + "@example.com", "zip": "ABCDE", "country": "Q"}
+    values = {
+        "name": "Zq",
+        "phone": "98765432109876",
+        "email": "z" * 50 + "@example.com",
+        "zip": "ABCDE",
+        "country": "Q",
+    }
     record = reader().read(0, {"id": 1, **values})
     texts = json.dumps(record.errors)
     assert set(record.errors) == set(values)
@@ -280,7 +291,13 @@ def test_the_digest_cannot_be_made_without_the_ledgers_own_secret():
 def test_a_listed_customer_has_the_digest_of_what_was_sent_for_it():
     one = reader()
     sent = one.read(0, {"id": 1, "name": "Zoë Ångström", "phone": "5417543010"})
-    listed = {"customer_id": "c1", "name": "Zoe\u0308 A\u030angstro\u0308m", "phone": "5417543010 ", "email": None, "city": ""}
+    listed = {
+        "customer_id": "c1",
+        "name": "Zoe\u0308 A\u030angstro\u0308m",
+        "phone": "5417543010 ",
+        "email": None,
+        "city": "",
+    }
     assert one.digest_of_customer(listed, sent.names) == sent.digest
 
 

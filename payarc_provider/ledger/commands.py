@@ -1,0 +1,172 @@
+"""What each command does, but for ``rebuild``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable
+
+from airflow.providers.common.compat.sdk import AirflowException
+
+from payarc_provider.api.customer import path_id
+from payarc_provider.exceptions import PayarcConfigError, PayarcError
+from payarc_provider.hooks.database import sql_engine
+from payarc_provider.ledger import show
+from payarc_provider.ledger.merchant import Merchant
+from payarc_provider.ledger.restoring import rebuild
+from payarc_provider.sync.ledger import Ledger
+from payarc_provider.sync.overview import Overview
+from payarc_provider.sync.records import shown
+from payarc_provider.sync.reference import find_reference, reference
+from payarc_provider.sync.upkeep import NotDone, Upkeep
+
+
+def run(given: argparse.Namespace) -> int:
+    """Do what the command line says, and return the exit status."""
+    try:
+        with contextlib.ExitStack() as stack:
+            engine = sql_engine(given.ledger_conn_id, "--ledger-conn-id")
+            stack.callback(engine.dispose)
+            _COMMANDS[given.command](Ledger(engine, given.ledger_table), given)
+    except (PayarcError, AirflowException) as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+# ---- looking --------------------------------------------------------------------------------------------------------
+
+
+def _status(ledger: Ledger, given: argparse.Namespace) -> None:
+    _open(ledger, given)
+    now, counts = Overview(ledger, given.account).counts()
+    tables = [ledger.schema.rows.fullname, ledger.schema.facts.fullname]
+    database = ledger.database.engine.dialect.name
+    if given.json:
+        facts = {"ledger_id": ledger.ledger_id, "tables": tables, "database": database, "now": now, "accounts": counts}
+        print(show.as_json(facts))
+    else:
+        print(show.status(ledger.ledger_id, tables, database, now, counts))
+
+
+def _pending(ledger: Ledger, given: argparse.Namespace) -> None:
+    _open(ledger, given)
+    total, rows = Overview(ledger, given.account).pending(given.limit, given.offset)
+    _print_page(given, total, show.as_json({"total": total, "pending": rows}) if given.json else show.pending(rows))
+
+
+def _rejected(ledger: Ledger, given: argparse.Namespace) -> None:
+    _open(ledger, given)
+    total, rows = Overview(ledger, given.account).rejected(given.limit, given.offset)
+    _print_page(given, total, show.as_json({"total": total, "rejected": rows}) if given.json else show.rejected(rows))
+
+
+def _print_page(given: argparse.Namespace, total: int, text: str) -> None:
+    if total == 0 and not given.json:
+        print(f"nothing is {given.command}")
+        return
+    print(text)
+    if not given.json and (more := show.more(total, given.limit, given.offset)):
+        print(more)
+
+
+def _ddl(ledger: Ledger, given: argparse.Namespace) -> None:
+    with contextlib.suppress(
+        PayarcConfigError
+    ):  # another table may have the name; the statements are right all the same
+        ledger.open(create=False)
+    print(show.statements(ledger.schema.ddl(ledger.database.engine.dialect)))
+
+
+# ---- doing ----------------------------------------------------------------------------------------------------------
+
+
+def _settle(ledger: Ledger, given: argparse.Namespace) -> None:
+    account = _open(ledger, given)
+    if given.absent:
+        _confirm(given.yes, _absence_question(ledger, account, given.key))
+        Upkeep(ledger, account).settle_absent(given.key)
+        print(f"{shown(given.key)}: PayArc has no customer for it; the next run that reads its record sends it")
+        return
+    customer_id = path_id(given.customer_id)
+    with contextlib.closing(Merchant(given.payarc_conn_id)) as merchant:
+        code = reference(ledger.ledger_id, account, given.key)
+        _check_customer(ledger, account, customer_id, code, merchant)
+    Upkeep(ledger, account).settle(given.key, customer_id)
+    print(f"{shown(given.key)}: created, customer {customer_id}")
+
+
+def _absence_question(ledger: Ledger, account: str, key: str) -> str:
+    row = ledger.rows(account, [key]).get(key)
+    code = row.reference if row else None
+    sign = f"its description would end in #{code}" if code else "it would bear no reference, but equal the record"
+    return (
+        f"If PayArc does have a customer for {shown(key)} ({sign}), the next run makes a second. "
+        "Have you looked in PayArc's dashboard, and is there none?"
+    )
+
+
+def _check_customer(ledger: Ledger, account: str, customer_id: str, code: str, merchant: Merchant) -> None:
+    if (its_account := merchant.account(ledger)) != account:
+        raise NotDone(f"the connection {merchant.conn_id} belongs to the account {its_account}, and not to {account}")
+    borne = find_reference(merchant.customer(customer_id).get("description"))
+    if borne not in (None, code) and ledger.references_with_rows(account, {borne or ""}):
+        raise NotDone(f"customer {customer_id} bears another key's reference, {borne}: nothing was changed")
+
+
+def _retry(ledger: Ledger, given: argparse.Namespace) -> None:
+    count = Upkeep(ledger, _open(ledger, given)).retry(None if given.all else given.keys)
+    if count == 0:
+        raise NotDone("nothing is rejected")
+    print(f"{count} refused records will be tried again by the next run that reads them")
+
+
+def _forget(ledger: Ledger, given: argparse.Namespace) -> None:
+    customer_id = Upkeep(ledger, _open(ledger, given)).forget(given.key)
+    print(f"{shown(given.key)}: forgotten")
+    if customer_id:
+        print(
+            f"customer {customer_id} is still at PayArc, and no record gets it again; "
+            "a run that reads the key's record creates a new one"
+        )
+
+
+def _confirm(sure: bool, question: str) -> None:
+    if sure:
+        return
+    print(question, "Type yes: ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() != "yes":
+        raise NotDone("not confirmed: nothing was changed")
+
+
+def _open(ledger: Ledger, given: argparse.Namespace) -> str:
+    """Open the ledger, and tell which account is meant; of several none, where the command shows them all."""
+    if not ledger.open(create=False):
+        raise NotDone(
+            f"{given.ledger_conn_id} has no ledger {given.ledger_table} (two tables, and an id in the second): "
+            "give --ledger-table, or see `rebuild` if it was lost"
+        )
+    accounts = Overview(ledger).accounts()
+    if given.account is not None and given.account not in accounts:
+        raise NotDone(f"the ledger has no account {given.account}; it has {', '.join(accounts) or 'none'}")
+    if given.account is not None or given.command in ("status", "pending", "rejected"):
+        return given.account or ""
+    if len(accounts) != 1:
+        raise NotDone(f"give --account; the ledger has {', '.join(accounts) or 'none'}")
+    return accounts[0]
+
+
+_COMMANDS: dict[str, Callable[[Ledger, argparse.Namespace], None]] = {
+    "status": _status,
+    "pending": _pending,
+    "rejected": _rejected,
+    "ddl": _ddl,
+    "settle": _settle,
+    "retry": _retry,
+    "forget": _forget,
+    "rebuild": rebuild,
+}

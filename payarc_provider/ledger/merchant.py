@@ -1,0 +1,47 @@
+"""A PayArc connection as the ledger's commands need it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from payarc_provider.api.customer import path_id
+from payarc_provider.api.rate_limit import RateLimiter
+from payarc_provider.exceptions import PayarcNotFound
+from payarc_provider.hooks.payarc import PayarcHook
+from payarc_provider.sync.account import Identity, find_scope, token_user
+from payarc_provider.sync.ledger import Ledger
+from payarc_provider.sync.upkeep import NotDone
+
+
+class Merchant:
+    """PayArc as one connection's token sees it.
+
+    :param conn_id: a connection of type ``payarc``
+    """
+
+    def __init__(self, conn_id: str) -> None:
+        hook = PayarcHook(conn_id)
+        self.conn_id = conn_id
+        self.limiter = RateLimiter()
+        self.client = hook.get_client(self.limiter)
+        self.identity = Identity(hook.settings.place, hook.settings.account, token_user(hook.claims.sub, hook.token()))
+
+    def close(self) -> None:
+        """Close its connections."""
+        self.client.close()
+
+    def account(self, ledger: Ledger) -> str:
+        """Under which account the ledger has this merchant's rows, or would have them."""
+        return find_scope(ledger, self.identity, self.client.get_customer, remember=False)
+
+    def customer(self, customer_id: str) -> dict[str, Any]:
+        """The customer.
+
+        :raises NotDone: PayArc has none under this id
+        """
+        try:
+            return self.client.get_customer(customer_id)
+        except PayarcNotFound:
+            raise NotDone(
+                f"PayArc shows the connection {self.conn_id} no customer {path_id(customer_id)}: nothing was changed"
+            ) from None

@@ -1,0 +1,145 @@
+"""The command ``rebuild``: which keys, which ledger, which account; then PayArc's list, then the rows."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import re
+import sys
+import time
+from collections.abc import Iterator
+
+from payarc_provider.api.client import CustomerPage
+from payarc_provider.hooks.database import sql_engine
+from payarc_provider.ledger import show
+from payarc_provider.ledger.merchant import Merchant
+from payarc_provider.sync.ledger import Ledger
+from payarc_provider.sync.listing import Listing
+from payarc_provider.sync.rebuild import Rebuild
+from payarc_provider.sync.records import Reader, UnusableKey, key_text
+from payarc_provider.sync.shelf import Shelf
+from payarc_provider.sync.sources import DatabaseSource
+from payarc_provider.sync.upkeep import NotDone
+
+_LEDGER_ID = re.compile(r"[0-9a-f]{32}")
+_TELL_EVERY = 10.0
+
+
+def rebuild(ledger: Ledger, given: argparse.Namespace) -> None:
+    """Make rows for those keys whose references PayArc's customers bear.
+
+    :raises NotDone: nothing can be, or is to be, rebuilt
+    """
+    exists = ledger.open(create=False)
+    ledger_id = _ledger_id(ledger, given.ledger_id)
+    with contextlib.closing(Merchant(given.payarc_conn_id)) as merchant:
+        account = _account(ledger, merchant, given.account, exists=exists)
+        work = Rebuild(ledger, account, given.source)
+        shelf, keys = Shelf(ledger_id, account), _Keys(given)
+        count = shelf.want(keys.all())
+        if count == 0:
+            raise NotDone("there are no keys to look for")
+        if exists:
+            work.check_unused()
+        Listing(merchant.client, merchant.limiter, _Teller().tell).read(shelf.emptied)
+    if shelf.matched() == 0:
+        raise NotDone(
+            f"none of PayArc's {shelf.listed()} customers bears a reference that the ledger {ledger_id} gives to one "
+            f"of {count} keys in the account {account}: check --ledger-id, --account and the keys; nothing was changed"
+        )
+    _open_with_id(ledger, ledger_id)
+    done = work.restore(shelf)
+    ledger.remember(merchant.identity.name, account)  # its customers bear this account's references
+    if given.json:
+        facts = {"account": account, "keys": count, "customers": shelf.listed(), "unusable": keys.unusable}
+        print(show.as_json({**facts, "counts": dict(done.counts), "doubts": done.doubts}))
+    else:
+        print(show.rebuilt(account, count, shelf.listed(), keys.unusable, done))
+
+
+def _ledger_id(ledger: Ledger, given: str | None) -> str:
+    if given is not None and not _LEDGER_ID.fullmatch(given):
+        raise NotDone("--ledger-id: a ledger's id has 32 hexadecimal digits, as `status` shows it")
+    if given is not None and ledger.ledger_id not in ("", given):
+        raise NotDone(
+            f"the ledger there has another id, {ledger.ledger_id}, and its own references: leave --ledger-id out; or, "
+            "if it was made after the loss and has no rows, drop its two tables first"
+        )
+    if not (ledger.ledger_id or given):
+        raise NotDone("the ledger's id is lost too: give --ledger-id, as `status` showed it")
+    return ledger.ledger_id or given or ""
+
+
+def _account(ledger: Ledger, merchant: Merchant, given: str | None, *, exists: bool) -> str:
+    known = ledger.fact(merchant.identity.name) if exists else None
+    if given is not None and known not in (None, given):
+        raise NotDone(f"the connection {merchant.conn_id} belongs to the account {known}, and not to {given}")
+    if given is not None:
+        return given
+    return merchant.account(ledger) if exists else merchant.identity.own_scope
+
+
+def _open_with_id(ledger: Ledger, ledger_id: str) -> None:
+    """Open the ledger; make what is missing of its tables, and give it its old id."""
+    if not ledger.ledger_id:
+        with ledger.database.write() as connection:
+            ledger.schema.rows.metadata.create_all(connection, checkfirst=True)
+        ledger.remember("ledger_id", ledger_id)
+    ledger.open()
+
+
+class _Keys:
+    """The keys that the user names; ``unusable`` counts the records that have none."""
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        self.unusable = 0
+        self._given = given
+
+    def all(self) -> Iterator[str]:
+        return self._from_file(self._given.keys_from) if self._given.keys_from else self._from_table()
+
+    def _from_file(self, name: str) -> Iterator[str]:
+        try:
+            with contextlib.nullcontext(sys.stdin) if name == "-" else open(name, encoding="utf-8-sig") as lines:
+                for number, line in enumerate(lines, 1):
+                    if line.strip():
+                        yield _key(number, line.rstrip("\r\n"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise NotDone(f"--keys-from: the file cannot be read: {error.__class__.__name__}") from None
+
+    def _from_table(self) -> Iterator[str]:
+        given = self._given
+        reader = Reader(given.key, None, "")
+        engine = sql_engine(given.sql_conn_id, "--sql-conn-id")
+        try:
+            source = DatabaseSource(engine, reader.key_columns, None, name=given.source, table_name=given.table)
+            for page in source.pages():
+                for index, row in enumerate(page):
+                    key = reader.read(index, row).key
+                    if key is None:
+                        self.unusable += 1
+                    else:
+                        yield key
+        finally:
+            engine.dispose()
+
+
+def _key(number: int, text: str) -> str:
+    try:
+        return key_text(text)
+    except UnusableKey as problem:
+        raise NotDone(f"--keys-from: the key in line {number} {problem}") from None
+
+
+class _Teller:
+    """Says on stderr how far the reading is, now and then: at PayArc's pace it may take long."""
+
+    def __init__(self) -> None:
+        self._told = time.monotonic()
+
+    def tell(self, page: CustomerPage) -> None:
+        """A page was read."""
+        if time.monotonic() - self._told >= _TELL_EVERY:
+            self._told = time.monotonic()
+            pages = f" of {page.total_pages}" if page.total_pages is not None else ""
+            print(f"PayArc's list: page {page.page}{pages}", file=sys.stderr, flush=True)

@@ -1,0 +1,131 @@
+"""What the commands print: tables of at most 100 columns where the keys allow it, or JSON. Times are in UTC."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from payarc_provider.sync.overview import AccountCounts, Hold, PendingRow, RejectedRow
+from payarc_provider.sync.rebuild import Rebuilt, Verdict
+from payarc_provider.sync.records import shown
+from payarc_provider.sync.states import State
+
+WIDTH = 100
+_HOLDS = {
+    Hold.HELD: "a run is working on them, under a live lease",
+    Hold.OPEN: "their run is gone and PayArc may have them: the next run looks them up",
+    Hold.UNSENT: "PayArc has no customer for them: the next run sends them",
+}
+_VERDICTS = {
+    Verdict.INSERTED: "rows that were missing",
+    Verdict.SETTLED: "rows that were refused or unsent, and have their customer now",
+    Verdict.AGREED: "rows that were right",
+    Verdict.PENDING: "rows whose outcome the next run looks up",
+    Verdict.UNDECIDED: "have several customers, and are pending until you settle them",
+    Verdict.DISAGREED: "rows that say something else, and were left as they are",
+    Verdict.ABSENT: "have no customer with their reference, and no row: a run creates them",
+}
+
+
+def as_json(value: Any) -> str:
+    """The same facts for programs. Keys that look personal are masked here too."""
+    return json.dumps(_plain(value), indent=2, ensure_ascii=False)
+
+
+def status(
+    ledger_id: str, tables: Sequence[str], database: str, now: datetime.datetime, counts: list[AccountCounts]
+) -> str:
+    """The ledger and its accounts."""
+    lines = [f"ledger id  {ledger_id}  (keep it in a safe place: `rebuild` asks for it)"]
+    lines.append(f"tables     {', '.join(tables)} ({database})")
+    for one in counts:
+        oldest = (
+            f"  oldest since {iso(one.oldest_pending)} ({age(now, one.oldest_pending)})" if one.oldest_pending else ""
+        )
+        lines += ["", f"account {one.account}"]
+        lines += [f"  {state:<9} {one.states[state]:>8}" for state in (State.CREATED, State.REJECTED)]
+        lines.append(f"  {State.PENDING:<9} {one.states[State.PENDING]:>8}{oldest}")
+        lines += [f"    {hold:<7} {one.holds[hold]:>8}  {text}" for hold, text in _HOLDS.items() if one.holds[hold]]
+        lines += [f"  forgotten {one.forgotten:>8}"] if one.forgotten else []
+    return "\n".join(lines)
+
+
+def pending(rows: Iterable[PendingRow]) -> str:
+    """Two lines for each row: when and what, then in whose hands."""
+    lines = [f"{'SINCE':<20}  {'HOLD':<6}  {'TAKEOVER FROM':<20}  {'REFERENCE':<12}  KEY"]
+    for row in rows:
+        takeover, reference = iso(row.takeover_at), row.reference or "none"
+        lines.append(f"{iso(row.since):<20}  {row.hold:<6}  {takeover:<20}  {reference:<12}  {shown(row.key)}")
+        lines += _indented(
+            f"{row.dag_id or '-'}.{row.task_id or '-'}, run {row.run_id or '-'}; {row.source}; account {row.account}"
+        )
+    return "\n".join(lines)
+
+
+def rejected(rows: Iterable[RejectedRow]) -> str:
+    """A line for each row, then its reasons by field."""
+    lines = [f"{'SINCE':<20}  KEY"]
+    for row in rows:
+        lines.append(f"{iso(row.since):<20}  {shown(row.key)}{'  (to be tried again)' if row.retried else ''}")
+        lines += _indented(f"{row.source}; account {row.account}")
+        for name, texts in row.errors.items():
+            lines += _indented(f"{name}: {' '.join(texts)}")
+    return "\n".join(lines)
+
+
+def more(total: int, limit: int, offset: int) -> str:
+    """Whether there are further rows, and how to see them."""
+    left = total - offset - limit
+    return f"{left} more: --offset {offset + limit}" if left > 0 else ""
+
+
+def rebuilt(account: str, keys: int, customers: int, unusable: int, done: Rebuilt) -> str:
+    """What came of a rebuilding."""
+    lines = [f"account {account}: {keys} keys looked for among PayArc's {customers} customers"]
+    lines += [
+        f"  {verdict:<9} {done.counts[verdict]:>8}  {text}"
+        for verdict, text in _VERDICTS.items()
+        if done.counts[verdict]
+    ]
+    lines += [f"  {'unusable':<9} {unusable:>8}  keys that are missing or cannot be used"] if unusable else []
+    for doubt in done.doubts:
+        row = f", its row has {doubt.customer_id}" if doubt.customer_id else ""
+        lines += _indented(f"{doubt.verdict}: {shown(doubt.key)}: {', '.join(doubt.bearers)}{row}")
+    return "\n".join(lines)
+
+
+def statements(ddl: Iterable[str]) -> str:
+    """SQL, ready to be run."""
+    lines = "\n\n".join(f"{statement};" for statement in ddl).expandtabs(2).splitlines()
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def iso(moment: datetime.datetime | None) -> str:
+    """A moment to the second, in UTC."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ") if moment else "-"
+
+
+def age(now: datetime.datetime, then: datetime.datetime) -> str:
+    """How long ago, in the two largest units."""
+    minutes = max(0, int((now - then).total_seconds())) // 60
+    days, hours = divmod(minutes // 60, 24)
+    return f"{days} d {hours} h" if days else f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
+
+
+def _indented(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent="    ", subsequent_indent="      ", break_long_words=False)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        plain = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return plain | ({"key": shown(plain["key"])} if "key" in plain else {})
+    if isinstance(value, datetime.datetime):
+        return iso(value)
+    if isinstance(value, dict):
+        return {str(name): _plain(one) for name, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list) else value

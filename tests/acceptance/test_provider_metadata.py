@@ -1,0 +1,113 @@
+"""What an installed Airflow itself says about this provider. Runs on every supported Airflow."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from importlib.metadata import version
+from importlib.resources import files
+from typing import Any
+
+import jsonschema
+import pytest
+
+from payarc_provider import __version__
+from payarc_provider.get_provider_info import CONN_FIELDS, get_provider_info
+from payarc_provider.hooks.payarc import PayarcHook
+
+AIRFLOW_3 = int(version("apache-airflow").split(".")[0]) >= 3
+LABELS = {
+    "host": "Base URL",
+    "password": "Access token",
+    "environment": "Environment",
+    "account": "Account",
+    "timeout": "Timeout (seconds)",
+    "verify": "Verify TLS",
+}
+
+# What the connection form is drawn from: since 3.0 the UI's own service, before that the providers' manager.
+FORM_3 = """
+import json
+from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService
+
+(form,) = [form for form in HookMetaService.hook_meta_data() if form.connection_type == "payarc"]
+form = form.model_dump()
+standard = {name: field for name, field in form["standard_fields"].items() if field}
+print(json.dumps({
+    "name": form["hook_name"],
+    "hidden": [name for name, field in standard.items() if field["hidden"]],
+    "labels": {name: field["title"] for name, field in standard.items() if field["title"]}
+    | {name: field["schema"]["title"] for name, field in form["extra_fields"].items()},
+}))
+"""
+FORM_2 = """
+import json
+from airflow.providers_manager import ProvidersManager
+
+manager = ProvidersManager()
+widgets = manager.connection_form_widgets
+behaviour = manager.field_behaviours["payarc"]
+prefix = "extra__payarc__"
+print(json.dumps({
+    "name": manager.hooks["payarc"].hook_name,
+    "hidden": [{"schema": "url_schema"}.get(name, name) for name in behaviour["hidden_fields"]],
+    "labels": behaviour["relabeling"]
+    | {name.removeprefix(prefix): str(widget.field.args[0])
+       for name, widget in widgets.items() if name.startswith(prefix)},
+}))
+"""
+
+
+def _last_line(*command: str) -> Any:
+    """The JSON that a new process prints at its end."""
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def test_airflow_lists_the_provider():
+    listed = {one["package_name"]: one for one in _last_line("-m", "airflow", "providers", "list", "-o", "json")}
+
+    assert listed["airflow-provider-payarc"]["version"] == __version__
+    assert "PayArc" in listed["airflow-provider-payarc"]["description"]
+
+
+def test_the_connection_form_has_our_labels():
+    form = _last_line("-c", FORM_3 if AIRFLOW_3 else FORM_2)
+
+    assert form["name"] == "PayArc"
+    assert form["labels"] == LABELS
+    assert {"login", "port", "url_schema"} <= set(form["hidden"])
+
+
+@pytest.mark.parametrize("name", ["provider_info.schema.json", "customized_form_field_behaviours.schema.json"])
+def test_the_metadata_fits_airflows_schema(name):
+    schema = json.loads((files("airflow") / name).read_text())
+    ours = get_provider_info() if name.startswith("provider") else PayarcHook.get_ui_field_behaviour()
+
+    jsonschema.validate(ours, schema)
+
+
+def test_everything_that_is_named_exists():
+    info = get_provider_info()
+
+    for kind in ("hooks", "operators"):
+        for group in info[kind]:
+            for module in group["python-modules"]:
+                importlib.import_module(module)
+    (connection_type,) = info["connection-types"]
+    module, _, hook = connection_type["hook-class-name"].rpartition(".")
+    assert getattr(importlib.import_module(module), hook) is PayarcHook
+    assert connection_type["connection-type"] == PayarcHook.conn_type
+    assert connection_type["hook-name"] == PayarcHook.hook_name
+
+
+def test_the_older_form_has_the_same_fields():
+    pytest.importorskip("flask_appbuilder", reason="Airflow 3 draws the form from the metadata")
+    widgets = PayarcHook.get_connection_form_widgets()
+
+    assert {name: str(widget.args[0]) for name, widget in widgets.items()} == {
+        name: field["label"] for name, field in CONN_FIELDS.items()
+    }

@@ -1,0 +1,869 @@
+"""The ledger's promises, one conformance suite over SQLite, PostgreSQL and MariaDB."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import multiprocessing
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.pool import NullPool
+
+from payarc_provider.exceptions import PayarcConfigError, PayarcLedgerError, PayarcNotFound
+from payarc_provider.sync import database as ledger_database
+from payarc_provider.sync.account import Identity, find_scope
+from payarc_provider.sync.database import LedgerUnavailable
+from payarc_provider.sync.ledger import EPOCH, Claimant, Ledger, Recorded, Settled
+from payarc_provider.sync.records import Reader
+from payarc_provider.sync.states import State
+
+LEASE, SETTLE = 120.0, 60.0
+SENT_AFTER = datetime.datetime(2029, 12, 31, 23, 55, tzinfo=datetime.UTC)
+PENDING, CREATED, REJECTED = State.PENDING, State.CREATED, State.REJECTED
+
+
+@pytest.fixture
+def table(database):
+    return database.name()
+
+
+@pytest.fixture
+def ledger(database, table):
+    """An open ledger, in a database whose clock stands still."""
+    database.stop_clock()
+    opened = Ledger(database.engine(), table)
+    opened.open()
+    return opened
+
+
+def another(ledger, database):
+    """The same ledger as another process sees it: over connections of its own."""
+    other = Ledger(database.engine(), ledger.schema.rows.name)
+    other.open()
+    return other
+
+
+def claimant(owner="a", **changes):
+    made = Claimant("test/1", owner * 32, "table people", LEASE, SETTLE, "dag", f"run {owner}", "task")
+    return dataclasses.replace(made, **changes)
+
+
+A, B, C = claimant("a"), claimant("b"), claimant("c")
+READER = Reader("id", None, "secret")
+
+
+def record(key, **fields):
+    return READER.read(0, {"id": key, "name": "John Smith", **fields})
+
+
+def unfit(key, name="Jo"):
+    made = record(key, name=name)
+    assert made.errors
+    return made
+
+
+def claim(ledger, me, *keys, records=None, **options):
+    references = options.pop("references", {})
+    return ledger.claim(me, records or [record(key) for key in keys], references, SENT_AFTER, **options)
+
+
+def owned(rows, me):
+    return {key for key, row in rows.items() if row.state == PENDING and row.owner == me.owner}
+
+
+def row(ledger, key, account="test/1"):
+    return ledger.rows(account, [key]).get(key)
+
+
+def create(ledger, key, customer_id, me=A):
+    claim(ledger, me, key)
+    assert ledger.record(me, [Settled(key, customer_id=customer_id)]) == Recorded({key}, set())
+
+
+def reject(ledger, key, me=A, **fields):
+    claim(ledger, me, records=[record(key, **fields)])
+    assert ledger.record(me, [Settled(key, errors={"email": ["is taken"]})]).keys == {key}
+
+
+def together(*calls):
+    """Run the calls at the same moment, each in its thread."""
+    gate = threading.Barrier(len(calls))
+
+    def held(call):
+        gate.wait(10)
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return [future.result(60) for future in [pool.submit(held, call) for call in calls]]
+
+
+def patiently(call):
+    """As the engine does: again, when the database says that it might work a little later."""
+    for _ in range(50):
+        try:
+            return call()
+        except LedgerUnavailable:
+            time.sleep(0.02)
+    raise AssertionError("the database never became available")
+
+
+# ---- opening -------------------------------------------------------------------------------------------------------
+
+
+def test_the_tables_are_made_at_first_use_and_found_again(database, table):
+    ledger = Ledger(database.engine(), table)
+    assert ledger.open() is True
+    assert len(ledger.ledger_id) == 32
+    assert another(ledger, database).ledger_id == ledger.ledger_id
+    assert database.rows(table) == []
+
+
+def test_a_dry_run_makes_nothing(database, table):
+    ledger = Ledger(database.engine(), table)
+    assert ledger.open(create=False) is False
+    assert table not in sa.inspect(database.engine()).get_table_names()
+
+
+def test_many_that_open_a_new_ledger_at_once_get_the_same_one(database, table):
+    ledgers = [Ledger(database.engine(), table) for _ in range(6)]
+    together(*(ledger.open for ledger in ledgers))
+    assert len({ledger.ledger_id for ledger in ledgers}) == 1
+
+
+def _open_in_a_process(url, table, gate, results):
+    ledger = Ledger(sa.create_engine(url), table)
+    gate.wait(30)
+    ledger.open()
+    results.put(ledger.ledger_id)
+
+
+def test_two_processes_that_open_a_new_ledger_at_once_get_the_same_one(database, table):
+    if database.kind != "sqlite":
+        pytest.skip("to a server, two processes and two threads with connections of their own are the same")
+    context = multiprocessing.get_context("spawn")
+    gate, results = context.Barrier(2), context.Queue()
+    arguments = (str(database.url), table, gate, results)
+    processes = [context.Process(target=_open_in_a_process, args=arguments) for _ in range(2)]
+    for process in processes:
+        process.start()
+    ids = {results.get(timeout=60) for _ in processes}
+    for process in processes:
+        process.join(30)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert len(ids) == 1
+
+
+def test_tables_created_by_hand_from_the_ddl_are_used_as_they_are(database, table):
+    like = Ledger(database.engine(), database.name("like"))
+    like.open()
+    with like.database.read() as connection:
+        statements = like.schema.ddl(connection.dialect)
+    for statement in statements:
+        database.execute(statement.replace(like.schema.rows.name, table))
+    ledger = Ledger(database.engine(), table)
+    assert ledger.open() is True
+    create(ledger, "42", "c1")
+    assert row(ledger, "42").customer_id == "c1"
+
+
+@pytest.mark.parametrize("which", ["rows", "facts"])
+def test_a_table_that_lacks_columns_is_refused_by_name_and_never_altered(database, table, which):
+    wrong = table if which == "rows" else f"{table}_facts"
+    database.execute(f"CREATE TABLE {wrong} (account VARCHAR(190), value VARCHAR(10))")
+    with pytest.raises(
+        PayarcConfigError, match=f"ledger_table: the table {wrong} exists and lacks the columns"
+    ) as caught:
+        Ledger(database.engine(), table).open()
+    assert ("customer_id" if which == "rows" else "name") in str(caught.value)
+    assert database.rows(wrong) == []
+
+
+@pytest.mark.parametrize("name", ["", "x" * 51, "schema."])
+def test_a_table_name_that_cannot_be_used_is_refused(database, name):
+    with pytest.raises(PayarcConfigError, match="^ledger_table: "):
+        Ledger(database.engine(), name)
+
+
+@pytest.mark.parametrize("stem", ["Ledger", "order", "my ledger", "l" * 47])
+def test_a_table_may_have_any_name_of_up_to_50_characters(database, stem):
+    name = database.name(stem)[:50]
+    ledger = Ledger(database.engine(), name)
+    ledger.open()
+    create(ledger, "42", "c1")
+    assert row(another(ledger, database), "42").customer_id == "c1"
+
+
+def test_another_kind_of_database_is_refused_with_those_that_are_supported():
+    engine = sa.create_engine("sqlite://")
+    engine.dialect.name = "oracle"
+    with pytest.raises(
+        PayarcConfigError, match="cannot live in oracle; give a connection to SQLite, PostgreSQL, MySQL"
+    ):
+        Ledger(engine)
+
+
+# ---- claiming ------------------------------------------------------------------------------------------------------
+
+
+def test_a_claim_inserts_pending_rows_that_are_owned_under_a_lease(ledger, database):
+    rows = claim(ledger, A, "1", "2", references={"1": "r" * 12})
+    assert owned(rows, A) == {"1", "2"}
+    one = row(ledger, "1")
+    assert (one.state, one.attempt, one.customer_id, one.reference) == (PENDING, 1, None, "r" * 12)
+    assert one.lease_until == database.now() + datetime.timedelta(seconds=LEASE)
+    assert (one.settle, one.sent_after) == (SETTLE, SENT_AFTER)
+    assert (one.source, one.dag_id, one.run_id) == ("table people", "dag", "run a")
+    assert row(ledger, "2").reference is None
+
+
+def test_the_second_claimer_gets_to_know_whose_the_rows_are_and_owns_only_what_was_free(ledger, database):
+    claim(ledger, A, "1", "2")
+    rows = claim(another(ledger, database), B, "2", "3")
+    assert owned(rows, B) == {"3"}
+    assert rows["2"].owner == A.owner
+
+
+def test_a_claim_stays_the_owners_after_its_lease_until_somebody_takes_it_over(ledger, database):
+    claim(ledger, A, "1")
+    database.move_clock(LEASE + SETTLE + 1000)
+    assert owned(claim(ledger, B, "1"), B) == set()
+
+
+def test_accounts_do_not_see_each_others_rows(ledger):
+    create(ledger, "1", "c1")
+    elsewhere = dataclasses.replace(B, account="test/2")
+    assert owned(claim(ledger, elsewhere, "1"), elsewhere) == {"1"}
+    assert ledger.record(elsewhere, [Settled("1", customer_id="c1")]).keys == {"1"}, "ids are unique per account"
+
+
+DISTINCT = [
+    "key",
+    "KEY",
+    "Key",
+    "kéy",
+    "ke\u0301y",
+    "key ",
+    " key",
+    "key\u00a0",
+    "ｋｅｙ",
+    "ss",
+    "ß",
+    "ı",
+    "i",
+    "İ",
+    "42",
+    "042",
+    "%",
+    "_",
+]
+
+
+def test_keys_that_differ_in_case_accent_or_blanks_are_different_rows(ledger):
+    assert owned(claim(ledger, A, *DISTINCT), A) == set(DISTINCT)
+    assert ledger.record(A, [Settled(key, customer_id=f"c{n}") for n, key in enumerate(DISTINCT)]).keys == set(DISTINCT)
+    for number, key in enumerate(DISTINCT):
+        assert ledger.rows("test/1", [key])[key].customer_id == f"c{number}"
+
+
+def test_ids_and_accounts_that_differ_in_case_are_different(ledger):
+    assert owned(claim(ledger, A, "1", "2"), A) == {"1", "2"}
+    assert ledger.record(A, [Settled("1", customer_id="AbC"), Settled("2", customer_id="aBc")]).keys == {"1", "2"}
+    assert ledger.ids_with_rows("test/1", ["ABC", "AbC", "aBc", "abc"]) == {"AbC", "aBc"}
+    shouting = dataclasses.replace(B, account="TEST/1")
+    assert owned(claim(ledger, shouting, "1"), shouting) == {"1"}
+
+
+@pytest.mark.parametrize("letter", ["k", "ж", "𝒳"])
+def test_a_key_of_255_characters_is_kept_whole(ledger, letter):
+    keys = [letter * 254 + end for end in "ab"]
+    assert owned(claim(ledger, A, *keys), A) == set(keys)
+
+
+def test_a_batch_of_a_thousand_is_claimed_and_recorded_in_one_go(ledger):
+    keys = [str(number) for number in range(1001)]
+    assert owned(claim(ledger, A, *keys), A) == set(keys)
+    assert ledger.record(A, [Settled(key, customer_id=f"c{key}") for key in keys]).keys == set(keys)
+    assert len(ledger.ids_with_rows("test/1", [f"c{key}" for key in keys])) == len(keys)
+
+
+def test_more_keys_than_a_statement_can_have_parameters_are_read_all_the_same(ledger):
+    claim(ledger, A, "0", "69999")
+    assert ledger.rows("test/1", [str(number) for number in range(70_000)]).keys() == {"0", "69999"}
+
+
+def test_of_two_that_claim_overlapping_batches_at_once_each_key_has_exactly_one_owner(database, table):
+    Ledger(database.engine(), table).open()
+    claimants = [claimant(owner) for owner in "abcd"]
+    # Overlapping, and in opposite orders: who locked in the order given would deadlock.
+    batches = [[str(number) for number in range(start, start + 60)] for start in (0, 20, 40, 10)]
+    batches = [batch[::-1] if number % 2 else batch for number, batch in enumerate(batches)]
+    ledgers = [Ledger(database.engine(), table) for _ in claimants]
+    for ledger in ledgers:
+        ledger.open()
+    got = together(
+        *(
+            lambda ledger=ledger, me=me, batch=batch: patiently(lambda: claim(ledger, me, *batch))
+            for ledger, me, batch in zip(ledgers, claimants, batches, strict=True)
+        )
+    )
+    every = sorted({key for batch in batches for key in batch})
+    owners = {key: row.owner for key, row in ledgers[0].rows("test/1", every).items()}
+    assert owners.keys() == set(every)
+    for me, rows, batch in zip(claimants, got, batches, strict=True):
+        assert rows.keys() == set(batch), "a claim reads all of its rows back, whoever owns them"
+        assert {key: row.owner for key, row in rows.items()} == {key: owners[key] for key in batch}
+        assert owned(rows, me) == {key for key in batch if owners[key] == me.owner}
+
+
+def test_of_many_that_reclaim_the_same_refused_rows_at_once_exactly_one_owns_each(database, table):
+    first = Ledger(database.engine(), table)
+    first.open()
+    keys = [str(number) for number in range(40)]
+    for key in keys:
+        reject(first, key)
+    ledgers = [another(first, database) for _ in range(3)]
+    changed = [record(key, city="Boston") for key in keys]
+    got = together(
+        *(
+            lambda ledger=ledger, me=me: patiently(lambda: claim(ledger, me, records=changed))
+            for ledger, me in zip(ledgers, (A, B, C), strict=True)
+        )
+    )
+    owners = [owned(rows, me) for rows, me in zip(got, (A, B, C), strict=True)]
+    assert sorted(key for keys_of_one in owners for key in keys_of_one) == sorted(keys)
+    assert {row.attempt for row in first.rows("test/1", keys).values()} == {2}
+
+
+# ---- recording -----------------------------------------------------------------------------------------------------
+
+
+def test_recording_settles_the_row_and_lets_go_of_it(ledger):
+    claim(ledger, A, "1", "2")
+    answers = [Settled("1", customer_id="c1"), Settled("2", errors={"email": ["is taken"]})]
+    assert ledger.record(A, answers) == Recorded({"1", "2"}, set())
+    created, rejected = row(ledger, "1"), row(ledger, "2")
+    assert (created.state, created.customer_id, created.error) == (CREATED, "c1", None)
+    assert (rejected.state, rejected.customer_id, rejected.errors) == (REJECTED, None, {"email": ["is taken"]})
+    for settled in (created, rejected):
+        assert (settled.owner, settled.lease_until, settled.settle, settled.sent_after) == (None, None, None, None)
+
+
+def test_who_does_not_own_a_row_records_nothing(ledger):
+    claim(ledger, A, "1")
+    before = row(ledger, "1")
+    assert ledger.record(B, [Settled("1", customer_id="c1"), Settled("9", customer_id="c9")]) == Recorded(set(), set())
+    assert row(ledger, "1") == before
+    assert row(ledger, "9") is None
+
+
+def test_who_lost_a_row_drops_its_answer_and_keeps_the_others(ledger, database):
+    claim(ledger, A, "1", "2")
+    database.move_clock(LEASE + SETTLE + 1)
+    claim(ledger, A, "3")
+    assert set(ledger.take_over(B)) == {"1", "2"}
+    answers = [Settled(key, customer_id=f"c{key}") for key in "123"]
+    assert ledger.record(A, answers) == Recorded({"3"}, set())
+    assert row(ledger, "1").state == PENDING
+
+
+def test_a_settled_row_is_never_recorded_again(ledger):
+    create(ledger, "1", "c1")
+    assert ledger.record(A, [Settled("1", customer_id="c2")]) == Recorded(set(), set())
+    assert ledger.record(A, [Settled("1", errors={"email": ["is taken"]})]) == Recorded(set(), set())
+    assert (row(ledger, "1").state, row(ledger, "1").customer_id) == (CREATED, "c1")
+
+
+def test_an_id_that_another_row_has_is_not_recorded_and_is_reported_and_the_others_are(ledger):
+    create(ledger, "1", "c1")
+    claim(ledger, A, "2", "3", "4")
+    answers = [Settled("2", customer_id="c2"), Settled("3", customer_id="c1"), Settled("4", errors={"name": ["no"]})]
+    assert ledger.record(A, answers) == Recorded({"2", "4"}, {"3"})
+    assert (row(ledger, "3").state, row(ledger, "3").owner) == (PENDING, A.owner)
+    assert (row(ledger, "2").customer_id, row(ledger, "1").customer_id) == ("c2", "c1")
+
+
+def test_of_two_answers_with_one_id_one_is_recorded(ledger):
+    claim(ledger, A, "1", "2")
+    recorded = ledger.record(A, [Settled("1", customer_id="c1"), Settled("2", customer_id="c1")])
+    assert len(recorded.keys) == len(recorded.taken_ids) == 1
+    assert recorded.keys | recorded.taken_ids == {"1", "2"}
+
+
+def test_refusals_are_kept_in_any_language(ledger):
+    claim(ledger, A, "1")
+    errors = {"name": ['тоже "занято" 🙂', "x" * 300], "record": ["%s %(x)s :y \\"]}
+    ledger.record(A, [Settled("1", errors=errors)])
+    assert row(ledger, "1").errors == errors
+
+
+# ---- leases, takeover ----------------------------------------------------------------------------------------------
+
+
+def test_renewing_prolongs_what_is_owned_and_nothing_else(ledger, database):
+    claim(ledger, A, "1", "2")
+    claim(ledger, B, "3")
+    ledger.record(A, [Settled("2", customer_id="c2")])
+    others_lease = row(ledger, "3").lease_until
+    database.move_clock(50)
+    assert ledger.renew(A) == {"1"}
+    assert row(ledger, "1").lease_until == database.now() + datetime.timedelta(seconds=LEASE)
+    assert row(ledger, "2").lease_until is None
+    assert row(ledger, "3").lease_until == others_lease
+
+
+def test_an_owner_whose_lease_has_run_out_may_renew_until_somebody_took_the_row_over(ledger, database):
+    claim(ledger, A, "1")
+    database.move_clock(LEASE + SETTLE + 1)
+    assert ledger.renew(A) == {"1"}
+    assert ledger.take_over(B) == {}
+    database.move_clock(LEASE + SETTLE + 1)
+    assert set(ledger.take_over(B)) == {"1"}
+    assert ledger.renew(A) == set()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "taken"), [(LEASE - 1, False), (LEASE + SETTLE - 1, False), (LEASE + SETTLE + 1, True)]
+)
+def test_a_row_is_taken_over_only_when_lease_and_settle_have_passed(ledger, database, seconds, taken):
+    claim(ledger, A, "1", references={"1": "r" * 12})
+    before = row(ledger, "1")
+    database.move_clock(seconds)
+    assert set(ledger.take_over(B)) == ({"1"} if taken else set())
+    after = row(ledger, "1")
+    if not taken:
+        assert after == before
+        return
+    assert after.owner == B.owner
+    assert after.lease_until == database.now() + datetime.timedelta(seconds=LEASE)
+    assert (after.attempt, after.reference, after.sent_after) == (1, "r" * 12, SENT_AFTER)
+    assert (after.digest, after.fields, after.run_id) == (before.digest, before.fields, before.run_id)
+
+
+@pytest.mark.parametrize(("settle", "taken"), [(10, True), (SETTLE, True), (1000, False)])
+def test_the_settle_that_counts_is_the_one_stored_in_the_row(ledger, database, settle, taken):
+    claim(ledger, dataclasses.replace(A, settle=settle), "1")
+    database.move_clock(LEASE + SETTLE + 1)
+    eager = dataclasses.replace(B, settle=1)
+    assert bool(ledger.take_over(eager)) is taken
+
+
+def test_taking_over_gives_all_rows_of_this_attempt_and_leaves_other_accounts_and_settled_rows_alone(ledger, database):
+    claim(ledger, A, "1")
+    create(ledger, "2", "c2")
+    reject(ledger, "3")
+    claim(ledger, dataclasses.replace(A, account="test/2"), "4")
+    database.move_clock(LEASE + SETTLE + 1)
+    claim(ledger, B, "5")
+    assert set(ledger.take_over(B)) == {"1", "5"}
+    assert row(ledger, "4", "test/2").owner == A.owner
+
+
+def test_of_many_that_take_over_at_once_exactly_one_gets_each_row(ledger, database):
+    keys = {str(number) for number in range(50)}
+    claim(ledger, claimant("z"), *keys)
+    database.move_clock(LEASE + SETTLE + 1)
+    ledgers = [another(ledger, database) for _ in range(4)]
+    claimants = [claimant(owner) for owner in "abcd"]
+    got = together(
+        *(
+            lambda one=one, me=me: patiently(lambda: one.take_over(me))
+            for one, me in zip(ledgers, claimants, strict=True)
+        )
+    )
+    assert sorted(key for rows in got for key in rows) == sorted(keys)
+
+
+def test_who_waits_is_told_how_many_rows_others_hold_and_when_the_first_can_be_taken_over(ledger, database):
+    assert ledger.waiting("test/1", B.owner) == (0, None)
+    claim(ledger, A, "1")
+    database.move_clock(20)
+    claim(ledger, A, "2")
+    claim(ledger, B, "3")
+    create(ledger, "4", "c4", me=C)
+    assert ledger.waiting("test/1", B.owner) == (2, LEASE + SETTLE - 20)
+    database.move_clock(1000)
+    assert ledger.waiting("test/1", B.owner) == (2, 0.0)
+
+
+def test_what_was_proved_absent_is_free_again_and_counts_as_an_attempt(ledger):
+    claim(ledger, A, "1", "2")
+    claim(ledger, B, "3")
+    assert ledger.record_absence(A, ["1", "3", "9"]) == {"1"}
+    one = row(ledger, "1")
+    assert one.unsent
+    assert (one.attempt, one.lease_until, one.settle, one.sent_after) == (2, None, None, None)
+    assert (row(ledger, "2").owner, row(ledger, "3").owner) == (A.owner, B.owner)
+    rows = claim(ledger, C, "1")
+    assert owned(rows, C) == {"1"}
+    assert rows["1"].attempt == 2
+
+
+def test_releasing_forgets_first_attempts_frees_others_and_ends_the_lease_of_what_may_be_open(ledger, database):
+    claim(ledger, A, "again")
+    ledger.record_absence(A, ["again"])
+    claim(ledger, A, "again", "never sent", "maybe open")
+    claim(ledger, B, "another's")
+    ledger.release(A, unsent=["again", "never sent", "another's"])
+    assert row(ledger, "never sent") is None
+    assert row(ledger, "again").unsent
+    assert row(ledger, "again").attempt == 2
+    still = row(ledger, "maybe open")
+    assert (still.owner, still.lease_until, still.settle) == (None, database.now(), SETTLE)
+    assert not still.unsent
+    assert row(ledger, "another's").owner == B.owner
+    assert owned(claim(ledger, C, "maybe open"), C) == set(), "it cannot be claimed, only taken over and looked up"
+    database.move_clock(SETTLE - 1)
+    assert ledger.take_over(C) == {}
+    database.move_clock(2)
+    assert set(ledger.take_over(C)) == {"maybe open"}
+
+
+def test_giving_up_some_rows_keeps_the_others_and_frees_none_before_their_settle(ledger, database):
+    claim(ledger, A, "1", "2")
+    claim(ledger, B, "3")
+    ledger.give_up(A, ["1", "3", "9"])
+    assert (row(ledger, "1").owner, row(ledger, "1").lease_until) == (None, database.now())
+    assert (row(ledger, "2").owner, row(ledger, "3").owner) == (A.owner, B.owner)
+    assert owned(claim(ledger, C, "1"), C) == set()
+    assert ledger.waiting("test/1", A.owner) == (2, SETTLE)
+    database.move_clock(SETTLE + 1)
+    assert set(ledger.take_over(C)) == {"1"}
+
+
+def test_a_thousand_can_be_released_and_proved_absent(ledger):
+    keys = [str(number) for number in range(1001)]
+    claim(ledger, A, *keys)
+    assert len(ledger.record_absence(A, keys)) == len(keys)
+    claim(ledger, A, *keys)
+    ledger.release(A, unsent=keys)
+    assert all(row.unsent for row in ledger.rows("test/1", keys).values())
+
+
+# ---- refusals ------------------------------------------------------------------------------------------------------
+
+
+def test_our_own_refusal_of_a_new_record_is_stored_rejected_and_owned_by_nobody(ledger):
+    rows = claim(ledger, A, records=[unfit("1")])
+    assert rows["1"].state == REJECTED
+    assert rows["1"].errors == unfit("1").errors
+    assert (rows["1"].owner, rows["1"].lease_until, rows["1"].sent_after, rows["1"].reference) == (None,) * 4
+
+
+def test_our_own_refusal_never_alters_a_row_that_is_created_or_may_be_open(ledger, database):
+    create(ledger, "created", "c1")
+    claim(ledger, A, "mine")
+    claim(ledger, B, "another's")
+    keys = ["created", "mine", "another's"]
+    before = database.rows(ledger.schema.rows.name)
+    claim(ledger, A, records=[unfit(key) for key in keys])
+    claim(ledger, A, records=[unfit(key) for key in keys], retry_rejected=True)
+    assert database.rows(ledger.schema.rows.name) == before
+
+
+def test_our_own_refusal_replaces_an_older_refusal_and_what_was_never_sent(ledger):
+    claim(ledger, A, records=[unfit("1", "Jo")])
+    claim(ledger, A, records=[unfit("1", "Ed")])
+    assert row(ledger, "1").digest == unfit("1", "Ed").digest
+    claim(ledger, A, "2")
+    ledger.record_absence(A, ["2"])
+    claim(ledger, A, records=[unfit("2")])
+    assert row(ledger, "2").state == REJECTED
+
+
+def test_a_refused_row_is_claimed_again_only_when_its_data_have_changed(ledger):
+    reject(ledger, "1")
+    assert claim(ledger, B, "1")["1"].state == REJECTED
+    rows = claim(ledger, B, records=[record("1", city="Boston")])
+    assert owned(rows, B) == {"1"}
+    assert (rows["1"].attempt, rows["1"].error, rows["1"].digest) == (2, None, record("1", city="Boston").digest)
+
+
+def test_a_refused_row_is_claimed_again_on_request_and_never_for_data_that_the_rules_refuse(ledger):
+    reject(ledger, "1")
+    claim(ledger, A, records=[unfit("2")])
+    assert owned(claim(ledger, B, "1", retry_rejected=True), B) == {"1"}
+    claim(ledger, B, records=[unfit("2")], retry_rejected=True)
+    assert row(ledger, "2").state == REJECTED
+    assert row(ledger, "2").attempt == 1
+
+
+def test_a_created_row_is_never_claimed_again_whatever_its_data(ledger):
+    create(ledger, "1", "c1")
+    before = row(ledger, "1")
+    claim(ledger, B, records=[record("1", city="Boston")], retry_rejected=True)
+    assert row(ledger, "1") == before
+
+
+# ---- what equality and matching ask --------------------------------------------------------------------------------
+
+
+def test_ids_and_references_are_found_in_their_own_account_only(ledger):
+    claim(ledger, A, "1", "2", references={"1": "q" * 12})
+    ledger.record(A, [Settled("2", customer_id="c2")])
+    assert ledger.ids_with_rows("test/1", ["c2", "c3"]) == {"c2"}
+    assert ledger.ids_with_rows("test/2", ["c2"]) == set()
+    assert ledger.references_with_rows("test/1", ["q" * 12, "r" * 12]) == {"q" * 12}
+    assert ledger.references_with_rows("test/2", ["q" * 12]) == set()
+    assert ledger.open_references("test/1", ["q" * 12, "r" * 12]) == {"q" * 12}
+    ledger.record(A, [Settled("1", customer_id="c1")])
+    assert ledger.open_references("test/1", ["q" * 12]) == set()
+    assert ledger.ids_with_rows("test/1", []) == set()
+
+
+def test_known_ids_are_the_latest_of_the_account(ledger, database):
+    for number in range(5):
+        create(ledger, str(number), f"c{number}")
+        database.move_clock(1)
+    assert ledger.known_ids("test/1") == ["c4", "c3", "c2"]
+    assert ledger.known_ids("test/2") == []
+    assert (ledger.has_rows("test/1"), ledger.has_rows("test/2")) == (True, False)
+
+
+def test_it_is_known_whether_others_hold_open_rows_without_a_reference(ledger):
+    assert ledger.open_without_reference(B) is False
+    claim(ledger, A, "1", references={"1": "r" * 12})
+    claim(ledger, B, "2")
+    assert ledger.open_without_reference(B) is False
+    claim(ledger, A, "3")
+    assert ledger.open_without_reference(B) is True
+    ledger.record(A, [Settled("3", customer_id="c3")])
+    assert ledger.open_without_reference(B) is False
+
+
+# ---- facts ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_to_remember_a_fact_is_believed(ledger, database):
+    assert ledger.fact("who") is None
+    assert ledger.remember("who", "first") == "first"
+    assert another(ledger, database).remember("who", "second") == "first"
+    assert ledger.facts("wh") == {"who": "first"}
+
+
+def test_many_that_remember_a_fact_at_once_agree(ledger, database):
+    ledgers = [another(ledger, database) for _ in range(4)]
+    said = together(
+        *(lambda one=one, n=n: patiently(lambda: one.remember("who", str(n))) for n, one in enumerate(ledgers))
+    )
+    assert len(set(said)) == 1
+
+
+def test_an_account_name_of_150_characters_in_any_script_is_remembered(ledger):
+    def nobody(_customer_id):
+        raise PayarcNotFound(status=404)
+
+    account = "ж" * 150
+    assert find_scope(ledger, Identity("test", account, "17"), nobody) == f"test/{account}"
+    assert find_scope(ledger, Identity("test", account, "17"), nobody) == f"test/{account}"
+
+
+# ---- repeating, clocks, failures -----------------------------------------------------------------------------------
+
+
+def _claims(ledger, _database):
+    reject(ledger, "old")
+    return lambda: claim(ledger, A, records=[record("1"), record("old", city="Boston"), unfit("bad")])
+
+
+def _records(ledger, _database):
+    create(ledger, "0", "c0")
+    claim(ledger, A, "1", "2", "3")
+    answers = [Settled("1", customer_id="c1"), Settled("2", errors={"name": ["no"]}), Settled("3", customer_id="c0")]
+    return lambda: ledger.record(A, answers)
+
+
+def _renews(ledger, database):
+    claim(ledger, A, "1")
+    database.move_clock(5)
+    return lambda: ledger.renew(A)
+
+
+def _releases(ledger, _database):
+    claim(ledger, A, "1")
+    ledger.record_absence(A, ["1"])
+    claim(ledger, A, "1", "2", "3")
+    return lambda: ledger.release(A, ["1", "2"])
+
+
+def _takes_over(ledger, database):
+    claim(ledger, A, "1", "2")
+    database.move_clock(LEASE + SETTLE + 1)
+    return lambda: ledger.take_over(B)
+
+
+def _records_absence(ledger, _database):
+    claim(ledger, A, "1", "2")
+    return lambda: ledger.record_absence(A, ["1"])
+
+
+@pytest.mark.parametrize(
+    "prepare", [_claims, _records, _renews, _releases, _takes_over, _records_absence], ids=lambda one: one.__name__[1:]
+)
+def test_what_is_repeated_since_nobody_knows_whether_it_took_effect_changes_nothing_more(ledger, database, prepare):
+    repeat = prepare(ledger, database)
+    before = database.rows(ledger.schema.rows.name)
+    repeat()
+    once = database.rows(ledger.schema.rows.name)
+    assert once != before
+    repeat()
+    assert database.rows(ledger.schema.rows.name) == once
+
+
+def test_a_repeated_claim_is_still_owned_and_a_repeated_record_finds_its_row_settled(ledger):
+    assert owned(claim(ledger, A, "1"), A) == owned(claim(ledger, A, "1"), A) == {"1"}
+    ledger.record(A, [Settled("1", customer_id="c1")])
+    assert ledger.record(A, [Settled("1", customer_id="c1")]) == Recorded(set(), set())
+    assert row(ledger, "1").customer_id == "c1"
+
+
+def test_every_time_is_the_databases_clock_in_utc_and_never_the_clients(ledger, database):
+    far = datetime.datetime(2031, 7, 1, 12, 0, 0, 250_000, tzinfo=datetime.UTC)
+    database.stop_clock(far)
+    claim(ledger, A, "1")
+    assert row(ledger, "1").lease_until == far + datetime.timedelta(seconds=LEASE)
+    database.move_clock(10)
+    ledger.renew(A)
+    assert row(ledger, "1").lease_until == far + datetime.timedelta(seconds=LEASE + 10)
+    ledger.record(A, [Settled("1", customer_id="c1")])
+    ((claimed, settled),) = database.execute(f"SELECT claimed_at, settled_at FROM {ledger.schema.rows.name}")
+    shown = [str(moment)[:23].replace("T", " ") for moment in (claimed, settled)]
+    assert shown == ["2031-07-01 12:00:00.250", "2031-07-01 12:00:10.250"]
+
+
+def test_a_session_in_another_time_zone_changes_no_time(database, table):
+    if database.kind == "sqlite":
+        pytest.skip("SQLite has no session time zone")
+    database.stop_clock()
+    zone = "SET TIME ZONE 'Asia/Tokyo'" if database.kind == "postgresql" else "SET time_zone = '+09:00'"
+    engine = database.engine()
+
+    @sa.event.listens_for(engine, "connect")
+    def in_tokyo(connection, _record):
+        with contextlib.closing(connection.cursor()) as cursor:
+            cursor.execute(zone)
+        connection.commit()
+
+    tokyo = Ledger(engine, table)
+    tokyo.open()
+    claim(tokyo, A, "1")
+    utc = another(tokyo, database)
+    expected = database.now() + datetime.timedelta(seconds=LEASE)
+    assert row(tokyo, "1").lease_until == row(utc, "1").lease_until == expected
+    assert row(utc, "1").sent_after == SENT_AFTER
+    database.move_clock(LEASE + SETTLE - 1)
+    assert utc.take_over(B) == tokyo.take_over(B) == {}
+
+
+def test_a_lost_connection_passes_and_the_next_transaction_works(database, table):
+    if database.kind == "sqlite":
+        pytest.skip("SQLite has no connection to lose")
+    engine = database.engine()  # no pre-ping: the ledger itself must cope
+    ledger = Ledger(engine, table)
+    ledger.open()
+    with ledger.database.read() as connection:
+        ask = "pg_backend_pid()" if database.kind == "postgresql" else "connection_id()"
+        number = connection.execute(sa.text(f"SELECT {ask}")).scalar_one()
+    database.execute(f"SELECT pg_terminate_backend({number})" if database.kind == "postgresql" else f"KILL {number}")
+    with pytest.raises(LedgerUnavailable):
+        claim(ledger, A, "1")
+    assert owned(claim(ledger, A, "1"), A) == {"1"}
+
+
+def test_a_server_that_is_not_there_is_unavailable(database, table):
+    if database.kind == "sqlite":
+        pytest.skip("SQLite has no server")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    gone = sa.create_engine(database.url.set(host="127.0.0.1", port=port, query={}), poolclass=NullPool)
+    with pytest.raises(LedgerUnavailable) as caught:
+        Ledger(gone, table).open()
+    assert "reachable" in str(caught.value)
+
+
+def test_a_locked_database_is_unavailable_and_works_once_it_is_free(database, table, monkeypatch):
+    monkeypatch.setattr(ledger_database, "SQLITE_BUSY_SECONDS", 0)
+    ledger = Ledger(database.engine(), table)
+    ledger.open()
+    claim(ledger, A, "1")
+    if database.kind != "sqlite":  # the same sorting, by the lock that these have
+        wait = "SET lock_timeout = '50ms'" if database.kind == "postgresql" else "SET innodb_lock_wait_timeout = 1"
+
+        @sa.event.listens_for(ledger.database.engine, "begin")
+        def impatient(connection):
+            connection.exec_driver_sql(wait)
+
+    with database.engine().connect() as holder:
+        holder.exec_driver_sql("BEGIN IMMEDIATE" if database.kind == "sqlite" else f"SELECT * FROM {table} FOR UPDATE")
+        with pytest.raises(LedgerUnavailable):
+            ledger.record(A, [Settled("1", customer_id="c1")])
+        holder.rollback()
+    assert ledger.record(A, [Settled("1", customer_id="c1")]).keys == {"1"}
+
+
+def test_a_table_that_has_vanished_is_a_lasting_error(database, ledger):
+    database.execute(f"DROP TABLE {ledger.schema.rows.name}")
+    with pytest.raises(PayarcLedgerError) as caught:
+        claim(ledger, A, "1")
+    assert not isinstance(caught.value, LedgerUnavailable)
+    assert "nothing is sent twice" in str(caught.value)
+
+
+def test_a_login_that_may_not_write_is_a_lasting_error(database, ledger, table):
+    if database.kind == "sqlite":
+        engine = sa.create_engine(f"sqlite:///file:{database.url.database}?mode=ro&uri=true", hide_parameters=True)
+    elif database.kind == "postgresql":
+        engine = database.engine()
+
+        @sa.event.listens_for(engine, "connect")
+        def read_only(connection, _record):
+            connection.execute("SET default_transaction_read_only = on")
+            connection.commit()
+    else:
+        engine = database.engine()
+
+        @sa.event.listens_for(engine, "connect")
+        def read_only(connection, _record):
+            with contextlib.closing(connection.cursor()) as cursor:
+                cursor.execute("SET SESSION TRANSACTION READ ONLY")
+
+    reading = Ledger(engine, table)
+    reading.open()
+    with pytest.raises(PayarcLedgerError) as caught:
+        claim(reading, A, "1")
+    engine.dispose()
+    assert not isinstance(caught.value, LedgerUnavailable)
+
+
+SECRETS = ("SECRET-KEY", "SECRET-OWNER", "SECRET-ID", "SECRET-TEXT")
+
+
+def test_no_error_text_holds_a_value_that_was_sent_to_the_database(database, ledger):
+    secretive = dataclasses.replace(A, owner="SECRET-OWNER")
+    claim(ledger, secretive, "SECRET-KEY")
+    too_long = Settled("SECRET-KEY", customer_id="SECRET-ID" * 20, errors={"name": ["SECRET-TEXT"]})
+    texts = []
+    if database.kind != "sqlite":  # SQLite has no lengths
+        with pytest.raises(PayarcLedgerError) as caught:
+            ledger.record(secretive, [too_long])
+        texts.append(caught.value)
+    database.execute(f"DROP TABLE {ledger.schema.rows.name}")
+    for call in (
+        lambda: ledger.record(secretive, [too_long]),
+        lambda: claim(ledger, secretive, "SECRET-KEY"),
+        lambda: ledger.rows("test/1", ["SECRET-KEY"]),
+    ):
+        with pytest.raises(PayarcLedgerError) as caught:
+            call()
+        texts.append(caught.value)
+    for error in texts:
+        assert error.__cause__ is None
+        assert error.__suppress_context__
+        assert not [secret for secret in SECRETS if secret in str(error)]
+        assert "INSERT" not in str(error)
+        assert "SELECT" not in str(error)

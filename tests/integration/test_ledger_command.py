@@ -1,0 +1,855 @@
+"""``python -m payarc_provider.ledger``, verb by verb, on every kind of database; PayArc is the sandbox."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import uuid
+
+import pytest
+import sqlalchemy as sa
+
+from payarc_provider.api.client import PayarcClient
+from payarc_provider.api.rate_limit import RateLimiter
+from payarc_provider.exceptions import PayarcConfigError, PayarcRunStopped
+from payarc_provider.ledger import commands, restoring
+from payarc_provider.ledger.__main__ import main
+from payarc_provider.sync.engine import Run
+from payarc_provider.sync.feed import BatchReader
+from payarc_provider.sync.ledger import Claimant, Ledger, Settled
+from payarc_provider.sync.records import Reader
+from payarc_provider.sync.reference import reference, with_reference
+from payarc_provider.sync.results import Results
+from payarc_provider.sync.settings import Settings
+from payarc_provider.sync.sources import ListSource
+from payarc_provider.sync.states import State
+from payarc_provider.sync.threads import (
+    SystemClock,
+    ThreadedFeed,
+    ThreadedLedger,
+    ThreadedPayarc,
+    run_to_end,
+    threads,
+)
+
+LEASE, SETTLE = 120.0, 60.0
+SENT_AFTER = datetime.datetime(2029, 12, 31, 23, 55, tzinfo=datetime.UTC)
+FAST = Settings(settle=0.3, lease=1.0, timeout=0.3, batch_size=50)
+
+
+class Desk:
+    """A ledger at which a person sits, and runs come by."""
+
+    def __init__(self, database, monkeypatch, capsys):
+        self.database = database
+        self.table = database.name()
+        self.account = "test/1"
+        self._capsys = capsys
+        self.ledger = self.open()
+        for module in (commands, restoring):
+            monkeypatch.setattr(module, "sql_engine", self._engine)
+
+    def _engine(self, conn_id, argument):
+        if conn_id not in ("ledger", "crm"):
+            raise PayarcConfigError(f"{argument}: there is no connection {conn_id}")
+        return self.database.engine()
+
+    def open(self):
+        ledger = Ledger(self.database.engine(), self.table)
+        ledger.open()
+        return ledger
+
+    def __call__(self, *arguments, expect=0):
+        """Give the command; returns what it says on stdout, or on stderr where it is to fail."""
+        self._capsys.readouterr()
+        status = main(["--ledger-conn-id", "ledger", "--ledger-table", self.table, *map(str, arguments)])
+        said = self._capsys.readouterr()
+        assert status == expect, said
+        if status == 1:
+            assert said.out == ""
+            assert len(said.err.strip().splitlines()) == 1
+        return said.out if status == 0 else said.err
+
+    def json(self, *arguments):
+        return json.loads(self(*arguments, "--json"))
+
+    def claimant(self, owner="a", **changes):
+        made = Claimant(
+            self.account, owner * 32, "table people of crm", LEASE, SETTLE, "sync", f"run_{owner}", "create"
+        )
+        return dataclasses.replace(made, **changes)
+
+    def claim(self, *keys, owner="a", **changes):
+        """Rows that a run holds, and may have sent."""
+        me = self.claimant(owner, **changes)
+        reader = Reader("id", None, self.ledger.ledger_id)
+        records = [reader.read(0, {"id": key, "name": "John Smith"}) for key in keys]
+        self.ledger.claim(me, records, {key: self.code(key) for key in keys}, SENT_AFTER)
+        return me
+
+    def created(self, **ids):
+        me = self.claim(*ids)
+        self.ledger.record(me, [Settled(key, customer_id=its_id) for key, its_id in ids.items()])
+
+    def rejected(self, *keys, errors=None):
+        me = self.claim(*keys)
+        self.ledger.record(me, [Settled(key, errors=errors or {"email": ["is taken"]}) for key in keys])
+
+    def row(self, key):
+        return self.ledger.rows(self.account, [key]).get(key)
+
+    def code(self, key):
+        return reference(self.ledger.ledger_id, self.account, key)
+
+    # ---- runs ---------------------------------------------------------------------------------------------------------
+
+    def run(self, sandbox, rows, settings=FAST, **changes):
+        """A run over these records, as the operator makes it; returns its results, and what the engine counted."""
+        settings = dataclasses.replace(settings, **changes)
+        limiter = RateLimiter()
+        client = PayarcClient(sandbox.url, lambda _: sandbox.token, timeout=settings.timeout, limiter=limiter)
+        ledger = self.open()
+        reader = Reader("id", None, ledger.ledger_id)
+        me = self.claimant("r", owner=uuid.uuid4().hex, lease=settings.lease, settle=settings.settle)
+        results = Results()
+        with threads(settings.concurrency) as pools:
+            run = Run(
+                me,
+                settings,
+                ledger.ledger_id,
+                reader,
+                feed=ThreadedFeed(BatchReader(ListSource(rows, me.source), reader, settings.batch_size), pools.source),
+                ledger=ThreadedLedger(ledger, me, pools, retry_rejected=False),
+                payarc=ThreadedPayarc(client, limiter, pools),
+                sink=results,
+                clock=SystemClock(),
+            )
+            try:
+                run_to_end(run.run())
+            finally:
+                client.close()
+                ledger.database.dispose()
+        self.counts = run.counts
+        return results
+
+
+@pytest.fixture
+def desk(database, monkeypatch, capsys):
+    return Desk(database, monkeypatch, capsys)
+
+
+@pytest.fixture
+def still(desk):
+    """The desk, in a database whose clock stands still at 2030-01-01."""
+    desk.database.stop_clock()
+    return desk
+
+
+@pytest.fixture
+def shop(desk, payarc_sandbox):
+    """The desk, whose account is the sandbox's merchant."""
+    desk.account = f"{payarc_sandbox.url.split('/')[2]}/1"
+    return desk
+
+
+def people(*keys, **fields):
+    return [{"id": key, "name": "John Smith", "email": f"{key}@example.com", **fields} for key in keys]
+
+
+def identity(sandbox):
+    return f'account:["{sandbox.url.split("/")[2]}", null, "1"]'
+
+
+# ---- status ---------------------------------------------------------------------------------------------------------
+
+
+def test_status_counts_the_rows_of_each_account_by_state(still):
+    still.created(a="c1", b="c2")
+    still.rejected("c")
+    still.claim("held")
+    still.claim("open", "open2", owner="b")
+    still.ledger.release(still.claimant("b"), [])
+    still.claim("gone", owner="c")
+    still.ledger.record_absence(still.claimant("c"), ["gone"])
+    still.claim("other", account="test/2")
+    still.database.move_clock(60)
+    answer = still.json("status")
+    assert answer["ledger_id"] == still.ledger.ledger_id
+    assert answer["tables"] == [still.table, f"{still.table}_facts"]
+    one, two = answer["accounts"]
+    assert one == {
+        "account": "test/1",
+        "states": {"pending": 4, "created": 2, "rejected": 1},
+        "holds": {"held": 1, "open": 2, "unsent": 1},
+        "oldest_pending": "2030-01-01T00:00:00Z",
+        "forgotten": 0,
+    }
+    assert two["states"] == {"pending": 1, "created": 0, "rejected": 0}
+    assert len(still.json("status", "--account", "test/2")["accounts"]) == 1
+
+
+def test_status_in_words(still):
+    still.created(a="c1")
+    still.claim("b")
+    still.database.move_clock(7300)
+    said = still("status")
+    assert still.ledger.ledger_id in said
+    assert re.search(
+        r"account test/1\n  created +1\n  rejected +0\n  pending +1  oldest since 2030-01-01T00:00:00Z", said
+    )
+    assert "(2 h 1 min)" in said
+    assert re.search(r"    open +1  their run is gone", said)
+
+
+def test_without_a_ledger_nothing_is_made_and_the_reason_said(still):
+    still.table = still.database.name()
+    for command in ("status", "pending", "rejected", "retry --all", "forget a", "settle a --absent --yes"):
+        assert f"has no ledger {still.table}" in still(*command.split(), expect=1)
+    assert not sa.inspect(still.database.engine()).has_table(still.table)
+
+
+def test_an_account_that_is_unknown_or_one_of_several_is_refused(still):
+    still.rejected("a")
+    still.claim("a", account="test/2")
+    assert "it has test/1, test/2" in still("status", "--account", "test/3", expect=1)
+    assert "give --account; the ledger has test/1, test/2" in still("retry", "a", expect=1)
+    still("retry", "a", "--account", "test/1")
+
+
+# ---- pending, rejected ----------------------------------------------------------------------------------------------
+
+
+def test_pending_says_since_when_in_whose_hands_and_until_when(still):
+    still.claim("a")
+    still.database.move_clock(10)
+    still.claim("b", owner="b")
+    still.ledger.release(still.claimant("b"), [])
+    still.claim("c", owner="c")
+    still.ledger.record_absence(still.claimant("c"), ["c"])
+    a, b, c = still.json("pending")["pending"]
+    assert a == {
+        "account": "test/1",
+        "key": "a",
+        "since": "2030-01-01T00:00:00Z",
+        "hold": "held",
+        "takeover_at": "2030-01-01T00:03:00Z",
+        "reference": still.code("a"),
+        "source": "table people of crm",
+        "attempt": 1,
+        "dag_id": "sync",
+        "run_id": "run_a",
+        "task_id": "create",
+    }
+    still.database.move_clock(1)
+    assert (b["key"], b["since"], b["takeover_at"]) == ("b", "2030-01-01T00:00:10Z", "2030-01-01T00:01:10Z")
+    assert still.json("pending")["pending"][1]["hold"] == "open"
+    assert (c["key"], c["hold"], c["takeover_at"], c["attempt"]) == ("c", "unsent", "-", 2)
+    lines = still("pending").splitlines()
+    assert lines[1] == f"2030-01-01T00:00:00Z  held    2030-01-01T00:03:00Z  {still.code('a')}  a"
+    assert lines[2] == "    sync.create, run run_a; table people of crm; account test/1"
+
+
+def test_rejected_says_since_when_and_why(still):
+    still.rejected("a", errors={"email": ["is taken."], "name": ["too short.", "no digits."]})
+    assert still.json("rejected")["rejected"] == [
+        {
+            "account": "test/1",
+            "key": "a",
+            "since": "2030-01-01T00:00:00Z",
+            "source": "table people of crm",
+            "errors": {"email": ["is taken."], "name": ["too short.", "no digits."]},
+            "retried": False,
+        }
+    ]
+    assert still("rejected").splitlines()[1:] == [
+        "2030-01-01T00:00:00Z  a",
+        "    table people of crm; account test/1",
+        "    email: is taken.",
+        "    name: too short. no digits.",
+    ]
+    still("retry", "a")
+    assert still.json("rejected")["rejected"][0]["retried"] is True
+    assert "a  (to be tried again)" in still("rejected")
+
+
+def test_nothing_is_pending_or_rejected(still):
+    assert still("pending") == "nothing is pending\n"
+    assert still("rejected") == "nothing is rejected\n"
+    assert still.json("pending") == {"total": 0, "pending": []}
+
+
+def test_pages_follow_each_other(still):
+    for key in "abcde":
+        still.rejected(key)
+        still.database.move_clock(1)
+    first = still("rejected", "--limit", 2)
+    assert first.splitlines()[-1] == "3 more: --offset 2"
+    pages = [still.json("rejected", "--limit", 2, "--offset", offset)["rejected"] for offset in (0, 2, 4)]
+    assert [row["key"] for page in pages for row in page] == list("abcde")
+    assert "more" not in still("rejected", "--limit", 2, "--offset", 3)
+
+
+def test_a_key_that_looks_like_an_email_is_never_shown(still):
+    secret = "john@example.com"
+    still.rejected(secret)
+    still.claim(f"x{secret}")
+    said = still("rejected") + still("pending") + json.dumps([still.json("rejected"), still.json("pending")])
+    said += still("forget", f"x{secret}", expect=1) + still("settle", f"x{secret}", "--absent", "--yes", expect=1)
+    said += still("retry", f"x{secret}", expect=1) + still("retry", secret) + still("forget", secret)
+    assert "example.com" not in said
+    assert said.count("(a key that looks like an email)") == 9
+
+
+def test_tables_are_readable_in_100_columns(still):
+    long = {
+        "dag_id": "a_dag_with_a_long_name" * 4,
+        "run_id": "scheduled__2030-01-01T00:00:00+00:00",
+        "task_id": "t" * 40,
+    }
+    still.claim("a" * 30, **long)
+    still.rejected("b" * 30, errors={"email": ["must be something else entirely. " * 8]})
+    said = still("pending") + still("rejected") + still("status")
+    assert max(len(line) for line in said.splitlines()) <= 100
+
+
+# ---- settle ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_in_a_runs_hands_is_not_settled(still, payarc_sandbox):
+    still.claim("a")
+    for how in ("--absent --yes", "--customer-id c1"):
+        if how.startswith("--customer"):
+            continue  # the merchant's account is another one; see below
+        assert "in the hands of run run_a of sync until 2030-01-01T00:02:00Z" in still(
+            "settle", "a", *how.split(), expect=1
+        )
+    still.database.move_clock(LEASE + 1)
+    late = "a request for a may reach PayArc until 2030-01-01T00:03:00Z"
+    assert late in still("settle", "a", "--absent", "--yes", expect=1)
+    still.database.move_clock(SETTLE)
+    still("settle", "a", "--absent", "--yes")
+    assert still.row("a").unsent
+    assert still.row("a").attempt == 2
+
+
+def test_only_a_pending_row_is_settled(still):
+    still.created(a="c1")
+    still.rejected("b")
+    assert "a is created, not pending" in still("settle", "a", "--absent", "--yes", expect=1)
+    assert "b is rejected, not pending" in still("settle", "b", "--absent", "--yes", expect=1)
+    assert "has no key z" in still("settle", "z", "--absent", "--yes", expect=1)
+    still.claim("c")
+    still.ledger.record_absence(still.claimant(), ["c"])
+    assert "never sent, or is known to be absent" in still("settle", "c", "--absent", "--yes", expect=1)
+
+
+def test_absence_is_to_be_confirmed(still, monkeypatch):
+    still.claim("a")
+    still.ledger.release(still.claimant(), [])
+    still.database.move_clock(SETTLE + 1)
+    for answer in ("", "no\n", "y\n"):
+        monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+        said = still("settle", "a", "--absent", expect=1)
+        assert f"its description would end in #{still.code('a')}" in said
+        assert "not confirmed" in said
+        assert not still.row("a").unsent
+    monkeypatch.setattr("sys.stdin", io.StringIO("yes\n"))
+    still("settle", "a", "--absent")
+    assert still.row("a").unsent
+
+
+def left_open(shop, *keys, owner="a"):
+    """Rows of a run that is gone and whose requests cannot reach PayArc any more."""
+    me = shop.claim(*keys, owner=owner, settle=0.0)
+    shop.ledger.release(me, [])
+
+
+def test_a_row_is_settled_with_a_customer_that_payarc_has(shop, payarc_sandbox):
+    left_open(shop, "a")
+    [customer] = payarc_sandbox.seed([{"name": "John Smith", "email": "secret@example.com"}])
+    said = shop("settle", "a", "--customer-id", f"cus_{customer['customer_id']}")
+    assert said == f"a: created, customer {customer['customer_id']}\n"
+    row = shop.row("a")
+    assert (row.state, row.customer_id, row.owner, row.sent_after) == (
+        State.CREATED,
+        customer["customer_id"],
+        None,
+        None,
+    )
+    assert row.matched_by == "person"
+    results = shop.run(payarc_sandbox, people("a"))
+    assert results.customer_ids() == [customer["customer_id"]]
+    assert len(payarc_sandbox.customers()) == 1
+
+
+def test_a_customer_that_payarc_does_not_show_settles_nothing(shop, payarc_sandbox):
+    left_open(shop, "a")
+    [foreign] = payarc_sandbox.seed([{"name": "John Smith", "merchant": "2"}])
+    for its_id in ("nobody", foreign["customer_id"]):
+        said = shop("settle", "a", "--customer-id", its_id, expect=1)
+        assert f"shows the connection payarc_default no customer {its_id}" in said
+    assert "not a PayArc customer id" in shop("settle", "a", "--customer-id", "a/b", expect=1)
+    assert shop.row("a").state == State.PENDING
+
+
+def test_a_customer_of_another_row_settles_nothing(shop, payarc_sandbox):
+    left_open(shop, "a", "c")
+    [taken, borne, own] = payarc_sandbox.seed(
+        [
+            {"name": "John Smith", "description": text}
+            for text in ("", f"ref #{shop.code('c')}", f"ref #{shop.code('a')}")
+        ]
+    )
+    me = shop.claim("b")
+    shop.ledger.record(me, [Settled("b", customer_id=taken["customer_id"])])
+    assert "is the one of the key b" in shop("settle", "a", "--customer-id", taken["customer_id"], expect=1)
+    assert "bears another key's reference" in shop("settle", "a", "--customer-id", borne["customer_id"], expect=1)
+    shop("settle", "a", "--customer-id", own["customer_id"])
+
+
+def test_another_merchants_token_settles_nothing(still, payarc_sandbox):
+    still.claim("a", settle=0.0)
+    still.ledger.release(still.claimant(), [])
+    still.database.move_clock(1)
+    [customer] = payarc_sandbox.seed([{"name": "John Smith"}])
+    said = still("settle", "a", "--customer-id", customer["customer_id"], expect=1)
+    assert "belongs to the account 127.0.0.1" in said
+    assert "and not to test/1" in said
+
+
+def test_what_is_known_to_be_absent_is_sent_by_the_next_run(shop, payarc_sandbox):
+    left_open(shop, "a")
+    shop("settle", "a", "--absent", "--yes")
+    assert len(shop.run(payarc_sandbox, people("a")).customer_ids()) == 1
+    [post] = payarc_sandbox.log()
+    assert post["idempotency_key"] == f"{shop.code('a')}-2"
+
+
+# ---- retry ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_refused_record_is_tried_again(shop, payarc_sandbox):
+    payarc_sandbox.settings(refuse={"email": ["a@example.com", "b@example.com"]})
+    rows = people("a", "b", "c")
+    assert len(shop.run(payarc_sandbox, rows).rejected()) == 2
+    payarc_sandbox.settings(refuse={})
+    assert len(shop.run(payarc_sandbox, rows).rejected()) == 2
+    assert shop("retry", "a") == "1 refused records will be tried again by the next run that reads them\n"
+    assert [one["key"] for one in shop.run(payarc_sandbox, rows).rejected()] == ["b"]
+    assert shop("retry", "--all").startswith("1 refused records")
+    assert shop.run(payarc_sandbox, rows).rejected() == []
+    assert "nothing is rejected" in shop("retry", "--all", expect=1)
+    assert len(payarc_sandbox.customers()) == 3
+    assert [post["idempotency_key"][-2:] for post in payarc_sandbox.log()].count("-2") == 2
+
+
+def test_all_of_the_named_records_are_tried_again_or_none(still):
+    still.rejected("a")
+    still.created(b="c1")
+    assert "b is created, not rejected" in still("retry", "a", "b", expect=1)
+    assert "has no key z" in still("retry", "a", "z", expect=1)
+    assert not still.json("rejected")["rejected"][0]["retried"]
+
+
+# ---- forget ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_pending_key_is_not_forgotten(still):
+    still.claim("a")
+    assert "a is pending" in still("forget", "a", expect=1)
+    still.ledger.record_absence(still.claimant(), ["a"])
+    assert "a is pending" in still("forget", "a", expect=1)
+    assert "has no key z" in still("forget", "z", expect=1)
+    assert still.row("a") is not None
+
+
+def forgotten(shop, sandbox, rows, **changes):
+    """The customer that the only record had until its key was forgotten."""
+    [old] = shop.run(sandbox, rows, **changes).customer_ids()
+    said = shop("forget", rows[0]["id"])
+    assert f"customer {old} is still at PayArc" in said
+    assert shop.row(rows[0]["id"]) is None
+    assert shop.json("status")["accounts"][0]["forgotten"] == 1
+    return old
+
+
+@pytest.mark.parametrize("idempotency", ["ignored", "replay"])
+def test_a_forgotten_key_gets_a_new_customer(shop, payarc_sandbox, idempotency):
+    payarc_sandbox.settings(idempotency=idempotency)
+    old = forgotten(shop, payarc_sandbox, people("a"))
+    [new] = shop.run(payarc_sandbox, people("a")).customer_ids()
+    assert new != old
+    assert len(payarc_sandbox.customers()) == 2
+    assert shop.run(payarc_sandbox, people("a")).customer_ids() == [new]
+
+
+@pytest.mark.parametrize("with_reference", [True, False])
+@pytest.mark.parametrize("fault", ["lost_after", "lost_before"])
+def test_a_look_up_never_takes_the_forgotten_customer(shop, payarc_sandbox, fault, with_reference):
+    old = forgotten(shop, payarc_sandbox, people("a"), reference=with_reference)
+    payarc_sandbox.faults([{"kind": fault, "times": 1}])
+    [new] = shop.run(payarc_sandbox, people("a"), reference=with_reference).customer_ids()
+    assert shop.counts["unknown"] == 1
+    assert new != old
+    assert len(payarc_sandbox.customers()) == 2
+
+
+def test_the_forgotten_customer_is_not_adopted_by_email(shop, payarc_sandbox):
+    old = forgotten(shop, payarc_sandbox, people("a"))
+    ids = shop.run(
+        payarc_sandbox, people("a") + people("b", email="a@example.com"), match_existing="email"
+    ).customer_ids()
+    assert len({old, *ids}) == 3
+
+
+def test_an_answer_with_the_forgotten_customer_is_not_recorded(shop, payarc_sandbox):
+    old = forgotten(shop, payarc_sandbox, people("a"))
+    me = shop.claim("a", "b")
+    recorded = shop.ledger.record(me, [Settled("a", customer_id=old), Settled("b", customer_id="new")])
+    assert (recorded.keys, recorded.taken_ids) == ({"b"}, {"a"})
+    assert shop.row("a").state == State.PENDING
+
+
+def test_the_forgotten_customer_settles_nothing(shop, payarc_sandbox):
+    old = forgotten(shop, payarc_sandbox, people("a"))
+    left_open(shop, "a")
+    assert "forgotten key" in shop("settle", "a", "--customer-id", old, expect=1)
+
+
+def test_a_refused_record_is_forgotten_too(shop, payarc_sandbox):
+    payarc_sandbox.settings(refuse={"email": ["a@example.com"]}, idempotency="replay")
+    shop.run(payarc_sandbox, people("a"))
+    assert shop("forget", "a") == "a: forgotten\n"
+    payarc_sandbox.settings(refuse={})
+    assert len(shop.run(payarc_sandbox, people("a")).customer_ids()) == 1
+    assert [post["idempotency_key"][-2:] for post in payarc_sandbox.log()] == ["-1", "-2"]
+
+
+def test_what_is_released_unsent_leaves_no_row_whatever_attempts_count_from(still):
+    still.created(a="c1")
+    still("forget", "a")
+    me = still.claim("a", "b")
+    assert still.row("b").attempt == 2
+    still.ledger.release(me, ["a", "b"])
+    assert still.row("a") is still.row("b") is None
+
+
+# ---- rebuild --------------------------------------------------------------------------------------------------------
+
+
+def lose(desk, *suffixes):
+    ledger_id = desk.ledger.ledger_id
+    for suffix in suffixes:
+        desk.database.execute(f"DROP TABLE {desk.table}{suffix}")
+    return ledger_id
+
+
+def crm(desk, *keys):
+    """A table of people, whose keys are integers."""
+    name = desk.database.name("people")
+    desk.database.execute(f"CREATE TABLE {name} (id integer, name varchar(50))")
+    for key in keys:
+        desk.database.execute(f"INSERT INTO {name} VALUES ({key}, 'John Smith')")
+    return name
+
+
+def test_a_lost_ledger_is_rebuilt_from_the_references(shop, payarc_sandbox):
+    rows = people(*range(1, 8))
+    rows[1]["description"], rows[2]["description"] = (
+        "Donut shop customer",
+        "A description without any room left for more",
+    )
+    before = shop.run(payarc_sandbox, rows).customers()
+    table = crm(shop, *range(1, 8), 99)
+    shop.database.execute(f"INSERT INTO {table} VALUES (NULL, 'Nobody')")
+    ledger_id = lose(shop, "", "_facts")
+    assert "give --ledger-id" in shop("rebuild", "--table", table, expect=1)
+    said = shop.json("rebuild", "--table", table, "--ledger-id", ledger_id)
+    assert said["counts"] == {"inserted": 6, "absent": 2}
+    assert (said["keys"], said["customers"], said["unusable"], said["doubts"]) == (8, 7, 1, [])
+    shop.ledger = shop.open()
+    assert shop.ledger.ledger_id == ledger_id
+    assert shop.row("1").source == f"table {table} of ledger"
+    after = shop.run(payarc_sandbox, [row for row in rows if row["id"] != 3]).customers()
+    assert after == [one | {"status": "known"} for one in before if one["key"] != "3"]
+    assert shop.ledger.fact(identity(payarc_sandbox)) == shop.account
+
+
+def test_what_a_rebuilding_cannot_find_is_adopted_by_email(shop, payarc_sandbox):
+    rows = people(1, 2)
+    rows[1]["description"] = "A description without any room left for more"
+    before = shop.run(payarc_sandbox, rows).customer_ids()
+    ledger_id = lose(shop, "", "_facts")
+    shop("rebuild", "--table", crm(shop, 1, 2), "--ledger-id", ledger_id)
+    assert shop.run(payarc_sandbox, rows, match_existing="email").customer_ids() == before
+
+
+def test_keys_come_from_a_file_or_from_stdin(shop, payarc_sandbox, tmp_path, monkeypatch):
+    shop.run(payarc_sandbox, people("a", 'é"x', " c "))
+    file = tmp_path / "keys.txt"
+    file.write_text('a\r\né"x\n\n c \na\n', encoding="utf-8-sig")
+    source = ("--source", "task sync.create")
+    ledger_id = lose(shop, "", "_facts")
+    said = shop("rebuild", "--keys-from", file, *source, "--ledger-id", ledger_id)
+    assert re.search(r"3 keys looked for among PayArc's 3 customers\n  inserted +3  rows that were missing\n$", said)
+    monkeypatch.setattr("sys.stdin", io.StringIO("a\nz\n"))
+    assert shop.json("rebuild", "--keys-from", "-", *source)["counts"] == {"agreed": 1, "absent": 1}
+    shop.ledger = shop.open()
+    assert shop.row(" c ").source == "task sync.create"
+    file.write_text("a\nb\x01\n")
+    assert "the key in line 2 holds control characters" in shop("rebuild", "--keys-from", file, *source, expect=1)
+    file.write_text("\n")
+    assert "no keys" in shop("rebuild", "--keys-from", file, *source, expect=1)
+    assert "cannot be read: FileNotFoundError" in shop("rebuild", "--keys-from", tmp_path / "x", *source, expect=1)
+
+
+def test_the_facts_alone_may_be_lost(shop, payarc_sandbox):
+    before = shop.run(payarc_sandbox, people(1, 2)).customer_ids()
+    ledger_id = lose(shop, "_facts")
+    table = crm(shop, 1, 2)
+    assert shop.json("rebuild", "--table", table, "--ledger-id", ledger_id)["counts"] == {"agreed": 2}
+    assert shop.run(payarc_sandbox, people(1, 2)).customer_ids() == before
+
+
+def test_a_restored_ledger_gets_what_has_happened_since_it_was_saved(shop, payarc_sandbox):
+    """Saved: 1 created, 2 refused, 3 unsent, 4 open, 5 not there. Since then all have got customers."""
+    [first] = shop.run(payarc_sandbox, people(1)).customer_ids()
+    shop.rejected("2")
+    shop.claim("3", owner="c")
+    shop.ledger.record_absence(shop.claimant("c"), ["3"])
+    left_open(shop, "4")
+    later = payarc_sandbox.seed(
+        [row | {"description": f"ref #{shop.code(str(row['id']))}"} for row in people(2, 3, 4, 5)]
+    )
+    said = shop.json("rebuild", "--table", crm(shop, 1, 2, 3, 4, 5))
+    assert said["counts"] == {"agreed": 1, "settled": 2, "pending": 1, "inserted": 1}
+    ids = shop.run(payarc_sandbox, people(1, 2, 3, 4, 5)).customer_ids()
+    assert ids == [first, *(customer["customer_id"] for customer in later)]
+    assert payarc_sandbox.stats()["posts"]["received"] == 1
+
+
+def test_attempts_count_on_so_that_no_idempotency_key_comes_again(shop, payarc_sandbox):
+    """What PayArc answered before the loss it would answer again, refusals and deleted customers included."""
+    payarc_sandbox.settings(idempotency="replay", refuse={"email": ["2@example.com"]})
+    shop.run(payarc_sandbox, people(1, 2, 3))
+    ledger_id = lose(shop, "", "_facts")
+    payarc_sandbox.settings(refuse={})
+    shop("rebuild", "--table", crm(shop, 1, 2, 3), "--ledger-id", ledger_id)
+    assert len(shop.run(payarc_sandbox, people(1, 2, 3)).customer_ids()) == 3
+    shop("forget", "3")
+    [new] = shop.run(payarc_sandbox, people(3)).customer_ids()
+    assert len(payarc_sandbox.customers()) == 4
+    assert new == payarc_sandbox.customers()[-1]["customer_id"]
+    keys = [post["idempotency_key"] for post in payarc_sandbox.log()]
+    assert len(keys) == len(set(keys)) == 5
+
+
+def test_of_two_customers_with_one_reference_a_person_decides(shop, payarc_sandbox):
+    shop.run(payarc_sandbox, people(1, 2))
+    ledger_id = lose(shop, "", "_facts")
+    own = payarc_sandbox.customers()[0]
+    [twin] = payarc_sandbox.seed([{"name": "John Smith", "description": own["description"]}])
+    table = crm(shop, 1, 2)
+    said = shop.json("rebuild", "--table", table, "--ledger-id", ledger_id)
+    assert said["counts"] == {"undecided": 1, "inserted": 1}
+    [doubt] = said["doubts"]
+    assert (doubt["verdict"], doubt["customer_id"]) == ("undecided", None)
+    assert sorted(doubt["bearers"]) == sorted([own["customer_id"], twin["customer_id"]])
+    with pytest.raises(PayarcRunStopped, match="left pending"):
+        shop.run(payarc_sandbox, people(1, 2))
+    assert payarc_sandbox.stats()["posts"]["received"] == 2
+    shop.ledger = shop.open()
+    key = doubt["key"]
+    assert shop.json("rebuild", "--table", table)["counts"] == {"pending": 1, "agreed": 1}
+    assert _eventually(lambda: shop("settle", key, "--customer-id", own["customer_id"]))
+    assert own["customer_id"] in shop.run(payarc_sandbox, people(1, 2)).customer_ids()
+
+
+def _eventually(call):
+    """Once the row can be settled: a moment after the run that looked at it."""
+    import time
+
+    for _ in range(20):
+        try:
+            return call()
+        except AssertionError:
+            time.sleep(0.1)
+    return call()
+
+
+def test_disagreements_are_reported_and_left(shop, payarc_sandbox):
+    [mine, *_] = payarc_sandbox.seed(
+        [{"name": "John Smith", "description": f"ref #{shop.code(key)}"} for key in ("1", "2", "3")]
+    )
+    shop.created(**{"1": "another"})
+    me = shop.claim("9")
+    shop.ledger.record(me, [Settled("9", customer_id=payarc_sandbox.customers()[1]["customer_id"])])
+    said = shop.json("rebuild", "--table", crm(shop, 1, 2, 3))
+    assert said["counts"] == {"disagreed": 2, "inserted": 1}
+    one, two = said["doubts"]
+    assert (one["key"], one["customer_id"], one["bearers"]) == ("1", "another", [mine["customer_id"]])
+    assert (two["key"], two["customer_id"]) == ("2", None)
+    assert shop.row("1").customer_id == "another"
+    assert shop.row("2") is None
+    assert "disagreed: 1: " + mine["customer_id"] + ", its row has another" in shop(
+        "rebuild", "--table", crm(shop, 1, 2)
+    )
+
+
+def test_a_forgotten_customer_is_not_rebuilt(shop, payarc_sandbox):
+    forgotten(shop, payarc_sandbox, people(1))
+    [new] = shop.run(payarc_sandbox, people(1)).customer_ids()
+    assert shop.json("rebuild", "--table", crm(shop, 1))["counts"] == {"agreed": 1}
+    assert shop.row("1").customer_id == new
+
+
+def test_nothing_is_rebuilt_while_a_run_is_at_work(shop, payarc_sandbox):
+    shop.claim("1")
+    assert "a run is at work and holds rows until" in shop("rebuild", "--table", crm(shop, 1), expect=1)
+
+
+def test_a_wrong_ledger_id_or_account_or_key_rebuilds_nothing(shop, payarc_sandbox):
+    shop.run(payarc_sandbox, people(1))
+    table = crm(shop, 1)
+    assert "another id" in shop("rebuild", "--table", table, "--ledger-id", "0" * 32, expect=1)
+    assert "32 hexadecimal digits" in shop("rebuild", "--table", table, "--ledger-id", "x", expect=1)
+    ledger_id = lose(shop, "", "_facts")
+    for wrong in (("--ledger-id", "0" * 32), ("--ledger-id", ledger_id, "--account", "test/9")):
+        said = shop("rebuild", "--table", table, *wrong, expect=1)
+        assert "none of PayArc's 1 customers bears a reference" in said
+    assert 'no column "nr"' in shop("rebuild", "--table", table, "--key", "nr", "--ledger-id", ledger_id, expect=1)
+    assert not sa.inspect(shop.database.engine()).has_table(shop.table)
+
+
+def test_the_account_is_the_ledgers_where_it_knows_the_merchant(shop, payarc_sandbox):
+    shop.run(payarc_sandbox, people(1))
+    shop.ledger.remember(identity(payarc_sandbox), "test/7")
+    said = shop("rebuild", "--table", crm(shop, 1), "--account", shop.account, expect=1)
+    assert f"belongs to the account test/7, and not to {shop.account}" in said
+
+
+def test_the_list_is_read_at_payarcs_pace_and_with_patience(shop, payarc_sandbox):
+    payarc_sandbox.seed([{"name": "John Smith"}] * 450)
+    shop.run(payarc_sandbox, people(1))
+    payarc_sandbox.settings(rate_limit=3, rate_window=1.0)
+    payarc_sandbox.faults([{"kind": "status_before", "method": "GET", "times": 2}])
+    assert shop.json("rebuild", "--table", crm(shop, 1)) == {
+        "account": shop.account,
+        "keys": 1,
+        "customers": 451,
+        "unusable": 0,
+        "counts": {"agreed": 1},
+        "doubts": [],
+    }
+
+
+# ---- ddl, usage, the process ----------------------------------------------------------------------------------------
+
+
+def test_the_ddl_makes_a_ledger_that_a_run_can_use(desk, payarc_sandbox):
+    desk.table = desk.database.name()
+    for statement in desk("ddl").split(";\n"):
+        desk.database.execute(statement.rstrip().rstrip(";"))
+    desk.ledger = desk.open()
+    assert len(desk.run(payarc_sandbox, people("a")).customer_ids()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "",
+        "nothing",
+        "settle a",
+        "settle a --absent --customer-id b",
+        "retry",
+        "retry a --all",
+        "forget",
+        "pending --limit -1",
+        "rebuild",
+        "rebuild --keys-from f",
+        "rebuild --keys-from f --table t --source s",
+    ],
+)
+def test_wrong_usage(arguments, capsys):
+    assert main(["--ledger-conn-id", "ledger", *arguments.split()]) == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_the_ledgers_connection_must_be_given(capsys):
+    assert main(["status"]) == 2
+    assert "--ledger-conn-id" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command", ["", "status", "pending", "rejected", "ddl", "settle", "retry", "forget", "rebuild"]
+)
+def test_every_command_has_its_help(command, capsys):
+    assert main([*command.split(), "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "exit status: 0 done" in said
+    assert max(len(line) for line in said.splitlines()) <= 100
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_it_works_on_an_airflow_connection(kind, request, tmp_path, monkeypatch, capsys):
+    connection = {"conn_type": "sqlite", "host": str(tmp_path / "ledger.db")}
+    url = sa.make_url(f"sqlite:///{tmp_path}/ledger.db")
+    if kind == "postgresql":
+        url = request.getfixturevalue("postgresql_url")
+        host = url.query.get("host") or url.host
+        connection = {"conn_type": "postgres", "host": host, "login": url.username, "schema": url.database}
+        connection |= {"password": url.password} if url.password else {}
+        connection |= {"port": url.port} if url.port else {}
+    monkeypatch.setenv("AIRFLOW_CONN_LEDGER", json.dumps(connection))
+    table = f"ledger_{uuid.uuid4().hex[:8]}"
+    arguments = ["--ledger-conn-id", "ledger", "--ledger-table", table]
+    assert main([*arguments, "status"]) == 1
+    ledger = Ledger(sa.create_engine(url), table)
+    ledger.open()
+    assert main([*arguments, "status"]) == 0
+    assert ledger.ledger_id in capsys.readouterr().out
+    ledger.schema.rows.metadata.drop_all(ledger.database.engine)
+    ledger.database.dispose()
+
+
+@pytest.mark.parametrize(
+    ("connection", "reason"),
+    [
+        (None, "isn't defined"),
+        ({"conn_type": "http", "host": "example.com"}, "is no SQL database"),
+        ({"conn_type": "sqlite", "host": "/nonexistent/folder/secret.db"}, "unable to open"),
+    ],
+)
+def test_a_connection_that_is_none_gives_a_reason_and_no_secret(connection, reason, monkeypatch, capsys):
+    if connection:
+        monkeypatch.setenv("AIRFLOW_CONN_LEDGER", json.dumps(connection | {"password": "pa55word"}))
+    assert main(["--ledger-conn-id", "ledger", "status"]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert reason in said.err
+    assert "pa55word" not in said.err
+
+
+def test_as_a_process_it_says_what_it_says_and_nothing_else(tmp_path):
+    ledger = Ledger(sa.create_engine(f"sqlite:///{tmp_path}/ledger.db"))
+    ledger.open()
+    connection = json.dumps({"conn_type": "sqlite", "host": str(tmp_path / "ledger.db")})
+    command = [sys.executable, "-m", "payarc_provider.ledger", "--ledger-conn-id", "ledger", "status", "--json"]
+    done = subprocess.run(
+        command, env={**os.environ, "AIRFLOW_CONN_LEDGER": connection}, capture_output=True, text=True
+    )
+    assert json.loads(done.stdout)["ledger_id"] == ledger.ledger_id
+    assert (done.returncode, done.stderr) == (0, "")
+    ledger.database.dispose()
+
+
+def test_the_code_in_a_description_is_the_rows(shop, payarc_sandbox):
+    """What people look for in PayArc's dashboard is what ``pending`` shows."""
+    shop.run(payarc_sandbox, people("a"))
+    assert payarc_sandbox.customers()[0]["description"] == with_reference(None, shop.row("a").reference)
