@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
+from payarc_provider.exceptions import PayarcError
 from payarc_provider.ledger.arguments import parse
 
 
@@ -14,9 +16,22 @@ def main(arguments: list[str] | None = None) -> int:
         given = parse(arguments)
     except SystemExit as end:
         return int(end.code or 0)
-    from payarc_provider.ledger.commands import run  # noqa: PLC0415 - Airflow, for which the help need not wait
+    # Airflow may log to stdout; and it takes seconds to import, for which the help need not wait.
+    with contextlib.redirect_stdout(sys.stderr):
+        from airflow.providers.common.compat.sdk import AirflowException  # noqa: PLC0415
 
-    return run(given)
+        from payarc_provider.ledger.commands import run  # noqa: PLC0415
+
+        try:
+            text = run(given)
+        except (PayarcError, AirflowException) as error:
+            print(" ".join(str(error).split()), file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            return 130
+    print(text)
+    return 0
 
 
 if __name__ == "__main__":

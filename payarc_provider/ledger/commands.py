@@ -7,10 +7,8 @@ import contextlib
 import sys
 from collections.abc import Callable
 
-from airflow.providers.common.compat.sdk import AirflowException
-
 from payarc_provider.api.customer import path_id
-from payarc_provider.exceptions import PayarcConfigError, PayarcError
+from payarc_provider.exceptions import PayarcConfigError
 from payarc_provider.hooks.database import sql_engine
 from payarc_provider.ledger import show
 from payarc_provider.ledger.merchant import Merchant
@@ -22,82 +20,71 @@ from payarc_provider.sync.reference import find_reference, reference
 from payarc_provider.sync.upkeep import NotDone, Upkeep
 
 
-def run(given: argparse.Namespace) -> int:
-    """Do what the command line says, and return the exit status."""
-    try:
-        with contextlib.ExitStack() as stack:
-            engine = sql_engine(given.ledger_conn_id, "--ledger-conn-id")
-            stack.callback(engine.dispose)
-            _COMMANDS[given.command](Ledger(engine, given.ledger_table), given)
-    except (PayarcError, AirflowException) as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-    return 0
+def run(given: argparse.Namespace) -> str:
+    """Do what the command line says, and return what there is to say.
+
+    :raises PayarcError: refused, or nothing to do
+    :raises AirflowException: there is no such connection
+    """
+    with contextlib.ExitStack() as stack:
+        engine = sql_engine(given.ledger_conn_id, "--ledger-conn-id")
+        stack.callback(engine.dispose)
+        return _COMMANDS[given.command](Ledger(engine, given.ledger_table), given)
 
 
 # ---- looking --------------------------------------------------------------------------------------------------------
 
 
-def _status(ledger: Ledger, given: argparse.Namespace) -> None:
+def _status(ledger: Ledger, given: argparse.Namespace) -> str:
     _open(ledger, given)
     now, counts = Overview(ledger, given.account).counts()
     tables = [ledger.schema.rows.fullname, ledger.schema.facts.fullname]
     database = ledger.database.engine.dialect.name
-    if given.json:
-        facts = {"ledger_id": ledger.ledger_id, "tables": tables, "database": database, "now": now, "accounts": counts}
-        print(show.as_json(facts))
-    else:
-        print(show.status(ledger.ledger_id, tables, database, now, counts))
+    if not given.json:
+        return show.status(ledger.ledger_id, tables, database, now, counts)
+    facts = {"ledger_id": ledger.ledger_id, "tables": tables, "database": database, "now": now, "accounts": counts}
+    return show.as_json(facts)
 
 
-def _pending(ledger: Ledger, given: argparse.Namespace) -> None:
+def _pending(ledger: Ledger, given: argparse.Namespace) -> str:
     _open(ledger, given)
     total, rows = Overview(ledger, given.account).pending(given.limit, given.offset)
-    _print_page(given, total, show.as_json({"total": total, "pending": rows}) if given.json else show.pending(rows))
+    if given.json:
+        return show.as_json({"total": total, "pending": rows})
+    return show.page(show.pending(rows), total, given.limit, given.offset) if total else "nothing is pending"
 
 
-def _rejected(ledger: Ledger, given: argparse.Namespace) -> None:
+def _rejected(ledger: Ledger, given: argparse.Namespace) -> str:
     _open(ledger, given)
     total, rows = Overview(ledger, given.account).rejected(given.limit, given.offset)
-    _print_page(given, total, show.as_json({"total": total, "rejected": rows}) if given.json else show.rejected(rows))
+    if given.json:
+        return show.as_json({"total": total, "rejected": rows})
+    return show.page(show.rejected(rows), total, given.limit, given.offset) if total else "nothing is rejected"
 
 
-def _print_page(given: argparse.Namespace, total: int, text: str) -> None:
-    if total == 0 and not given.json:
-        print(f"nothing is {given.command}")
-        return
-    print(text)
-    if not given.json and (more := show.more(total, given.limit, given.offset)):
-        print(more)
-
-
-def _ddl(ledger: Ledger, given: argparse.Namespace) -> None:
+def _ddl(ledger: Ledger, given: argparse.Namespace) -> str:
     with contextlib.suppress(
         PayarcConfigError
     ):  # another table may have the name; the statements are right all the same
         ledger.open(create=False)
-    print(show.statements(ledger.schema.ddl(ledger.database.engine.dialect)))
+    return show.statements(ledger.schema.ddl(ledger.database.engine.dialect))
 
 
 # ---- doing ----------------------------------------------------------------------------------------------------------
 
 
-def _settle(ledger: Ledger, given: argparse.Namespace) -> None:
+def _settle(ledger: Ledger, given: argparse.Namespace) -> str:
     account = _open(ledger, given)
     if given.absent:
         _confirm(given.yes, _absence_question(ledger, account, given.key))
         Upkeep(ledger, account).settle_absent(given.key)
-        print(f"{shown(given.key)}: PayArc has no customer for it; the next run that reads its record sends it")
-        return
+        return f"{shown(given.key)}: PayArc has no customer for it; the next run that reads its record sends it"
     customer_id = path_id(given.customer_id)
     with contextlib.closing(Merchant(given.payarc_conn_id)) as merchant:
         code = reference(ledger.ledger_id, account, given.key)
         _check_customer(ledger, account, customer_id, code, merchant)
     Upkeep(ledger, account).settle(given.key, customer_id)
-    print(f"{shown(given.key)}: created, customer {customer_id}")
+    return f"{shown(given.key)}: created, customer {customer_id}"
 
 
 def _absence_question(ledger: Ledger, account: str, key: str) -> str:
@@ -118,21 +105,21 @@ def _check_customer(ledger: Ledger, account: str, customer_id: str, code: str, m
         raise NotDone(f"customer {customer_id} bears another key's reference, {borne}: nothing was changed")
 
 
-def _retry(ledger: Ledger, given: argparse.Namespace) -> None:
+def _retry(ledger: Ledger, given: argparse.Namespace) -> str:
     count = Upkeep(ledger, _open(ledger, given)).retry(None if given.all else given.keys)
     if count == 0:
         raise NotDone("nothing is rejected")
-    print(f"{count} refused records will be tried again by the next run that reads them")
+    return f"{count} refused records will be tried again by the next run that reads them"
 
 
-def _forget(ledger: Ledger, given: argparse.Namespace) -> None:
+def _forget(ledger: Ledger, given: argparse.Namespace) -> str:
     customer_id = Upkeep(ledger, _open(ledger, given)).forget(given.key)
-    print(f"{shown(given.key)}: forgotten")
-    if customer_id:
-        print(
-            f"customer {customer_id} is still at PayArc, and no record gets it again; "
-            "a run that reads the key's record creates a new one"
-        )
+    if customer_id is None:
+        return f"{shown(given.key)}: forgotten"
+    return (
+        f"{shown(given.key)}: forgotten. Customer {customer_id} is still at PayArc, and no record gets it again; "
+        "a run that reads the key's record creates a new one"
+    )
 
 
 def _confirm(sure: bool, question: str) -> None:
@@ -160,7 +147,7 @@ def _open(ledger: Ledger, given: argparse.Namespace) -> str:
     return accounts[0]
 
 
-_COMMANDS: dict[str, Callable[[Ledger, argparse.Namespace], None]] = {
+_COMMANDS: dict[str, Callable[[Ledger, argparse.Namespace], str]] = {
     "status": _status,
     "pending": _pending,
     "rejected": _rejected,

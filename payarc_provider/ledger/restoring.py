@@ -25,8 +25,8 @@ _LEDGER_ID = re.compile(r"[0-9a-f]{32}")
 _TELL_EVERY = 10.0
 
 
-def rebuild(ledger: Ledger, given: argparse.Namespace) -> None:
-    """Make rows for those keys whose references PayArc's customers bear.
+def rebuild(ledger: Ledger, given: argparse.Namespace) -> str:
+    """Make rows for those keys whose references PayArc's customers bear; returns what came of it.
 
     :raises NotDone: nothing can be, or is to be, rebuilt
     """
@@ -50,11 +50,10 @@ def rebuild(ledger: Ledger, given: argparse.Namespace) -> None:
     _open_with_id(ledger, ledger_id)
     done = work.restore(shelf)
     ledger.remember(merchant.identity.name, account)  # its customers bear this account's references
-    if given.json:
-        facts = {"account": account, "keys": count, "customers": shelf.listed(), "unusable": keys.unusable}
-        print(show.as_json({**facts, "counts": dict(done.counts), "doubts": done.doubts}))
-    else:
-        print(show.rebuilt(account, count, shelf.listed(), keys.unusable, done))
+    if not given.json:
+        return show.rebuilt(account, count, shelf.listed(), keys.unusable, done)
+    facts = {"account": account, "keys": count, "customers": shelf.listed(), "unusable": keys.unusable}
+    return show.as_json({**facts, "counts": dict(done.counts), "doubts": done.doubts})
 
 
 def _ledger_id(ledger: Ledger, given: str | None) -> str:

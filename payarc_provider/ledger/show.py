@@ -77,10 +77,10 @@ def rejected(rows: Iterable[RejectedRow]) -> str:
     return "\n".join(lines)
 
 
-def more(total: int, limit: int, offset: int) -> str:
-    """Whether there are further rows, and how to see them."""
+def page(text: str, total: int, limit: int, offset: int) -> str:
+    """The rows' text, and how to see those that follow."""
     left = total - offset - limit
-    return f"{left} more: --offset {offset + limit}" if left > 0 else ""
+    return f"{text}\n{left} more: --offset {offset + limit}" if left > 0 else text
 
 
 def rebuilt(account: str, keys: int, customers: int, unusable: int, done: Rebuilt) -> str:
@@ -94,7 +94,7 @@ def rebuilt(account: str, keys: int, customers: int, unusable: int, done: Rebuil
     lines += [f"  {'unusable':<9} {unusable:>8}  keys that are missing or cannot be used"] if unusable else []
     for doubt in done.doubts:
         row = f", its row has {doubt.customer_id}" if doubt.customer_id else ""
-        lines += _indented(f"{doubt.verdict}: {shown(doubt.key)}: {', '.join(doubt.bearers)}{row}")
+        lines.append(f"    {doubt.verdict}: {shown(doubt.key)}: {', '.join(doubt.bearers)}{row}")
     return "\n".join(lines)
 
 
@@ -117,7 +117,7 @@ def age(now: datetime.datetime, then: datetime.datetime) -> str:
 
 
 def _indented(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, initial_indent="    ", subsequent_indent="      ", break_long_words=False)
+    return textwrap.wrap(text, WIDTH, initial_indent="    ", subsequent_indent="      ", break_on_hyphens=False)
 
 
 def _plain(value: Any) -> Any:

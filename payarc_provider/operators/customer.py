@@ -163,7 +163,7 @@ class CreateCustomerOperator(BaseOperator):
         if (
             isinstance(share, bool)
             or not isinstance(share, int | float)
-            or share < 0
+            or not share >= 0
             or (isinstance(share, float) and share > 1)
         ):
             raise PayarcConfigError("max_rejected: give a whole number of records, or a share between 0.0 and 1.0")

@@ -185,25 +185,21 @@ def _judge(row: Row | None, bearers: list[str], taken: bool) -> Verdict:
 
 
 def _values(code: str, bearers: list[Bearer], now: datetime.datetime) -> dict[str, Any]:
-    """What the row of these bearers' key says."""
-    values = {"reference": code, "error": None, **CLOSED}
+    """What the row of these bearers' key says; the oldest bearer comes first."""
+    first = bearers[0]
+    values = {"reference": code, "digest": first.digest, "fields": first.fields, "error": None, **CLOSED}
     if len(bearers) == 1:
         return values | {
             "state": State.CREATED,
-            "customer_id": bearers[0].customer_id,
-            "digest": bearers[0].digest,
-            "fields": bearers[0].fields,
+            "customer_id": first.customer_id,
             "matched_by": "reference",
             "settled_at": now,
         }
     # As a run leaves a row whose outcome it does not know: nobody sends it before a look-up or a person has decided.
-    before = max(0.0, min(bearer.since for bearer in bearers) - 1.0)
     return values | {
         "state": State.PENDING,
-        "digest": "",
-        "fields": "",
         "lease_until": now,
         "settle": 0.0,
-        "sent_after": datetime.datetime.fromtimestamp(before, datetime.UTC),
+        "sent_after": datetime.datetime.fromtimestamp(max(0.0, first.since - 1.0), datetime.UTC),
         "settled_at": None,
     }

@@ -20,6 +20,7 @@ from payarc_provider.sync.states import Errors
 
 MAX_KEY = 255
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
+_LARGE = 10**MAX_KEY
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -55,43 +56,59 @@ class UnusableKey(ValueError):
 def key_text(value: object) -> str:
     """The key as text, the same from JSON and from SQL: ``42``, ``"42"`` and ``Decimal("42")`` give ``42``.
 
+    Numbers and moments have one text each: ``Decimal("4.50")`` gives ``4.5``, a moment with a zone its UTC time in ISO
+    form. Text is taken as it is.
+
     :raises UnusableKey: for a missing, empty, binary or too long key, and for a float or a truth value
     """
-    if isinstance(value, str):
-        text = value
-    elif isinstance(value, bool) or value is None:
-        raise UnusableKey(
-            "is missing: give every record a key"
-            if value is None
-            else "is a truth value: use a column that identifies the record"
-        )
-    elif isinstance(value, int):
+    if type(value) is int and -_LARGE < value < _LARGE:
         return str(value)
-    elif isinstance(value, Decimal):
-        if not value.is_finite():
-            raise UnusableKey("is not a number: use a column that identifies the record")
-        return str(int(value)) if value == value.to_integral_value() else format(value.normalize(), "f")
-    elif isinstance(value, uuid.UUID):
-        return str(value)
-    elif isinstance(value, datetime.date | datetime.datetime):
-        return value.isoformat()
-    elif isinstance(value, float):
-        raise UnusableKey(
-            "is a floating-point number, which does not compare reliably: cast it to an integer or text at the source"
-        )
-    else:
-        raise UnusableKey(f"has the type {type(value).__name__}: cast it to an integer or text at the source")
+    if value is None:
+        raise UnusableKey("is missing: give every record a key")
+    if isinstance(value, bool):
+        raise UnusableKey("is a truth value: use a column that identifies the record")
+    if isinstance(value, float):
+        raise UnusableKey("is a floating-point number, which does not compare reliably: cast it to an integer or text")
+    text = value if isinstance(value, str) else _as_text(value)
     if not text.strip():
         raise UnusableKey("is empty: give every record a key")
     if len(text) > MAX_KEY:
         raise UnusableKey(f"has {len(text)} characters, at most {MAX_KEY} are allowed: use a shorter column")
     if _CONTROL.search(text):
         raise UnusableKey("holds control characters: use another column")
+    if not _encodes(text):
+        raise UnusableKey("is not valid Unicode: correct it at the source")
+    return text
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, int | Decimal):
+        return _number_text(Decimal(value))
+    if isinstance(value, uuid.UUID):
+        return str(value)
+    if isinstance(value, datetime.datetime):
+        return (value.astimezone(datetime.UTC) if value.tzinfo else value).isoformat()
+    if isinstance(value, datetime.date):
+        return value.isoformat()
+    raise UnusableKey(f"has the type {type(value).__name__}: cast it to an integer or text at the source")
+
+
+def _number_text(value: Decimal) -> str:
+    if not value.is_finite():
+        raise UnusableKey("is not a number: use a column that identifies the record")
+    if abs(value.adjusted()) > 10 * MAX_KEY:  # writing it out would take all memory
+        raise UnusableKey("is a number of too many digits: use another column")
+    text = format(value, "f")
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text in ("-0", "") else text
+
+
+def _encodes(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise UnusableKey("is not valid Unicode: correct it at the source") from None
-    return text
+        return False
+    return True
 
 
 def looks_personal(key: str) -> bool:

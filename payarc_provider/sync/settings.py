@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,11 +53,8 @@ class Settings:
         if self.match_existing not in (None, "email"):
             raise PayarcConfigError('match_existing: give "email", or None')
         for name in ("settle", "lease"):
-            if (
-                isinstance(getattr(self, name), bool)
-                or not isinstance(getattr(self, name), int | float)
-                or getattr(self, name) <= 0
-            ):
+            seconds = getattr(self, name)
+            if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
                 raise PayarcConfigError(f"{name}: give seconds, more than 0")
 
     def check(self) -> None:

@@ -83,3 +83,9 @@ def test_what_payarc_refuses_is_told(ran):
     assert ran["dags"]["payarc_from_table"]["rejected"] == [
         {"key": "2", "errors": {"email": ["The email must be a valid email address."]}}
     ]
+
+
+def test_every_count_of_the_summary_is_documented(ran):
+    readme = (PROGRAM.parents[2] / "README.md").read_text()
+
+    assert [name for name in ran["dags"]["payarc_from_table"]["summary"] if f"`{name}`" not in readme] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -61,8 +62,9 @@ print(json.dumps({
 
 
 def _last_line(*command: str) -> Any:
-    """The JSON that a new process prints at its end."""
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+    """The JSON that a new process prints at its end. It starts elsewhere, to find the package that is installed."""
+    home = os.environ["AIRFLOW_HOME"]
+    done = subprocess.run([sys.executable, *command], cwd=home, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.strip().splitlines()[-1])
 

@@ -104,19 +104,19 @@ def _refusing(database: str, name: str, every: int) -> list[str]:
             f"""CREATE FUNCTION f_{name}() RETURNS trigger LANGUAGE plpgsql AS $$
             DECLARE n bigint := nextval('n_{name}');
             BEGIN
-                IF n %% {2 * every} = {every} THEN RAISE 'refused' USING ERRCODE = '40P01'; END IF;
-                IF n %% {2 * every} = 0 THEN RAISE 'refused' USING ERRCODE = '40001'; END IF;
+                IF mod(n, {2 * every}) = {every} THEN RAISE 'refused' USING ERRCODE = '40P01'; END IF;
+                IF mod(n, {2 * every}) = 0 THEN RAISE 'refused' USING ERRCODE = '40001'; END IF;
                 RETURN NULL;
-            END $$""".replace("%%", "%"),
+            END $$""",
             f"CREATE TRIGGER t_{name} AFTER INSERT OR UPDATE ON led_{name} EXECUTE FUNCTION f_{name}()",
         ]
     refuse = f"""
         BEGIN
             UPDATE n_{name} SET n = n + 1;
-            IF (SELECT n FROM n_{name}) %% {10 * every} = {every} THEN
+            IF (SELECT MOD(n, {10 * every}) FROM n_{name}) = {every} THEN
                 SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213, MESSAGE_TEXT = 'refused';
             END IF;
-        END""".replace("%%", "%")
+        END"""
     return [
         f"CREATE TABLE n_{name} (n INT) ENGINE=MyISAM",
         f"INSERT INTO n_{name} VALUES (0)",

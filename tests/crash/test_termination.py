@@ -55,7 +55,7 @@ def terminated_while_a_request_hangs(lab: Lab, database: str, name: str, numbers
     """The request's deadline is far: it is not waited for, and its record is looked up by the next run."""
     patient = {"timeout": 60.0, "settle": 60.0, "lease": 90.0}
     with lab.world(name, database, people(12, numbers), seed=numbers.randrange(10**6)) as world:
-        world.sandbox.faults([{"kind": "hang_before", "skip": 4, "seconds": 3.0}])
+        world.sandbox.faults([{"kind": "hang_before", "skip": 4, "seconds": 40.0}])
         attempt = world.start(settings=patient)
         for _ in range(2000):  # the others are done, one hangs
             if len(world.customers()) == 11 or attempt.wait(0.02) is not None:

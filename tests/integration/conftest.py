@@ -69,10 +69,7 @@ class TestDatabase:
             cursor = raw.cursor()
             if self.schema:
                 cursor.execute(f"SET search_path = {self.schema}, pg_catalog")
-            if self.kind == "sqlite" and ";" in statement:
-                cursor.executescript(statement)
-            else:
-                cursor.execute(statement, *([parameters] if parameters is not None else []))
+            cursor.execute(statement, *([parameters] if parameters is not None else []))
             rows = [tuple(row) for row in cursor.fetchall()] if cursor.description else []
             raw.commit()
             return rows

@@ -19,7 +19,7 @@ from payarc_provider.exceptions import PayarcConfigError, PayarcLedgerError, Pay
 from payarc_provider.sync import database as ledger_database
 from payarc_provider.sync.account import Identity, find_scope
 from payarc_provider.sync.database import LedgerUnavailable
-from payarc_provider.sync.ledger import EPOCH, Claimant, Ledger, Recorded, Settled
+from payarc_provider.sync.ledger import Claimant, Ledger, Recorded, Settled
 from payarc_provider.sync.records import Reader
 from payarc_provider.sync.states import State
 
@@ -186,7 +186,7 @@ def test_a_table_that_lacks_columns_is_refused_by_name_and_never_altered(databas
 
 @pytest.mark.parametrize("name", ["", "x" * 51, "schema."])
 def test_a_table_name_that_cannot_be_used_is_refused(database, name):
-    with pytest.raises(PayarcConfigError, match="^ledger_table: "):
+    with pytest.raises(PayarcConfigError, match=r"^ledger_table: "):
         Ledger(database.engine(), name)
 
 

@@ -108,7 +108,7 @@ def test_an_account_that_is_named_later_keeps_the_scope_once_a_known_customer_is
 def test_who_claims_to_be_a_known_merchant_and_does_not_see_its_customers_is_stopped(ledger, claim_to_be_it):
     create(ledger, find_scope(ledger, dataclasses.replace(MERCHANT, account="acme"), Payarc()), "c1")
     impostor = Identity("test", None, "17") if claim_to_be_it == {"account": "acme"} else Identity("test", "acme", "99")
-    with pytest.raises(PayarcConfigError, match="does not see the customers .* test/acme.*another account"):
+    with pytest.raises(PayarcConfigError, match=r"does not see the customers .* test/acme.*another account"):
         find_scope(ledger, impostor, Payarc("x1"))
 
 
@@ -136,7 +136,7 @@ def test_the_same_user_in_another_environment_or_on_another_host_is_another_scop
 
 def test_where_requests_are_open_and_no_customer_can_be_compared_the_run_stops_with_the_remedy(ledger):
     claim(ledger, find_scope(ledger, MERCHANT, Payarc()), "k1")
-    with pytest.raises(PayarcConfigError, match="cannot be told.*test/17.*finish that run.*account in the extra"):
+    with pytest.raises(PayarcConfigError, match=r"cannot be told.*test/17.*finish that run.*account in the extra"):
         find_scope(ledger, dataclasses.replace(MERCHANT, user="99"), Payarc())
     with pytest.raises(PayarcConfigError, match="cannot be told"):
         find_scope(ledger, dataclasses.replace(MERCHANT, account="acme"), Payarc())
@@ -173,7 +173,7 @@ def test_a_dry_run_remembers_nothing(ledger):
 
 
 def test_an_account_name_that_the_ledger_cannot_hold_is_refused(ledger):
-    with pytest.raises(PayarcConfigError, match="^account: has 205 characters"):
+    with pytest.raises(PayarcConfigError, match=r"^account: has 205 characters"):
         find_scope(ledger, Identity("test", "a" * 200, "17"), Payarc())
 
 

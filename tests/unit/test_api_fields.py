@@ -142,10 +142,6 @@ def test_zero_is_a_number():
 @pytest.mark.parametrize(
     ("field", "value", "start"),
     [
-        ("name", "John Smith 3rd", 'holds the digit "3"; only letters'),
-        ("city", "New_York", 'holds the sign "_"; only letters'),
-        ("state", "N" * 60 + "1", 'holds the digit "1"; only letters'),
-        ("country", "U$", 'holds the sign "$"; only letters'),
         ("zip", "ABCDE", 'holds the letter "A"; only digits and hyphens'),
         ("zip", "10469 2345", "holds white space; only digits and hyphens"),
         ("zip", "١٠٤٦٩", 'holds the digit "١"; only digits and hyphens'),
@@ -163,8 +159,13 @@ def test_a_foreign_character_is_named(field, value, start):
 
 
 def test_every_fault_of_a_value_is_told():
-    _, errors = clean({"state": "N" * 60 + "1"})
-    assert len(errors["state"]) == 2
+    _, errors = clean({"zip": "1" * 60 + "A"})
+    assert len(errors["zip"]) == 2
+
+
+@pytest.mark.parametrize("field", ["name", "city", "state", "country", "address_1"])
+def test_what_a_name_is_is_not_for_us_to_say(field):
+    assert clean({field: "{{ 7*7 }} 3rd $"}) == ({field: "{{ 7*7 }} 3rd $"}, {})
 
 
 @pytest.mark.parametrize("field", list(FIELDS))
@@ -207,8 +208,8 @@ def test_a_number_too_long_to_write_out_is_refused():
 
 def test_no_fault_shows_the_value():
     values = {
-        "name": "Secret 12", "email": "secret one@x.com", "description": "secret\x00secret", "country": "S",
-        "zip": "secretzip", "phone": "541-SECRET", "city": "secret-city-9", "state": "7", "address_1": "s3cr",
+        "name": "S1", "email": "secret one@x.com", "description": "secret\x00secret", "country": "S",
+        "zip": "secretzip", "phone": "541-SECRET", "city": "7", "state": "7", "address_1": "s3cr",
     }  # fmt: skip
     sent, errors = clean(values)
     assert sent == {}

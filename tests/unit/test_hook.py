@@ -250,7 +250,7 @@ def test_an_extra_that_cannot_be_meant_is_refused_by_name(connect, extra, says):
 
 @pytest.mark.parametrize(("environment", "host"), [("live", TEST), ("test", LIVE), ("test", "api.payarc.net")])
 def test_payarcs_own_host_must_be_that_of_the_environment(connect, environment, host):
-    with pytest.raises(PayarcConfigError, match='set environment to "(test|live)"'):
+    with pytest.raises(PayarcConfigError, match=r'set environment to "(test|live)"'):
         _ = connect(extra={"environment": environment}, host=host).settings
 
 
@@ -339,7 +339,7 @@ def test_every_token_is_masked_before_it_is_used(connect, requests_mock, monkeyp
 
 def test_an_expired_token_is_an_error_before_any_request(connect, requests_mock):
     hook = connect(jwt(sub="17", exp=time.time() - 60))
-    with pytest.raises(PayarcAuthError, match="expired on .*dashboard"):
+    with pytest.raises(PayarcAuthError, match=r"expired on .*dashboard"):
         hook.get_customer("c1")
     assert requests_mock.request_history == []
 

@@ -146,7 +146,7 @@ def test_a_key_of_several_columns_that_is_too_long_together_is_refused():
 
 @pytest.mark.parametrize("key", [(), [], "", ["id", "id"], ["id", ""], [1]])
 def test_a_key_argument_that_names_no_columns_is_refused(key):
-    with pytest.raises(PayarcConfigError, match="^key: give"):
+    with pytest.raises(PayarcConfigError, match=r"^key: give"):
         reader(key)
 
 

@@ -1,0 +1,498 @@
+"""A database as the source of records: every row once, in key order, whatever its names and its database."""
+
+from __future__ import annotations
+
+import datetime
+import tracemalloc
+import uuid
+from decimal import Decimal
+
+import pytest
+import sqlalchemy as sa
+
+from payarc_provider.exceptions import PayarcConfigError, PayarcSourceError
+from payarc_provider.sync.feed import BatchReader
+from payarc_provider.sync.records import Reader
+from payarc_provider.sync.sources import DatabaseSource
+
+QUOTES = {"sqlite": '"', "postgresql": '"', "mariadb": "`"}
+
+
+def mark(database, name=None):
+    """A placeholder as the database's driver wants it."""
+    if database.kind == "sqlite":
+        return f":{name}" if name else "?"
+    return f"%({name})s" if name else "%s"
+
+
+def quoted(database, name):
+    quote = QUOTES[database.kind]
+    return quote + name.replace(quote, quote * 2) + quote
+
+
+class Table:
+    """A table of the test's own, made and filled with the database's own quoting."""
+
+    def __init__(self, database, name, columns):
+        self.database = database
+        self.sql_name = quoted(database, name)
+        self.columns = [column.split(" ", 1) if isinstance(column, str) else column for column in columns]
+        declared = ", ".join(f"{quoted(database, column)} {kind}" for column, kind in self.columns)
+        database.execute(f"CREATE TABLE {self.sql_name} ({declared})")
+
+    def fill(self, rows):
+        marks = ", ".join([f"({', '.join([mark(self.database)] * len(self.columns))})"] * len(rows))
+        name = self.sql_name if self.database.kind == "sqlite" else self.sql_name.replace("%", "%%")
+        self.database.execute(f"INSERT INTO {name} VALUES {marks}", [value for row in rows for value in row])
+        return self
+
+
+@pytest.fixture
+def people(database):
+    """Makes a table ``people_…`` with an integer ``id`` and a ``name``; gives the table's name."""
+
+    def make(rows, *columns):
+        name = database.name("people")
+        Table(database, name, columns or ("id INTEGER", "name VARCHAR(50)")).fill(rows)
+        return name
+
+    return make
+
+
+def source(database, key="id", columns=None, **options):
+    key = [key] if isinstance(key, str) else key
+    options.setdefault("page_size", 3)
+    return DatabaseSource(database.engine(), key, columns, name="the source", **options)
+
+
+def read(database, key="id", columns=None, **options):
+    return [row for page in source(database, key, columns, **options).pages() for row in page]
+
+
+def ids(rows, column="id"):
+    return [row[column] for row in rows]
+
+
+PEOPLE = [(number, f"Person {number}") for number in (7, 3, 1, 9, 4, 8, 2, 6, 5, 10)]
+
+
+# ---- pages ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page_size", [1, 2, 3, 5, 9, 10, 11, 100])
+def test_every_row_comes_once_in_key_order_whatever_the_page_size(database, people, page_size):
+    rows = read(database, table_name=people(PEOPLE), page_size=page_size)
+    assert rows == [{"id": number, "name": f"Person {number}"} for number in range(1, 11)]
+
+
+def test_an_empty_table_gives_nothing(database, people):
+    name = database.name("people")
+    Table(database, name, ("id INTEGER", "name VARCHAR(50)"))
+    assert read(database, table_name=name) == []
+    assert source(database, table_name=name).total() == 0
+
+
+def test_a_table_knows_its_number_of_rows_and_a_query_does_not(database, people):
+    name = people([*PEOPLE, (None, "Keyless")])
+    assert source(database, table_name=name).total() == 11
+    assert source(database, sql=f"SELECT * FROM {name}").total() is None
+
+
+def test_pages_are_read_as_they_are_asked_for_and_hold_no_connection_in_between(database, people):
+    name = people(PEOPLE)
+    engine = database.engine(pool_size=1, max_overflow=0, pool_timeout=1)
+    pages = DatabaseSource(engine, ["id"], None, name="s", table_name=name, page_size=4).pages()
+    seen = ids(next(pages))
+    assert seen == [1, 2, 3, 4]
+    assert engine.pool.checkedout() == 0
+    with engine.begin() as connection:  # the only connection is free, and what is written now is read later
+        connection.exec_driver_sql(f"INSERT INTO {name} VALUES (11, 'New')")
+    for page in pages:
+        seen += ids(page)
+    assert seen == list(range(1, 12))
+
+
+def test_memory_does_not_grow_with_the_table(database):
+    name = database.name("people")
+    table = Table(database, name, ("id INTEGER PRIMARY KEY", "name VARCHAR(300)"))
+    for start in range(0, 6000, 3000):
+        table.fill([(number, "x" * 300) for number in range(start, start + 3000)])
+    pages = source(database, table_name=name, page_size=100).pages()
+    for _ in range(5):
+        next(pages)  # what is kept for ever has been made by now
+    tracemalloc.start()
+    count = sum(len(page) for page in pages)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count == 5500
+    assert peak < 1_000_000, "a tenth of what the rows would take together"
+
+
+# ---- keys ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_of_several_columns_orders_by_all_of_them(database, people):
+    rows = [(tenant, number) for tenant in ("b", "a", "c") for number in (2, 10, 1)]
+    name = people(rows, "tenant VARCHAR(10)", "id INTEGER")
+    got = [(row["tenant"], row["id"]) for row in read(database, ["tenant", "id"], table_name=name, page_size=2)]
+    assert got == sorted(rows)
+
+
+def test_a_key_of_three_columns_loses_nothing_at_any_page_size(database, people):
+    rows = [(a, b, c) for a in (1, 2) for b in ("x", "y") for c in (1, 2, 3)]
+    name = people(rows, "a INTEGER", "b VARCHAR(5)", "c INTEGER")
+    for page_size in range(1, 14):
+        got = read(database, ["a", "b", "c"], table_name=name, page_size=page_size)
+        assert [(row["a"], row["b"], row["c"]) for row in got] == rows
+
+
+def test_rows_without_a_key_come_too_and_are_refused_in_their_place(database, people):
+    name = people([(1, "Person A"), (None, "Person B"), (2, "Person C"), (None, "Person D")])
+    rows = read(database, table_name=name, page_size=1)
+    assert sorted(row["name"] for row in rows) == ["Person A", "Person B", "Person C", "Person D"]
+    reader = Reader("id", None, "secret")
+    records = [reader.read(index, row) for index, row in enumerate(rows)]
+    assert sorted(record.key or "" for record in records) == ["", "", "1", "2"]
+    assert [list(record.errors) for record in records if record.key is None] == [["id"], ["id"]]
+
+
+def test_rows_that_lack_a_part_of_their_key_come_once(database, people):
+    rows = [("a", 1), ("a", None), (None, 1), (None, None), ("b", 2)]
+    name = people(rows, "tenant VARCHAR(10)", "id INTEGER")
+    got = [(row["tenant"], row["id"]) for row in read(database, ["tenant", "id"], table_name=name, page_size=2)]
+    assert sorted(got, key=str) == sorted(rows, key=str)
+
+
+@pytest.mark.parametrize("page_size", [1, 2, 3, 4])
+def test_equal_keys_are_not_lost_at_the_edge_of_a_page(database, people, page_size):
+    rows = [(1, "a"), (2, "b"), (2, "c"), (2, "d"), (2, "e"), (3, "f"), (3, "g")]
+    got = read(database, table_name=people(rows), page_size=page_size)
+    assert sorted((row["id"], row["name"]) for row in got) == rows
+
+
+@pytest.mark.parametrize("page_size", [1, 2, 3])
+def test_keys_that_only_the_database_holds_for_equal_are_not_lost(database, people, page_size):
+    kind = (
+        "VARCHAR(10) CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci" if database.kind == "mariadb" else "VARCHAR(10)"
+    )
+    if database.kind == "sqlite":
+        kind += " COLLATE NOCASE"
+    keys = ["a", "A", "á", "Á", "ä", "b", "B", "ß", "s", "ss", "a ", "z"]
+    name = people([(key, "x") for key in keys], f"id {kind}", "name VARCHAR(5)")
+    assert sorted(ids(read(database, table_name=name, page_size=page_size))) == sorted(keys)
+
+
+KEY_TYPES = {
+    "text": (
+        "VARCHAR(40)",
+        ["", " ", "%", "'", '"', "\\", "10", "9", "A", "a", "ä", "ж", "🙂", "{{ 7*7 }}", ":x", "%s"],
+    ),
+    "padded": ("CHAR(6)", ["a", "ab", "b", "ba"]),
+    "big": ("BIGINT", [-(2**63), -1, 0, 1, 2**53, 2**53 + 1, 2**63 - 1]),
+    "decimal": (
+        "DECIMAL(30, 10)",
+        [Decimal("-1.5"), Decimal("0.1"), Decimal("0.3"), Decimal(10) ** 15 + Decimal("0.1")],
+    ),
+    "date": ("DATE", [datetime.date(2026, 1, day) for day in (1, 2, 31)]),
+    "moment": ("TIMESTAMP", [datetime.datetime(2026, 1, 1, 12, 0, second) for second in range(4)]),
+}
+
+
+@pytest.mark.parametrize("name", KEY_TYPES)
+def test_keys_of_any_exact_type_are_all_read(database, people, name):
+    kind, values = KEY_TYPES[name]
+    given = [
+        str(value) if database.kind == "sqlite" and not isinstance(value, int | str) else value for value in values
+    ]
+    table = people([(value, "x") for value in given], f"id {kind}", "name VARCHAR(5)")
+    assert len(read(database, table_name=table, page_size=1)) == len(values)
+    got = {str(row["id"]).strip() for row in read(database, table_name=table, page_size=3)}
+    assert len(got) == len({str(value).strip() for value in values})
+
+
+def test_keys_that_are_uuids_are_all_read(database, people):
+    kind = {"sqlite": "CHAR(36)", "postgresql": "UUID", "mariadb": "UUID"}[database.kind]
+    values = sorted(str(uuid.UUID(int=number * 2**120 + 7)) for number in range(7))
+    table = people([(value, "x") for value in values], f"id {kind}", "name VARCHAR(5)")
+    assert [str(value) for value in ids(read(database, table_name=table, page_size=2))] == values
+
+
+@pytest.mark.parametrize("kind", ["REAL", "FLOAT", "DOUBLE PRECISION"])
+def test_keys_of_an_inexact_type_are_all_read_to_be_refused_or_their_column_is(database, people, kind):
+    table = people([(value, "x") for value in (0.1, 1.1, 1.7, 2.3, 3.3)], f"id {kind}", "name VARCHAR(5)")
+    count = 0
+    try:
+        for page in source(database, table_name=table, page_size=2).pages():
+            count += len(page)
+            assert count <= 5, "a row came twice, and would for ever"
+    except (PayarcConfigError, PayarcSourceError) as error:
+        assert "id" in str(error)
+        assert "cast" in str(error)
+    else:
+        assert count == 5
+
+
+@pytest.mark.parametrize("page_size", [1, 2])
+def test_keys_that_are_names_of_an_enumeration_are_all_read(database, people, page_size):
+    kind = {"sqlite": "TEXT", "postgresql": "planet", "mariadb": "ENUM('zeta', 'beta', 'alpha')"}[database.kind]
+    if database.kind == "postgresql":
+        database.execute("CREATE TYPE planet AS ENUM ('zeta', 'beta', 'alpha')")
+    rows = [(name, number) for name in ("zeta", "beta", "alpha") for number in (1, 2)]
+    table = people(rows, f"kind {kind}", "id INTEGER")
+    got = []
+    for page in source(database, ["kind", "id"], table_name=table, page_size=page_size).pages():
+        got += [(row["kind"], row["id"]) for row in page]
+        assert len(got) <= len(rows), "a row came twice"
+    assert sorted(got) == sorted(rows)
+
+
+@pytest.mark.parametrize("page_size", [1, 2, 3])
+def test_keys_of_a_type_that_orders_in_its_own_way_are_all_read(database, people, page_size):
+    if database.kind != "postgresql":
+        pytest.skip("PostgreSQL alone has such types")
+    if not database.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'citext'"):
+        pytest.skip("this PostgreSQL has no citext")
+    database.execute("CREATE EXTENSION citext")
+    types = {"citext": ["a", "B", "c", "D", "e"], "inet": ["9.0.0.1", "10.0.0.1", "10.0.0.2", "192.168.0.1"]}
+    for kind, values in types.items():
+        table = people([(value, "x") for value in values], f"id {kind}", "name VARCHAR(5)")
+        assert len(read(database, table_name=table, page_size=page_size)) == len(values)
+
+
+def test_binary_keys_are_read_and_refused(database, people):
+    kind = {"sqlite": "BLOB", "postgresql": "BYTEA", "mariadb": "VARBINARY(10)"}[database.kind]
+    table = people([(bytes([number]), "x") for number in range(5)], f"id {kind}", "name VARCHAR(5)")
+    rows = read(database, table_name=table, page_size=2)
+    reader = Reader("id", None, "secret")
+    assert [reader.read(0, row).key for row in rows] == [None] * 5
+
+
+# ---- names ---------------------------------------------------------------------------------------------------------
+
+ODD_NAMES = [
+    "order",
+    "select",
+    "Mixed Case",
+    "two words",
+    "it's",
+    "tab%le",
+    "naïve",
+    "таблица",
+    "a:b",
+    "x?y",
+    "semi;colon",
+]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_tables_and_columns_may_have_any_name(database, name):
+    table_name = database.name(name)
+    Table(database, table_name, [(name, "INTEGER"), ("group", "VARCHAR(20)"), (f"{name} 2", "INTEGER")]).fill(
+        [(number, "x", number) for number in range(7)]
+    )
+    rows = read(database, [name, f"{name} 2"], ["group"], table_name=table_name)
+    assert ids(rows, name) == list(range(7))
+    assert rows[0]["group"] == "x"
+    queried = f"SELECT * FROM {quoted(database, table_name)}"
+    assert ids(read(database, name, ["group"], sql=queried), name) == list(range(7))
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("dot.ted", '"dot.ted"'),
+        ("dot.ted", "`dot.ted`"),
+        ("dot.ted", "[dot.ted]"),
+        ('quo"ted', '"quo""ted"'),
+        ("back`tick", "`back``tick`"),
+    ],
+)
+def test_names_that_hold_dots_or_quotes_are_written_in_quotes(database, name, written):
+    stem = database.name("people").split("_")[1]
+    table = Table(database, f"{name}{stem}", ["id INTEGER", ('co"lumn`.x', "INTEGER")]).fill([(1, 2), (3, 4)])
+    given = written[:-1] + stem + written[-1]
+    try:
+        assert ids(read(database, 'co"lumn`.x', table_name=given, page_size=1), 'co"lumn`.x') == [2, 4]
+    finally:
+        database.execute(f"DROP TABLE {table.sql_name}")
+
+
+def test_a_table_may_be_qualified_by_its_schema(database):
+    name = database.name("people")
+    schema = {"sqlite": "main", "postgresql": database.schema, "mariadb": database.url.database}[database.kind]
+    Table(database, name, ["id INTEGER"]).fill([(1,), (2,)])
+    assert ids(read(database, table_name=f"{schema}.{name}")) == [1, 2]
+    assert source(database, table_name=f"{schema}.{name}").total() == 2
+    assert ids(read(database, table_name=f'"{schema}"."{name}"')) == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["", ".", "a.b.c", '""'])
+def test_what_is_no_table_name_is_refused(database, name):
+    with pytest.raises(PayarcConfigError, match=r"^table: "):
+        source(database, table_name=name)
+
+
+# ---- queries -------------------------------------------------------------------------------------------------------
+
+
+def test_a_query_is_read_in_key_order_too(database, people):
+    name = people(PEOPLE)
+    assert ids(read(database, sql=f"SELECT id, name FROM {name} WHERE id > 2 ORDER BY name DESC")) == list(range(3, 11))
+
+
+def test_a_query_takes_its_parameters_as_a_mapping(database, people):
+    name = people(PEOPLE)
+    query = f"SELECT * FROM {name} WHERE id >= {mark(database, 'least')} AND name LIKE {mark(database, 'like')}"
+    assert ids(read(database, sql=query, parameters={"least": 4, "like": "Person%"}, page_size=2)) == list(range(4, 11))
+
+
+def test_a_query_takes_its_parameters_as_a_sequence(database, people):
+    name = people(PEOPLE)
+    query = f"SELECT * FROM {name} WHERE id >= {mark(database)} AND name LIKE {mark(database)}"
+    for parameters in ([4, "Person%"], (4, "Person%")):
+        assert ids(read(database, sql=query, parameters=parameters, page_size=2)) == list(range(4, 11))
+
+
+@pytest.mark.parametrize("parameter", ["id", "id_1", "param_1", "payarc_source_query"])
+def test_a_querys_own_parameters_may_have_any_name(database, people, parameter):
+    name = people(PEOPLE)
+    query = f"SELECT * FROM {name} WHERE id <> {mark(database, parameter)}"
+    assert ids(read(database, sql=query, parameters={parameter: 5}, page_size=2)) == [1, 2, 3, 4, 6, 7, 8, 9, 10]
+
+
+def test_percent_signs_mean_themselves_in_a_query_without_parameters(database, people):
+    name = people([(1, "50% off"), (2, "none"), (3, "100%"), (4, "%s"), (5, "%(x)s")])
+    assert ids(read(database, sql=f"SELECT * FROM {name} WHERE name LIKE '%off' OR name LIKE '1__%'", page_size=1)) == [
+        1,
+        3,
+    ]
+    assert ids(read(database, sql=f"SELECT * FROM {name} WHERE name IN ('%s', '%(x)s')", page_size=1)) == [4, 5]
+    assert ids(read(database, sql=f"SELECT * FROM {name} WHERE id % 2 = 0", page_size=1)) == [2, 4]
+
+
+def test_percent_signs_are_doubled_beside_parameters_where_the_driver_wants_it(database, people):
+    name = people(PEOPLE)
+    like = "Person 1%" if database.kind == "sqlite" else "Person 1%%"
+    query = f"SELECT * FROM {name} WHERE name LIKE '{like}' AND id < {mark(database, 'most')}"
+    assert ids(read(database, sql=query, parameters={"most": 10}, page_size=1)) == [1]
+
+
+def test_colons_and_question_marks_in_texts_mean_themselves(database, people):
+    name = people([(1, "10:30"), (2, "why?"), (3, ":id"), (4, "other")])
+    query = f"SELECT * FROM {name} WHERE name IN ('10:30', 'why?', ':id')"
+    assert ids(read(database, sql=query, page_size=1)) == [1, 2, 3]
+    query += f" AND id > {mark(database, 'least')}"
+    assert ids(read(database, sql=query, parameters={"least": 1}, page_size=1)) == [2, 3]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        ";",
+        " ;\n",
+        ";;",
+        " -- the end",
+        "\n-- the end\n",
+        " /* the end */",
+        "; -- the end",
+        ";\n-- the end\n",
+        "; /* end */ ",
+    ],
+)
+def test_a_query_may_end_in_semicolons_and_comments(database, people, end):
+    name = people(PEOPLE)
+    query = f"SELECT id, name FROM {name} WHERE name <> 'a;--b'{end}"
+    assert ids(read(database, sql=query, page_size=4)) == list(range(1, 11))
+
+
+def test_a_query_may_begin_with_comments_and_be_a_with_a_union_or_a_join(database, people):
+    name = people(PEOPLE)
+    with_query = f"-- people\n/* all */ WITH few AS (SELECT * FROM {name} WHERE id < 4) SELECT * FROM few"
+    assert ids(read(database, sql=with_query, page_size=2)) == [1, 2, 3]
+    union = f"SELECT id FROM {name} WHERE id < 3 UNION ALL SELECT id FROM {name} WHERE id > 8"
+    assert ids(read(database, sql=union, page_size=3)) == [1, 2, 9, 10]
+    join = f"SELECT a.id, b.name FROM {name} a JOIN {name} b ON a.id = b.id"
+    assert len(read(database, sql=join)) == 10
+
+
+def test_a_query_may_name_its_columns_anew(database, people):
+    name = people(PEOPLE)
+    rows = read(database, "the key", ["the name"], sql=_renamed(database, name))
+    assert ids(rows, "the key") == list(range(1, 11))
+    assert rows[0]["the name"] == "Person 1"
+
+
+def _renamed(database, name):
+    key, text = (quoted(database, column) for column in ("the key", "the name"))
+    return f"SELECT id AS {key}, name AS {text} FROM {name}"
+
+
+# ---- what is wrong with a source -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["table", "sql"])
+@pytest.mark.parametrize(
+    ("key", "columns", "text"),
+    [
+        ("ID_", None, 'key: the source has no column "ID_"; its columns are id, name'),
+        (["id", "tenant"], None, 'key: the source has no column "tenant"; its columns are id, name'),
+        ("id", ["name", "mail"], 'fields: the source has no column "mail"; its columns are id, name'),
+    ],
+)
+def test_a_column_that_is_missing_is_named_with_those_that_are_there(database, people, form, key, columns, text):
+    name = people(PEOPLE)
+    given = {"table_name": name} if form == "table" else {"sql": f"SELECT * FROM {name}"}
+    with pytest.raises(PayarcConfigError) as caught:
+        read(database, key, columns, **given)
+    assert str(caught.value) == text
+
+
+def test_a_table_that_is_missing_is_an_error_that_names_the_source(database):
+    absent = source(database, table_name="no_such_table")
+    for call in (absent.total, lambda: list(absent.pages())):
+        with pytest.raises(PayarcSourceError, match=r"^the source could not be read: .*no_such_table.*run again$"):
+            call()
+
+
+@pytest.mark.parametrize("parameters", [{"other": 1}, [], [1, 2, 3]])
+def test_parameters_that_do_not_fit_the_query_are_an_error_of_the_source(database, people, parameters):
+    name = people(PEOPLE)
+    placeholder = mark(database, "least" if isinstance(parameters, dict) else None)
+    with pytest.raises(PayarcSourceError):
+        read(
+            database, sql=f"SELECT * FROM {name} WHERE id > {placeholder} AND id < {placeholder}", parameters=parameters
+        )
+
+
+def test_no_error_holds_a_value_from_the_source_or_from_the_parameters(database, people):
+    name = people([(1, "SECRET-NAME"), (2, "SECRET-NAME")])
+    cast = "CAST(name AS INTEGER)" if database.kind == "postgresql" else "no_such_function(name)"
+    query = f"SELECT id, {cast} AS name FROM {name} WHERE name <> {mark(database, 'secret')}"
+    with pytest.raises(PayarcSourceError) as caught:
+        read(database, sql=query, parameters={"secret": "SECRET-PARAMETER"})
+    assert "SECRET" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+def test_a_server_that_is_not_there_is_an_error_of_the_source(tmp_path):
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/no/such/folder/people.db", hide_parameters=True)
+    with pytest.raises(PayarcSourceError, match=r"^the source could not be read"):
+        list(DatabaseSource(engine, ["id"], None, name="the source", table_name="people").pages())
+
+
+# ---- batches -------------------------------------------------------------------------------------------------------
+
+
+def test_a_table_becomes_batches_of_records_numbered_through(database, people):
+    batches = BatchReader(source(database, table_name=people(PEOPLE)), Reader("id", None, "secret"), size=4)
+    assert batches.total == 10
+    read_batches = []
+    while (batch := batches.next_batch()) is not None:
+        read_batches.append([(record.index, record.key) for record in batch])
+    assert read_batches == [
+        [(0, "1"), (1, "2"), (2, "3"), (3, "4")],
+        [(4, "5"), (5, "6"), (6, "7"), (7, "8")],
+        [(8, "9"), (9, "10")],
+    ]
+    assert (batches.read, batches.repeated) == (10, 0)
