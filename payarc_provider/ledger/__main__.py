@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import warnings
 
 from payarc_provider.exceptions import PayarcError
 from payarc_provider.ledger.arguments import parse
@@ -16,8 +17,9 @@ def main(arguments: list[str] | None = None) -> int:
         given = parse(arguments)
     except SystemExit as end:
         return int(end.code or 0)
-    # Airflow may log to stdout; and it takes seconds to import, for which the help need not wait.
-    with contextlib.redirect_stdout(sys.stderr):
+    # Airflow may log to stdout, and warns of itself; it takes seconds to import, for which the help need not wait.
+    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         from airflow.providers.common.compat.sdk import AirflowException  # noqa: PLC0415
 
         from payarc_provider.ledger.commands import run  # noqa: PLC0415

@@ -25,6 +25,7 @@ from payarc_provider.sync.reference import find_reference, without_reference
 log = logging.getLogger(__name__)
 
 MAX_PASSES = 20
+FRESH_SECONDS = 5.0  # the list's times are whole seconds, and PayArc's clocks may differ a little
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +193,11 @@ async def read_window(
 
 
 class _Reading(Generic[SeerT]):
-    """One pass over the list, or several over a list that stands still, whose customers then add up."""
+    """One pass over the list, or several over a list that stands still, whose customers then add up.
+
+    ``still``: nothing shows that a customer came or went since the first pass began. ``_fresh``: the customers that were
+    made so shortly before it that one made after it might look the same; they lie on top, and are counted apart.
+    """
 
     def __init__(self, window: SeerT) -> None:
         self.window = window
@@ -200,61 +205,69 @@ class _Reading(Generic[SeerT]):
         self.proves = False
         self._began: float | None = None
         self._total: int | None = None
+        self._fresh: set[str] = set()
         self._met: set[str] = set()
         self._met_before: set[str] | None = None
 
     async def read(self, read_page: ReadPage, since: float) -> None:
         """Read from the newest customer down to the first that is too old."""
         met: set[str] = set()
-        places = number = 0
-        first_total: int | None = None
+        places = number = came = 0
         total: int | None = None
         last = False
         while not last:
             number += 1
             page = await read_page(number)
             if number == 1:
-                first_total = page.total
-                self._begin(page)
-            elif page.total is None or total is None or page.total < total:
-                self.still = self.still and page.total is None and total is None
-                if not self.still:
-                    return  # something was deleted: a customer may have slipped past
+                first = self._begin(page)
+            elif page.total is None or total is None:
+                self.still = page.total is total
+            elif page.total < total:
+                self.still = False  # something was deleted: a customer may have slipped past
+                return
+            else:
+                came += page.total - total
             total = page.total
             young = [customer for customer in page.customers if not _is_older(customer, since)]
             places += len(young)
             for customer in young:
                 self.window.see(customer)
-                if self._is_new(customer):
-                    self.still = False
-                else:
-                    met.add(customer_id(customer) or "")
+                self._meet(customer, met, top=first and number == 1)
             last = len(young) < len(page.customers) or not page.customers or _is_last(page)
-        self._judge(met, places, first_total, total)
+        self._judge(met, places, came, total)
 
-    def _begin(self, page: CustomerPage) -> None:
+    def _begin(self, page: CustomerPage) -> bool:
+        """The first page of a pass; returns whether it is the first pass."""
         if self._began is None:
             self._began, self._total = page.date, page.total
-        elif page.total != self._total:
+            return True
+        self.still = self.still and page.total == self._total
+        return False
+
+    def _meet(self, customer: dict[str, Any], met: set[str], *, top: bool) -> None:
+        its_id = customer_id(customer) or ""
+        between = created_between(customer)
+        if self._began is None or (between is not None and between[1] < self._began - FRESH_SECONDS):
+            met.add(its_id)
+        elif top:
+            self._fresh.add(its_id)
+        elif its_id not in self._fresh:
             self.still = False
 
-    def _is_new(self, customer: dict[str, Any]) -> bool:
-        """Whether the customer may have come since the first pass began: the list's times are whole seconds."""
-        between = created_between(customer)
-        return self._began is not None and (between is None or between[1] >= self._began - 1.0)
-
-    def _judge(self, met: set[str], places: int, first_total: int | None, total: int | None) -> None:
-        if first_total is None or total is None:  # PayArc gives no totals: two passes that agree
-            self.proves = len(met) == places and met == self._met_before
+    def _judge(self, met: set[str], places: int, came: int, total: int | None) -> None:
+        if total is None:  # PayArc gives no totals: two passes that agree
+            self.proves = len(met) + len(self._fresh) == places and met == self._met_before
             self._met_before, self.still = met, True
             return
-        came = total - first_total
         self._met |= met
+        if not self.still:
+            return
+        expected = places - len(self._fresh)
         if came:
+            self.proves = self._began is not None and len(met) == expected - came
             self.still = False
-            self.proves = self._began is not None and len(met) == places - came
-        elif self.still:
-            self.proves = len(met) == places or (self._began is not None and len(self._met) == places)
+        else:
+            self.proves = expected in (len(met), len(self._met))
 
 
 def _is_last(page: CustomerPage) -> bool:

@@ -42,11 +42,7 @@ class LookUp:
         owned = await work.in_ledger(work.ledger.take_over)
         reach("after_takeover")
         work.taken = owned.keys() - work.mine.keys()
-        rows = [
-            row
-            for key, row in owned.items()
-            if key not in work.undecided and (key in work.unknown or key in work.taken)
-        ]
+        rows = [row for key, row in owned.items() if key in work.unknown or key in work.taken]
         if rows:
             await self._look_up(rows)
         for intent in list(work.unknown.values()):
@@ -110,11 +106,13 @@ class LookUp:
         if findings.undecided:  # not to be held while others may find out more
             await work.in_ledger(lambda: work.ledger.give_up(findings.undecided))
             work.taken -= findings.undecided.keys()
+        for key in findings.found.keys() | findings.absent:
+            work.undecided.pop(key, None)  # what others settled in the meantime may have decided it
         for key, customer_ids in findings.undecided.items():
             work.undecided[key] = f"one of the customers {', '.join(customer_ids[:5])} may be its own"
         for key in findings.absent & work.tries.keys():
             if work.tries[key] >= work.settings.max_tries:
-                work.undecided[key] = f"{work.tries[key]} requests for it got no usable answer and created nothing"
+                work.exhausted[key] = f"{work.tries[key]} requests for it got no usable answer and created nothing"
 
     async def _read_page(self, number: int) -> CustomerPage:
         return await read(self._work, lambda: self._work.payarc.list_page(number))
@@ -143,11 +141,12 @@ class Settler:
                 return
             if work.unknown or work.aside or self._intake.prepared or await self._left_behind():
                 await self._look_up.settle()
-            aside = [record for record in work.aside if record.key not in work.undecided]
+            aside = [record for record in work.aside if record.key not in work.exhausted]
             work.aside = []
             await self._intake.take(aside)
             await self._drain()
-            if work.stop or self._sender.braked or not (work.unknown or work.aside):
+            waited_for = [record for record in work.aside if record.key not in work.undecided]
+            if work.stop or self._sender.braked or not (work.unknown or waited_for):
                 return
             if work.unknown or len(work.aside) != len(aside):
                 moved_at = work.clock.now()

@@ -28,7 +28,8 @@ class Work:
 
     ``mine``: key → intent, for every row this attempt owns and has a record for. ``unknown``: those of them that were
     sent and got no usable answer. ``aside``: records to be looked at again, since somebody else holds their row or the
-    look-up freed it. ``taken``: rows taken over from others and not settled. ``undecided``: key → why a person must look.
+    look-up freed it. ``taken``: rows taken over from others and not settled. ``undecided``: key → why the list cannot decide.
+    ``exhausted``: key → why it is not tried again in this run.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Work:
         self.taken: set[str] = set()
         self.tries: Counter[str] = Counter()
         self.undecided: dict[str, str] = {}
+        self.exhausted: dict[str, str] = {}
         self.stop: PayarcError | None = None
         self.leave_by: float | None = None
         self._stopped = asyncio.Event()
@@ -108,11 +110,12 @@ class Work:
 
         :raises PayarcRunStopped: naming at most ten of the records
         """
-        if not self.undecided:
+        left = self.undecided | self.exhausted
+        if not left:
             return
-        first = "; ".join(f"{shown(key)}: {why}" for key, why in list(self.undecided.items())[:10])
+        first = "; ".join(f"{shown(key)}: {why}" for key, why in list(left.items())[:10])
         raise PayarcRunStopped(
-            f"{len(self.undecided)} records are left pending: {first}. Look at them in PayArc's dashboard, settle them with "
+            f"{len(left)} records are left pending: {first}. Look at them in PayArc's dashboard, settle them with "
             "python -m payarc_provider.ledger, and run again; nothing is sent twice"
         )
 
@@ -130,7 +133,7 @@ class Work:
             if (left := self.leave_by - self.clock.now()) <= 0:
                 return
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), left)
+                await asyncio.wait_for(self._changed.wait(), max(left, MOMENT))
 
     async def sleep(self, seconds: float) -> None:
         """Wait, or until the run is stopped."""

@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .worker import FAILED, Spec, as_line
+from .forking import FAILED, Spec
 
 HANGS = 180.0  # seconds after which an attempt counts as hanging; none takes a tenth of it
 
@@ -106,11 +107,21 @@ class Attempt:
 
 
 class Attempts:
-    """The fork server and its attempts."""
+    """A fork server and its attempts.
 
-    def __init__(self) -> None:
-        command = [sys.executable, "-P", str(Path(__file__).with_name("worker.py"))]
-        self._server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    :param module: which serves them
+    """
+
+    def __init__(self, module: str = "worker", environment: Mapping[str, str] | None = None) -> None:
+        package = Path(__file__).parent
+        path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(package.parent)]))
+        self._server = subprocess.Popen(
+            [sys.executable, "-P", "-m", f"{package.name}.{module}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(environment or {}), "PYTHONPATH": path},
+        )
         self._attempts: dict[str, Attempt] = {}
         self._lock = threading.Lock()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -123,7 +134,7 @@ class Attempts:
             assert spec.name not in self._attempts, spec.name
             self._attempts[spec.name] = attempt
             assert self._server.stdin is not None
-            self._server.stdin.write(as_line(spec))
+            self._server.stdin.write(spec.as_line())
             self._server.stdin.flush()
         return attempt
 

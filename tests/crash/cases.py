@@ -33,7 +33,7 @@ class Lab:
         self._urls = urls
 
     def database(self, name: str) -> str:
-        """The URL of a database that cases share; skips where there is none. SQLite: each case has a file of its own."""
+        """The URL of a database that cases share; skips where there is none."""
         url = self._urls.get(name, "")
         if "://" not in url:
             pytest.skip(url or f"no {name}")

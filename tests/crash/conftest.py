@@ -1,4 +1,4 @@
-"""Fixtures of the crash tests. ``PAYARC_SEED`` repeats a run; ``PAYARC_CRASH_PARALLEL`` is how many cases run at once."""
+"""Fixtures of the crash tests. ``PAYARC_SEED`` repeats a run, ``PAYARC_CRASH_PARALLEL`` tells how many run at once."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 
 from .attempts import Attempt
 from .cases import Lab, Scenario, Together
+from .forking import FAILED
 from .proxy import before_database, url_through
-from .worker import FAILED
 from .world import World, people
 
 SERVERS = ("postgresql", "mariadb")
@@ -23,7 +23,9 @@ SUSPENDED = {"stop_by": "SIGSTOP", "stop_pause": 0.1}
 LONGER = {"sandbox": {"latency": 0.05}}
 
 
-def _hold_up(world: World, numbers: Random, fail: Callable[[], None], mend: Callable[[], None], **how: object) -> Attempt:
+def _hold_up(
+    world: World, numbers: Random, fail: Callable[[], None], mend: Callable[[], None], **how: object
+) -> Attempt:
     """An attempt whose ledger fails at one of the points, and works again once that is noticed."""
     point = numbers.choice(POINTS)
     nth = numbers.randint(1, 10) if point in ("before_send", "after_answer") else 1
@@ -47,7 +49,7 @@ def unreachable(lab: Lab, database: str, name: str, numbers: Random) -> None:
         assert world.sandbox.stats()["requests"] == {}
         proxy.restore()
         point = numbers.choice(POINTS[:4])
-        attempt = world.start(stop_at=point, settings={"ledger_patience": 0.5}, **SUSPENDED, **through)
+        attempt = world.start(stop_at=point, settings={"ledger_patience": 0.5}, release=0.3, **SUSPENDED, **through)
         assert attempt.wait_until_stopped(), world.report()
         proxy.cut()
         attempt.go_on()
@@ -76,36 +78,35 @@ def frozen(lab: Lab, database: str, name: str, numbers: Random) -> None:
 
 
 def refused_transactions(lab: Lab, database: str, name: str, numbers: Random) -> None:
-    """Every few statements, the server answers as it does for a deadlock or a transaction that it cannot serialize."""
-    every = numbers.randint(3, 5)
+    """The server answers some statements as it does for a deadlock, or a transaction that it cannot serialize."""
+    refused = sorted(numbers.sample(range(1, 60), 10))
     with lab.world(name, database, people(24, numbers), **LONGER, seed=numbers.randrange(10**6)) as world:
         assert world.run(rows=[]).exit == 0, world.report()  # makes the tables
         engine = sa.create_engine(world.database)
         with engine.begin() as connection:
-            for statement in _refusing(database, name, every):
+            for statement in _refusing(database, name, refused):
                 connection.exec_driver_sql(statement)
-        try:
-            done = world.run()
-        finally:
-            with engine.begin() as connection:
-                for statement in _no_more_refusing(database, name):
-                    connection.exec_driver_sql(statement)
-            engine.dispose()
+        done = world.run()
+        with engine.begin() as connection:
+            for statement in _no_more_refusing(database, name):
+                connection.exec_driver_sql(statement)
+        engine.dispose()
         assert done.exit == 0, world.report()
-        assert "trying again" in done.log(), "nothing was refused"
+        assert "refused" in done.log(), "nothing was refused"
         world.prove(done)
 
 
-def _refusing(database: str, name: str, every: int) -> list[str]:
-    # What counts is not undone with the transaction: a sequence, and a table without transactions.
+def _refusing(database: str, name: str, refused: list[int]) -> list[str]:
+    # What counts the statements must not be undone with them: a sequence, and a table without transactions.
+    deadlocks, others = (", ".join(map(str, part)) for part in (refused[::2], refused[1::2]))
     if database == "postgresql":
         return [
             f"CREATE SEQUENCE n_{name}",
             f"""CREATE FUNCTION f_{name}() RETURNS trigger LANGUAGE plpgsql AS $$
             DECLARE n bigint := nextval('n_{name}');
             BEGIN
-                IF mod(n, {2 * every}) = {every} THEN RAISE 'refused' USING ERRCODE = '40P01'; END IF;
-                IF mod(n, {2 * every}) = 0 THEN RAISE 'refused' USING ERRCODE = '40001'; END IF;
+                IF n IN ({deadlocks}) THEN RAISE 'refused' USING ERRCODE = '40P01'; END IF;
+                IF n IN ({others}) THEN RAISE 'refused' USING ERRCODE = '40001'; END IF;
                 RETURN NULL;
             END $$""",
             f"CREATE TRIGGER t_{name} AFTER INSERT OR UPDATE ON led_{name} EXECUTE FUNCTION f_{name}()",
@@ -113,8 +114,11 @@ def _refusing(database: str, name: str, every: int) -> list[str]:
     refuse = f"""
         BEGIN
             UPDATE n_{name} SET n = n + 1;
-            IF (SELECT MOD(n, {10 * every}) FROM n_{name}) = {every} THEN
+            IF (SELECT n FROM n_{name}) IN ({deadlocks}) THEN
                 SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213, MESSAGE_TEXT = 'refused';
+            END IF;
+            IF (SELECT n FROM n_{name}) IN ({others}) THEN
+                SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 1205, MESSAGE_TEXT = 'refused';
             END IF;
         END"""
     return [
@@ -165,7 +169,7 @@ def full(lab: Lab, database: str, name: str, numbers: Random) -> None:
             pages = connection.execute("PRAGMA page_count").fetchone()[0]
         patience = {"ledger_patience": 0.3}
         for more in sorted(numbers.sample(range(10), 3)):
-            attempt = world.run(max_pages=pages + more, settings=patience)
+            attempt = world.run(max_pages=pages + more, settings=patience, release=0.3)
             assert (attempt.exit, "full" in attempt.error) == (FAILED, True), world.report()
         done = world.run()
         assert done.exit == 0, world.report()

@@ -143,7 +143,7 @@ def two_sources_in_two_ledgers(lab: Lab, database: str, name: str, numbers: Rand
 
 
 def nearly_equal_keys(lab: Lab, database: str, name: str, numbers: Random) -> None:
-    """Keys that differ in case, in an accent, in a blank at the end, or in how Unicode writes them, are different keys."""
+    """Keys that differ in case, in an accent, in a blank at the end, or in how Unicode writes them: different keys."""
     keys = ["anna", "Anna", "ANNA", "änna", "a\u0308nna", "anna ", " anna", "éclair", "eclair", "Éclair", "straße"]
     keys += ["strasse", "fi", "ﬁ", "1", "01", "Ⅰ", "١"]
     records = [record | {"id": key} for record, key in zip(people(len(keys), numbers), keys, strict=True)]

@@ -16,7 +16,7 @@ from payarc_provider.sync.schema import database_now
 
 from .attempts import Attempt
 from .cases import DATABASES, Lab, Scenario, Together
-from .worker import FAILED
+from .forking import FAILED
 from .world import World, people
 
 LEAVES = 15.0  # seconds; it takes three, and a request's deadline is longer where that matters

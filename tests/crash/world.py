@@ -20,7 +20,7 @@ from payarc_provider.sandbox.server import SandboxServer
 from payarc_provider.sync.ledger import Ledger
 
 from .attempts import Attempt, Attempts, may_be_repeated
-from .worker import Spec
+from .forking import Spec
 
 Record = dict[str, Any]
 
@@ -145,7 +145,7 @@ class World:
         there = sa.Table(table, sa.MetaData(), *columns, *(sa.Column(name, sa.String(60)) for name in names))
         with self._engine.begin() as connection:
             there.create(connection)
-            connection.execute(there.insert(), [{name: None for name in names} | record for record in records])
+            connection.execute(there.insert(), [dict.fromkeys(names) | record for record in records])
 
     def _drop(self) -> None:
         inspector = sa.inspect(self._engine)
@@ -235,8 +235,8 @@ class World:
         made = Counter(said_by(customer) for customer in customers)
         verdict.duplicates = sum((made - wanted).values())
         verdict.lost = sum((wanted - made).values())
-        verdict.hold(not verdict.duplicates, f"{verdict.duplicates} customers too many: {list((made - wanted))[:3]}")
-        verdict.hold(not verdict.lost, f"{verdict.lost} customers are missing: {list((wanted - made))[:3]}")
+        verdict.hold(not verdict.duplicates, f"{verdict.duplicates} customers too many: {list(made - wanted)[:3]}")
+        verdict.hold(not verdict.lost, f"{verdict.lost} customers are missing: {list(wanted - made)[:3]}")
         for attempt in done:
             verdict.problems += self._wrong_ids(attempt)
         if not interchangeable:
@@ -244,7 +244,7 @@ class World:
         return verdict
 
     def _sent_again(self) -> list[str]:
-        """Requests for a record whose customer had been made by an earlier one; the key's first part names the record."""
+        """Requests for a record whose customer was made by an earlier one; the key's first part names the record."""
         made: dict[str, int] = {}
         again = []
         for post in self.sandbox.log():

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import uuid
 
 import pytest
@@ -137,6 +138,8 @@ class Desk:
             finally:
                 client.close()
                 ledger.database.dispose()
+                # A reading of the list waits out the second in which customers may still come: let it have passed.
+                sandbox.settings(clock_offset=sandbox.settings()["clock_offset"] + 3)
         self.counts = run.counts
         return results
 
@@ -160,8 +163,17 @@ def shop(desk, payarc_sandbox):
     return desk
 
 
+on_one_database = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+"""For what no database has a part in."""
+
+
 def people(*keys, **fields):
     return [{"id": key, "name": "John Smith", "email": f"{key}@example.com"} | fields for key in keys]
+
+
+def seed(sandbox, customers):
+    """Customers that PayArc has had for some time."""
+    return sandbox.seed([{"created_at": int(time.time()) - 3600} | customer for customer in customers])
 
 
 def identity(sandbox):
@@ -196,6 +208,7 @@ def test_status_counts_the_rows_of_each_account_by_state(still):
     assert len(still.json("status", "--account", "test/2")["accounts"]) == 1
 
 
+@on_one_database
 def test_status_in_words(still):
     still.created(a="c1")
     still.claim("b")
@@ -209,6 +222,7 @@ def test_status_in_words(still):
     assert re.search(r"    open +1  their run is gone", said)
 
 
+@on_one_database
 def test_without_a_ledger_nothing_is_made_and_the_reason_said(still):
     still.table = still.database.name()
     for command in ("status", "pending", "rejected", "retry --all", "forget a", "settle a --absent --yes"):
@@ -280,6 +294,7 @@ def test_rejected_says_since_when_and_why(still):
     assert "a  (to be tried again)" in still("rejected")
 
 
+@on_one_database
 def test_nothing_is_pending_or_rejected(still):
     assert still("pending") == "nothing is pending\n"
     assert still("rejected") == "nothing is rejected\n"
@@ -297,6 +312,7 @@ def test_pages_follow_each_other(still):
     assert "more" not in still("rejected", "--limit", 2, "--offset", 3)
 
 
+@on_one_database
 def test_a_key_that_looks_like_an_email_is_never_shown(still):
     secret = "john@example.com"
     still.rejected(secret)
@@ -308,6 +324,7 @@ def test_a_key_that_looks_like_an_email_is_never_shown(still):
     assert said.count("(a key that looks like an email)") == 8
 
 
+@on_one_database
 def test_tables_are_readable_in_100_columns(still):
     long = {
         "dag_id": "a_dag_with_a_long_name" * 4,
@@ -323,14 +340,10 @@ def test_tables_are_readable_in_100_columns(still):
 # ---- settle ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_row_in_a_runs_hands_is_not_settled(still, payarc_sandbox):
+def test_a_row_in_a_runs_hands_is_not_settled(still):
     still.claim("a")
-    for how in ("--absent --yes", "--customer-id c1"):
-        if how.startswith("--customer"):
-            continue  # the merchant's account is another one; see below
-        assert "in the hands of run run_a of sync until 2030-01-01T00:02:00Z" in still(
-            "settle", "a", *how.split(), expect=1
-        )
+    said = still("settle", "a", "--absent", "--yes", expect=1)
+    assert "in the hands of run run_a of sync until 2030-01-01T00:02:00Z" in said
     still.database.move_clock(LEASE + 1)
     late = "a request for a may reach PayArc until 2030-01-01T00:03:00Z"
     assert late in still("settle", "a", "--absent", "--yes", expect=1)
@@ -340,6 +353,7 @@ def test_a_row_in_a_runs_hands_is_not_settled(still, payarc_sandbox):
     assert still.row("a").attempt == 2
 
 
+@on_one_database
 def test_only_a_pending_row_is_settled(still):
     still.created(a="c1")
     still.rejected("b")
@@ -351,6 +365,7 @@ def test_only_a_pending_row_is_settled(still):
     assert "never sent, or is known to be absent" in still("settle", "c", "--absent", "--yes", expect=1)
 
 
+@on_one_database
 def test_absence_is_to_be_confirmed(still, monkeypatch):
     still.claim("a")
     still.ledger.release(still.claimant(), [])
@@ -374,7 +389,7 @@ def left_open(shop, *keys, owner="a"):
 
 def test_a_row_is_settled_with_a_customer_that_payarc_has(shop, payarc_sandbox):
     left_open(shop, "a")
-    [customer] = payarc_sandbox.seed([{"name": "John Smith", "email": "secret@example.com"}])
+    [customer] = seed(payarc_sandbox, [{"name": "John Smith", "email": "secret@example.com"}])
     said = shop("settle", "a", "--customer-id", f"cus_{customer['customer_id']}")
     assert said == f"a: created, customer {customer['customer_id']}\n"
     row = shop.row("a")
@@ -390,9 +405,10 @@ def test_a_row_is_settled_with_a_customer_that_payarc_has(shop, payarc_sandbox):
     assert len(payarc_sandbox.customers()) == 1
 
 
+@on_one_database
 def test_a_customer_that_payarc_does_not_show_settles_nothing(shop, payarc_sandbox):
     left_open(shop, "a")
-    [foreign] = payarc_sandbox.seed([{"name": "John Smith", "merchant": "2"}])
+    [foreign] = seed(payarc_sandbox, [{"name": "John Smith", "merchant": "2"}])
     for its_id in ("nobody", foreign["customer_id"]):
         said = shop("settle", "a", "--customer-id", its_id, expect=1)
         assert f"shows the connection payarc_default no customer {its_id}" in said
@@ -400,13 +416,22 @@ def test_a_customer_that_payarc_does_not_show_settles_nothing(shop, payarc_sandb
     assert shop.row("a").state == State.PENDING
 
 
+@on_one_database
+def test_a_row_in_a_runs_hands_gets_no_customer(shop, payarc_sandbox):
+    shop.claim("a")
+    [customer] = seed(payarc_sandbox, [{"name": "John Smith"}])
+    assert "in the hands of" in shop("settle", "a", "--customer-id", customer["customer_id"], expect=1)
+    assert shop.row("a").customer_id is None
+
+
 def test_a_customer_of_another_row_settles_nothing(shop, payarc_sandbox):
     left_open(shop, "a", "c")
-    [taken, borne, own] = payarc_sandbox.seed(
+    [taken, borne, own] = seed(
+        payarc_sandbox,
         [
             {"name": "John Smith", "description": text}
             for text in ("", f"ref #{shop.code('c')}", f"ref #{shop.code('a')}")
-        ]
+        ],
     )
     me = shop.claim("b")
     shop.ledger.record(me, [Settled("b", customer_id=taken["customer_id"])])
@@ -415,16 +440,18 @@ def test_a_customer_of_another_row_settles_nothing(shop, payarc_sandbox):
     shop("settle", "a", "--customer-id", own["customer_id"])
 
 
+@on_one_database
 def test_another_merchants_token_settles_nothing(still, payarc_sandbox):
     still.claim("a", settle=0.0)
     still.ledger.release(still.claimant(), [])
     still.database.move_clock(1)
-    [customer] = payarc_sandbox.seed([{"name": "John Smith"}])
+    [customer] = seed(payarc_sandbox, [{"name": "John Smith"}])
     said = still("settle", "a", "--customer-id", customer["customer_id"], expect=1)
     assert "belongs to the account 127.0.0.1" in said
     assert "and not to test/1" in said
 
 
+@on_one_database
 def test_what_is_known_to_be_absent_is_sent_by_the_next_run(shop, payarc_sandbox):
     left_open(shop, "a")
     shop("settle", "a", "--absent", "--yes")
@@ -476,14 +503,13 @@ def forgotten(shop, sandbox, rows, **changes):
     [old] = shop.run(sandbox, rows, **changes).customer_ids()
     said = shop("forget", rows[0]["id"])
     assert f"Customer {old} is still at PayArc" in said
-    assert shop.row(rows[0]["id"]) is None
+    assert shop.row(str(rows[0]["id"])) is None
     assert shop.json("status")["accounts"][0]["forgotten"] == 1
     return old
 
 
-@pytest.mark.parametrize("idempotency", ["ignored", "replay"])
-def test_a_forgotten_key_gets_a_new_customer(shop, payarc_sandbox, idempotency):
-    payarc_sandbox.settings(idempotency=idempotency)
+def test_a_forgotten_key_gets_a_new_customer(shop, payarc_sandbox):
+    payarc_sandbox.settings(idempotency="replay")
     old = forgotten(shop, payarc_sandbox, people("a"))
     [new] = shop.run(payarc_sandbox, people("a")).customer_ids()
     assert new != old
@@ -491,6 +517,7 @@ def test_a_forgotten_key_gets_a_new_customer(shop, payarc_sandbox, idempotency):
     assert shop.run(payarc_sandbox, people("a")).customer_ids() == [new]
 
 
+@on_one_database
 @pytest.mark.parametrize("with_reference", [True, False])
 @pytest.mark.parametrize("fault", ["lost_after", "lost_before"])
 def test_a_look_up_never_takes_the_forgotten_customer(shop, payarc_sandbox, fault, with_reference):
@@ -502,6 +529,7 @@ def test_a_look_up_never_takes_the_forgotten_customer(shop, payarc_sandbox, faul
     assert len(payarc_sandbox.customers()) == 2
 
 
+@on_one_database
 def test_the_forgotten_customer_is_not_adopted_by_email(shop, payarc_sandbox):
     old = forgotten(shop, payarc_sandbox, people("a"))
     ids = shop.run(
@@ -524,6 +552,7 @@ def test_the_forgotten_customer_settles_nothing(shop, payarc_sandbox):
     assert "forgotten key" in shop("settle", "a", "--customer-id", old, expect=1)
 
 
+@on_one_database
 def test_a_refused_record_is_forgotten_too(shop, payarc_sandbox):
     payarc_sandbox.settings(refuse={"email": ["a@example.com"]}, idempotency="replay")
     shop.run(payarc_sandbox, people("a"))
@@ -583,6 +612,7 @@ def test_a_lost_ledger_is_rebuilt_from_the_references(shop, payarc_sandbox):
     assert shop.ledger.fact(identity(payarc_sandbox)) == shop.account
 
 
+@on_one_database
 def test_what_a_rebuilding_cannot_find_is_adopted_by_email(shop, payarc_sandbox):
     rows = people(1, 2)
     rows[1]["description"] = "A description without any room left for more"
@@ -592,6 +622,7 @@ def test_what_a_rebuilding_cannot_find_is_adopted_by_email(shop, payarc_sandbox)
     assert shop.run(payarc_sandbox, rows, match_existing="email").customer_ids() == before
 
 
+@on_one_database
 def test_keys_come_from_a_file_or_from_stdin(shop, payarc_sandbox, tmp_path, monkeypatch):
     shop.run(payarc_sandbox, people("a", 'é"x', " c ", email="j@example.com"))
     file = tmp_path / "keys.txt"
@@ -626,8 +657,8 @@ def test_a_restored_ledger_gets_what_has_happened_since_it_was_saved(shop, payar
     shop.claim("3", owner="c")
     shop.ledger.record_absence(shop.claimant("c"), ["3"])
     left_open(shop, "4")
-    later = payarc_sandbox.seed(
-        [row | {"description": f"ref #{shop.code(str(row['id']))}"} for row in people(2, 3, 4, 5)]
+    later = seed(
+        payarc_sandbox, [row | {"description": f"ref #{shop.code(str(row['id']))}"} for row in people(2, 3, 4, 5)]
     )
     said = shop.json("rebuild", "--table", crm(shop, 1, 2, 3, 4, 5))
     assert said["counts"] == {"agreed": 1, "settled": 2, "pending": 1, "inserted": 1}
@@ -656,7 +687,7 @@ def test_of_two_customers_with_one_reference_a_person_decides(shop, payarc_sandb
     shop.run(payarc_sandbox, people(1, 2))
     ledger_id = lose(shop, "", "_facts")
     own = payarc_sandbox.customers()[0]
-    [twin] = payarc_sandbox.seed([{"name": "John Smith", "description": own["description"]}])
+    [twin] = seed(payarc_sandbox, [{"name": "John Smith", "description": own["description"]}])
     table = crm(shop, 1, 2)
     said = shop.json("rebuild", "--table", table, "--ledger-id", ledger_id, "--source", shop.claimant().source)
     assert said["counts"] == {"undecided": 1, "inserted": 1}
@@ -675,8 +706,6 @@ def test_of_two_customers_with_one_reference_a_person_decides(shop, payarc_sandb
 
 def _eventually(call):
     """Once the row can be settled: a moment after the run that looked at it."""
-    import time
-
     for _ in range(20):
         try:
             return call()
@@ -686,8 +715,8 @@ def _eventually(call):
 
 
 def test_disagreements_are_reported_and_left(shop, payarc_sandbox):
-    [mine, *_] = payarc_sandbox.seed(
-        [{"name": "John Smith", "description": f"ref #{shop.code(key)}"} for key in ("1", "2", "3")]
+    [mine, *_] = seed(
+        payarc_sandbox, [{"name": "John Smith", "description": f"ref #{shop.code(key)}"} for key in ("1", "2", "3")]
     )
     shop.created(**{"1": "another"})
     me = shop.claim("9")
@@ -704,6 +733,7 @@ def test_disagreements_are_reported_and_left(shop, payarc_sandbox):
     )
 
 
+@on_one_database
 def test_a_forgotten_customer_is_not_rebuilt(shop, payarc_sandbox):
     forgotten(shop, payarc_sandbox, people(1))
     [new] = shop.run(payarc_sandbox, people(1)).customer_ids()
@@ -716,6 +746,7 @@ def test_nothing_is_rebuilt_while_a_run_is_at_work(shop, payarc_sandbox):
     assert "a run is at work and holds rows until" in shop("rebuild", "--table", crm(shop, 1), expect=1)
 
 
+@on_one_database
 def test_a_wrong_ledger_id_or_account_or_key_rebuilds_nothing(shop, payarc_sandbox):
     shop.run(payarc_sandbox, people(1))
     table = crm(shop, 1)
@@ -729,22 +760,24 @@ def test_a_wrong_ledger_id_or_account_or_key_rebuilds_nothing(shop, payarc_sandb
     assert not sa.inspect(shop.database.engine()).has_table(shop.table)
 
 
+@on_one_database
 def test_the_account_is_the_ledgers_where_it_knows_the_merchant(shop, payarc_sandbox):
-    shop.run(payarc_sandbox, people(1))
     shop.ledger.remember(identity(payarc_sandbox), "test/7")
+    shop.run(payarc_sandbox, people(1))
     said = shop("rebuild", "--table", crm(shop, 1), "--account", shop.account, expect=1)
     assert f"belongs to the account test/7, and not to {shop.account}" in said
 
 
+@on_one_database
 def test_the_list_is_read_at_payarcs_pace_and_with_patience(shop, payarc_sandbox):
-    payarc_sandbox.seed([{"name": "John Smith"}] * 450)
+    seed(payarc_sandbox, [{"name": "John Smith"}] * 350)
     shop.run(payarc_sandbox, people(1))
     payarc_sandbox.settings(rate_limit=3, rate_window=1.0)
     payarc_sandbox.faults([{"kind": "status_before", "method": "GET", "times": 2}])
     assert shop.json("rebuild", "--table", crm(shop, 1)) == {
         "account": shop.account,
         "keys": 1,
-        "customers": 451,
+        "customers": 351,
         "unusable": 0,
         "counts": {"agreed": 1},
         "doubts": [],
@@ -756,8 +789,8 @@ def test_the_list_is_read_at_payarcs_pace_and_with_patience(shop, payarc_sandbox
 
 def test_the_ddl_makes_a_ledger_that_a_run_can_use(desk, payarc_sandbox):
     desk.table = desk.database.name()
-    for statement in desk("ddl").split(";\n"):
-        desk.database.execute(statement.rstrip().rstrip(";"))
+    for statement in filter(str.strip, desk("ddl").split(";\n")):
+        desk.database.execute(statement)
     desk.ledger = desk.open()
     assert len(desk.run(payarc_sandbox, people("a")).customer_ids()) == 1
 
@@ -850,6 +883,7 @@ def test_as_a_process_it_says_what_it_says_and_nothing_else(tmp_path):
     ledger.database.dispose()
 
 
+@on_one_database
 def test_the_code_in_a_description_is_the_rows(shop, payarc_sandbox):
     """What people look for in PayArc's dashboard is what ``pending`` shows."""
     shop.run(payarc_sandbox, people("a"))

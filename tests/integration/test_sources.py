@@ -220,16 +220,14 @@ def test_keys_that_are_uuids_are_all_read(database, people):
 @pytest.mark.parametrize("kind", ["REAL", "FLOAT", "DOUBLE PRECISION"])
 def test_keys_of_an_inexact_type_are_all_read_to_be_refused_or_their_column_is(database, people, kind):
     table = people([(value, "x") for value in (0.1, 1.1, 1.7, 2.3, 3.3)], f"id {kind}", "name VARCHAR(5)")
-    count = 0
+    count, refused = 0, ""
     try:
         for page in source(database, table_name=table, page_size=2).pages():
             count += len(page)
             assert count <= 5, "a row came twice, and would for ever"
     except (PayarcConfigError, PayarcSourceError) as error:
-        assert "id" in str(error)
-        assert "cast" in str(error)
-    else:
-        assert count == 5
+        refused = str(error)
+    assert "cast" in refused if refused else count == 5
 
 
 @pytest.mark.parametrize("page_size", [1, 2])
@@ -247,24 +245,29 @@ def test_keys_that_are_names_of_an_enumeration_are_all_read(database, people, pa
 
 
 @pytest.mark.parametrize("page_size", [1, 2, 3])
-def test_keys_of_a_type_that_orders_in_its_own_way_are_all_read(database, people, page_size):
+def test_keys_that_are_text_without_case_are_all_read(database, people, page_size):
     if database.kind != "postgresql":
-        pytest.skip("PostgreSQL alone has such types")
+        pytest.skip("only PostgreSQL has citext")
     if not database.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'citext'"):
-        pytest.skip("this PostgreSQL has no citext")
+        pytest.skip("this PostgreSQL comes without citext; set PAYARC_TEST_POSTGRESQL to one that has it")
     database.execute("CREATE EXTENSION citext")
-    types = {"citext": ["a", "B", "c", "D", "e"], "inet": ["9.0.0.1", "10.0.0.1", "10.0.0.2", "192.168.0.1"]}
-    for kind, values in types.items():
-        table = people([(value, "x") for value in values], f"id {kind}", "name VARCHAR(5)")
-        assert len(read(database, table_name=table, page_size=page_size)) == len(values)
+    keys = ["a", "B", "c", "D", "e"]
+    table = people([(key, "x") for key in keys], "id citext", "name VARCHAR(5)")
+    assert ids(read(database, table_name=table, page_size=page_size)) == keys
 
 
-def test_binary_keys_are_read_and_refused(database, people):
-    kind = {"sqlite": "BLOB", "postgresql": "BYTEA", "mariadb": "VARBINARY(10)"}[database.kind]
-    table = people([(bytes([number]), "x") for number in range(5)], f"id {kind}", "name VARCHAR(5)")
-    rows = read(database, table_name=table, page_size=2)
-    reader = Reader("id", None, "secret")
-    assert [reader.read(0, row).key for row in rows] == [None] * 5
+@pytest.mark.parametrize(
+    ("kinds", "values"),
+    [
+        (("BLOB", "BYTEA", "VARBINARY(10)"), [b"\x00", b"\x01", b"\xff"]),
+        (("BOOLEAN", "BOOLEAN", "BOOLEAN"), [False, True]),
+    ],
+    ids=["binary", "boolean"],
+)
+def test_keys_that_can_only_be_refused_are_all_read(database, people, kinds, values):
+    kind = kinds[["sqlite", "postgresql", "mariadb"].index(database.kind)]
+    table = people([(value, "x") for value in values], f"id {kind}", "name VARCHAR(5)")
+    assert len(read(database, table_name=table, page_size=1)) == len(values)
 
 
 # ---- names ---------------------------------------------------------------------------------------------------------

@@ -177,13 +177,7 @@ def _any_pass_proves() -> Iterator[type[World]]:
 
 @mutant("a deletion while the list is read is noticed")
 def _deletions_pass() -> Iterator[type[World]]:
-    real = lookup._Reading._judge
-
-    def judge(self: Any, met: set[str], places: int, first_total: Any, total: Any) -> None:
-        real(self, met, places, first_total, total)
-        self.proves = self.proves or places == len(met)
-
-    real_read = lookup._Reading.read
+    real_read, real_judge = lookup._Reading.read, lookup._Reading._judge
 
     async def read(self: Any, read_page: Any, since: float) -> None:
         async def without_total(number: int) -> CustomerPage:
@@ -192,14 +186,18 @@ def _deletions_pass() -> Iterator[type[World]]:
 
         await real_read(self, without_total, since)
 
-    with mock.patch.object(lookup._Reading, "_judge", judge), mock.patch.object(lookup._Reading, "read", read):
+    def judge(self: Any, met: set[str], places: int, came: int, total: Any) -> None:
+        self.still = True
+        real_judge(self, met, places, came, total)
+
+    with mock.patch.object(lookup._Reading, "read", read), mock.patch.object(lookup._Reading, "_judge", judge):
         yield World
 
 
 @mutant("a customer met twice is not taken for two places")
 def _repeats_pass() -> Iterator[type[World]]:
-    def judge(self: Any, met: set[str], places: int, first_total: Any, total: Any) -> None:
-        self.proves = first_total == total and self.still
+    def judge(self: Any, met: set[str], places: int, came: int, total: Any) -> None:
+        self.proves = came == 0 and self.still
 
     with mock.patch.object(lookup._Reading, "_judge", judge):
         yield World

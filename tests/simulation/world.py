@@ -132,7 +132,7 @@ class World:
         rng = self.rng
         shape = Shape(references=rng.random() < 0.7)
         shape.long_descriptions = rng.random() < 0.2
-        shape.equal_records = rng.random() < 0.2
+        shape.equal_records = rng.random() < 0.3
         if shape.equal_records and rng.random() < 0.6:
             shape.references = False
         shape.changed = rng.random() < 0.35
@@ -143,9 +143,9 @@ class World:
         shape.ties = rng.random() < 0.5
         if rng.random() < 0.3:
             shape.settles = (9.0, 4.0)
-        if rng.random() < 0.06:
+        if rng.random() < 0.12:
             shape.mimic = shape.equal_records = True
-            shape.long_descriptions = shape.altering = False
+            shape.long_descriptions = shape.altering = shape.other_source = shape.changed = False
         if rng.random() < 0.2:
             begin = rng.uniform(0, 30)
             shape.outage = (begin, begin + rng.uniform(1, 25))
@@ -440,7 +440,7 @@ class World:
         return customer
 
     def _second(self) -> int:
-        return int(self.payarc_now) if not self.shape.ties else int(self.payarc_now) // 4 * 4
+        return int(self.payarc_now) if not self.shape.ties else int(self.payarc_now) // 3 * 3
 
     def _new_id(self) -> str:
         self._ids += 1
@@ -769,13 +769,26 @@ class SimPayarc(_Wire):
 
 @dataclass
 class Tally:
+    """Figures over many histories; ``full`` counts those with two owners or more, 30 events or more and a fault or more."""
+
     histories: int = 0
     events: int = 0
     faults: int = 0
     owners: int = 0
     customers: int = 0
-    few: int = 0
-    seeds: list[int] = field(default_factory=list)
+    full: int = 0
+
+    def count(self, history: World) -> None:
+        self.histories += 1
+        self.events += history.scheduler.events
+        self.faults += history.faults
+        self.owners += history.owners
+        self.customers += sum(not customer.noise for customer in history.customers)
+        self.full += history.scheduler.events >= 30 and history.faults >= 1 and history.owners >= 2
+
+    def add(self, other: Tally) -> None:
+        for name in vars(self):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 def simulate(seed: int, world: type[World] = World, tally: Tally | None = None) -> None:
@@ -794,9 +807,4 @@ def simulate(seed: int, world: type[World] = World, tally: Tally | None = None) 
             problem = again
         raise Violation(f"seed {seed}: {problem}\n" + "\n".join(told.told or [])) from None
     if tally is not None:
-        tally.histories += 1
-        tally.events += history.scheduler.events
-        tally.faults += history.faults
-        tally.owners += history.owners
-        tally.customers += sum(not customer.noise for customer in history.customers)
-        tally.few += history.scheduler.events < 30 or history.faults < 1 or history.owners < 2
+        tally.count(history)

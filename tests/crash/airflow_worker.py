@@ -1,0 +1,57 @@
+"""A fork server of attempts that are Airflow's: each a ``dag.test()`` in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+from airflow.providers.sqlite.hooks import sqlite as _sqlite  # noqa: F401 - loaded once, before the forks
+from airflow.sdk.execution_time import task_runner as _task_runner  # noqa: F401
+from airflow.utils.db import initdb
+from airflow.utils.state import DagRunState
+
+from payarc_provider.operators import run as _run  # noqa: F401
+
+from .forking import Spec, serve
+
+try:
+    from airflow.dag_processing.dagbag import DagBag
+except ImportError:  # before Airflow 3.2
+    from airflow.models.dagbag import DagBag
+
+PREPARE = "prepare"
+"""The table of a spec that only makes Airflow's own database."""
+
+
+def attempt(spec: Spec) -> dict[str, Any]:
+    """Run the DAG once, as the same DAG run each time."""
+    if spec.table == PREPARE:
+        initdb()
+        return {"error": None, "refused": False}
+    os.environ["PAYARC_CRASH_SPEC"] = json.dumps(json.loads(spec.as_line()))
+    extra = {"timeout": spec.settings["timeout"]}
+    payarc = {"conn_type": "payarc", "password": spec.token, "host": spec.url, "extra": extra}
+    os.environ["AIRFLOW_CONN_PAYARC_DEFAULT"] = json.dumps(payarc)
+    os.environ["AIRFLOW_CONN_CRM"] = json.dumps({"conn_type": "sqlite", "host": spec.ledger.removeprefix("sqlite:///")})
+    bag = DagBag(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
+    if bag.import_errors:
+        raise RuntimeError(bag.import_errors)
+    run = bag.dags["killed"].test(logical_date=datetime(2026, 1, 1, tzinfo=UTC))
+    pulled = {name: _pull(run, key) for name, key in _XCOMS.items()}
+    return {"error": None if run.state == DagRunState.SUCCESS else run.state, "refused": False, **pulled}
+
+
+_XCOMS = {"ids": "return_value", "customers": "customers", "rejected": "rejected", "summary": "summary"}
+
+
+def _pull(run: Any, key: str) -> Any:
+    value = run.get_task_instance("create").xcom_pull(task_ids="create", key=key)
+    return list(value) if key == "return_value" and value is not None else value
+
+
+if __name__ == "__main__":
+    sys.modules.setdefault("crash.airflow_worker", sys.modules["__main__"])
+    serve(attempt)

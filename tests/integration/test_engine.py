@@ -1,0 +1,879 @@
+"""The engine over real HTTP and real ledgers: N records, N customers, whatever goes wrong in between.
+
+What must hold is counted at the sandbox: each record has one customer, and no POST that had made its customer was sent
+again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import datetime
+import socket
+import threading
+import uuid
+from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+
+from payarc_provider.api.client import PayarcClient
+from payarc_provider.api.rate_limit import RateLimiter
+from payarc_provider.exceptions import (
+    PayarcAuthError,
+    PayarcConnectionFailed,
+    PayarcError,
+    PayarcLedgerError,
+    PayarcRunStopped,
+    PayarcSourceError,
+    PayarcUnexpectedAnswer,
+)
+from payarc_provider.sandbox import SandboxServer, make_token
+from payarc_provider.sync import checkpoints, engine
+from payarc_provider.sync.database import LedgerUnavailable
+from payarc_provider.sync.engine import Run
+from payarc_provider.sync.feed import BatchReader
+from payarc_provider.sync.ledger import Claimant, Ledger
+from payarc_provider.sync.records import Reader
+from payarc_provider.sync.reference import reference, with_reference
+from payarc_provider.sync.results import Results
+from payarc_provider.sync.settings import Settings
+from payarc_provider.sync.sources import DatabaseSource, ListSource
+from payarc_provider.sync.threads import (
+    SystemClock,
+    ThreadedFeed,
+    ThreadedLedger,
+    ThreadedPayarc,
+    run_to_end,
+    threads,
+)
+
+ACCOUNT = "test/1"
+NOT_HANDLED = ("rate_limited", "unauthorized")
+WATCHDOG = 30  # seconds after which a run counts as hanging
+QUICK = Settings(timeout=10, settle=0.1, lease=20, max_tries=10)
+"""For a sandbox that does at once what it does at all: a request is committed before its answer is missed."""
+
+
+@dataclass
+class Outcome:
+    """What one run came to."""
+
+    results: Results
+    counts: Counter[str]
+    requests: dict[str, int]
+    error: PayarcError | None
+
+    @property
+    def ids(self):
+        return self.results.customer_ids()
+
+    @property
+    def statuses(self):
+        return Counter(one["status"] for one in self.results.customers())
+
+    def ok(self):
+        """Itself, unless it failed."""
+        if self.error:
+            raise self.error
+        return self
+
+
+class Bench:
+    """A ledger and a sandbox, over which runs go."""
+
+    def __init__(self, database, sandbox):
+        self.database = database
+        self.sandbox = sandbox
+        self.table = database.name()
+        self.ledger = self.open()
+
+    def open(self):
+        ledger = Ledger(self.database.engine(), self.table)
+        ledger.open()
+        return ledger
+
+    def run(
+        self, rows, settings=QUICK, *, run_id="run 1", source=None, ledger_port=ThreadedLedger, token=None, url=None
+    ):
+        """One run; never raises, so that what it leaves behind can be looked at."""
+        limiter = RateLimiter()
+        client = PayarcClient(
+            url or self.sandbox.url,
+            lambda _fresh: token or self.sandbox.token,
+            timeout=settings.timeout,
+            limiter=limiter,
+        )
+        ledger = self.open()
+        reader = Reader("id", None, ledger.ledger_id)
+        rows = ListSource(rows, source or "table people") if isinstance(rows, list) else rows
+        me = Claimant(ACCOUNT, uuid.uuid4().hex, rows.name, settings.lease, settings.settle, "dag", run_id, "task")
+        batches, results = BatchReader(rows, reader, settings.batch_size), Results()
+        counts, error = Counter(), None
+        with threads(settings.concurrency) as pools:
+            run = None
+
+            async def main():
+                nonlocal run
+                run = Run(
+                    me,
+                    settings,
+                    ledger.ledger_id,
+                    reader,
+                    feed=ThreadedFeed(batches, pools.source),
+                    ledger=ledger_port(ledger, me, pools, retry_rejected=settings.retry_rejected),
+                    payarc=ThreadedPayarc(client, limiter, pools),
+                    sink=results,
+                    clock=SystemClock(),
+                )
+                try:
+                    await asyncio.wait_for(run.run(), WATCHDOG)
+                except TimeoutError:
+                    raise AssertionError(f"the run hangs: {dict(run.counts)}") from None
+
+            try:
+                run_to_end(main())
+            except PayarcError as stopped:
+                error = stopped
+            counts = run.counts
+        client.close()
+        counts["repeated"] = batches.repeated
+        return Outcome(results, counts, client.requests_sent, error)
+
+    def rows(self):
+        """key → ledger row."""
+        keys = [str(key) for (key,) in self.database.execute(f"SELECT {self._key_column()} FROM {self.table}")]
+        return self.ledger.rows(ACCOUNT, keys)
+
+    def _key_column(self):
+        return "`key`" if self.database.kind == "mariadb" else '"key"'
+
+    def states(self):
+        return Counter(row.state for row in self.rows().values())
+
+    def nothing_is_held(self):
+        return all(row.owner is None for row in self.rows().values())
+
+    def prove(self, rows, outcome):
+        """Each record has exactly one customer, the ids are theirs in input order, and nothing was sent needlessly."""
+        customers = {customer["email"]: customer["customer_id"] for customer in self.sandbox.customers()}
+        assert len(self.sandbox.customers()) == len(customers) == len({row["email"] for row in rows})
+        assert outcome.ids == [customers[row["email"]] for row in rows]
+        self.prove_nothing_was_sent_again()
+
+    def prove_nothing_was_sent_again(self):
+        posts = defaultdict(list)
+        for post in self.sandbox.log():
+            posts[post["idempotency_key"].rpartition("-")[0]].append(post)
+        for of_one_record in posts.values():
+            made = [post["sequence"] for post in of_one_record if post["outcome"] == "created"]
+            assert len(made) <= 1, "a record has two customers"
+            assert not made or made[0] == of_one_record[-1]["sequence"], "a POST that had made its customer went again"
+            keys = [post["idempotency_key"] for post in of_one_record if post["outcome"] not in NOT_HANDLED]
+            assert len(set(keys)) == len(keys), "each attempt has an idempotency key of its own"
+
+
+@pytest.fixture
+def bench(database, payarc_sandbox):
+    return Bench(database, payarc_sandbox)
+
+
+@pytest.fixture
+def on_sqlite(tmp_path, payarc_sandbox):
+    """A bench over SQLite alone, for what has nothing to do with the ledger's database."""
+    from conftest import TestDatabase, sa
+
+    database = TestDatabase("sqlite", sa.make_url(f"sqlite:///{tmp_path}/test.db"))
+    yield Bench(database, payarc_sandbox)
+    database.close()
+
+
+@pytest.fixture(autouse=True)
+def listen(monkeypatch, payarc_sandbox):
+    """Sets a listener for the engine's checkpoints.
+
+    Each look-up finds that two seconds have passed at PayArc: one that comes within the second of the requests reads
+    the list several times, since it can move while it is read, and a real ``settle`` is much longer than that.
+    """
+    listeners = [None]
+
+    def reached(point):
+        if point == "in_lookup":
+            payarc_sandbox.settings(clock_offset=payarc_sandbox.settings()["clock_offset"] + 2)
+        if listeners[-1] is not None:
+            listeners[-1](point)
+
+    monkeypatch.setattr(checkpoints, "listener", reached)
+    return listeners.append
+
+
+def people(count, first=0, **fields):
+    return [
+        {"id": number, "name": "John Smith", "email": f"j{number}@example.com", **fields}
+        for number in range(first, first + count)
+    ]
+
+
+# ---- when all goes well --------------------------------------------------------------------------------------------
+
+
+def test_each_record_becomes_one_customer_and_the_ids_come_in_input_order(bench):
+    rows = people(60)[::-1]
+    outcome = bench.run(rows).ok()
+    bench.prove(rows, outcome)
+    assert outcome.requests == {"POST": 60, "GET": 1}
+    assert outcome.statuses == {"created": 60}
+    assert bench.states() == {"created": 60}
+    assert bench.nothing_is_held()
+
+
+def test_the_same_again_sends_nothing_and_gives_the_same_ids(bench):
+    rows = people(30)
+    first = bench.run(rows).ok()
+    again = bench.run(rows, run_id="run 2").ok()
+    assert again.ids == first.ids
+    assert again.requests == {}
+    assert again.statuses == {"known": 30}
+    assert len(bench.sandbox.customers()) == 30
+
+
+def test_only_what_is_new_is_sent(bench):
+    first = bench.run(people(20)).ok()
+    rows = people(20, first=10)
+    outcome = bench.run(rows, run_id="run 2").ok()
+    assert outcome.requests["POST"] == 10
+    assert outcome.ids[:10] == first.ids[10:]
+    bench.prove(people(30), bench.run(people(30)).ok())
+
+
+def test_a_retry_of_the_same_dag_run_says_created_and_another_run_says_known(bench):
+    rows = people(3)
+    bench.run(rows).ok()
+    assert bench.run(rows).ok().statuses == {"created": 3}
+    assert bench.run(rows, run_id="run 2").ok().statuses == {"known": 3}
+
+
+def test_a_table_is_read_and_created_page_by_page_into_a_ledger_in_the_same_database(bench):
+    name = bench.database.name("people")
+    bench.database.execute(f"CREATE TABLE {name} (id INTEGER, name VARCHAR(50), email VARCHAR(50))")
+    for row in people(25):
+        bench.database.execute(f"INSERT INTO {name} VALUES ({row['id']}, '{row['name']}', '{row['email']}')")
+    source = DatabaseSource(bench.database.engine(), ["id"], None, name="t", table_name=name, page_size=10)
+    outcome = bench.run(source, dataclasses.replace(QUICK, batch_size=7)).ok()
+    bench.prove(people(25), outcome)
+
+
+def test_the_keys_of_the_first_run_are_those_of_the_second_whether_they_come_as_numbers_or_texts(bench):
+    bench.run(people(5)).ok()
+    texts = [{**row, "id": str(row["id"])} for row in people(5)]
+    assert bench.run(texts, run_id="run 2").ok().requests == {}
+
+
+def test_what_is_sent_carries_the_records_reference_in_its_description(on_sqlite):
+    long = "A description that leaves no room for more"
+    rows = [*people(1), *people(1, first=1, description="Donut shop"), *people(1, first=2, description=long)]
+    on_sqlite.run(rows).ok()
+    codes = [reference(on_sqlite.ledger.ledger_id, ACCOUNT, str(number)) for number in range(3)]
+    stored = {customer["email"]: customer["description"] for customer in on_sqlite.sandbox.customers()}
+    assert [stored[row["email"]] for row in rows] == [f"ref #{codes[0]}", f"Donut shop #{codes[1]}", long]
+    assert {post["idempotency_key"] for post in on_sqlite.sandbox.log()} == {f"{code}-1" for code in codes}
+
+
+def test_references_can_be_turned_off(on_sqlite):
+    on_sqlite.run(people(3), dataclasses.replace(QUICK, reference=False)).ok()
+    assert {customer["description"] for customer in on_sqlite.sandbox.customers()} == {None}
+
+
+def test_an_empty_input_is_a_success_without_a_request(on_sqlite):
+    outcome = on_sqlite.run([]).ok()
+    assert (outcome.ids, outcome.requests) == ([], {})
+
+
+# ---- faults --------------------------------------------------------------------------------------------------------
+
+AT_ONCE = [
+    {"kind": "lost_before"},
+    {"kind": "lost_after"},
+    {"kind": "status_before", "status": 500},
+    {"kind": "status_after", "status": 500},
+    {"kind": "status_after", "status": 408},
+    {"kind": "html_before", "status": 502},
+    {"kind": "html_after", "status": 502},
+    {"kind": "cut_before"},
+    {"kind": "cut_after"},
+    {"kind": "garbage_before"},
+    {"kind": "garbage_after"},
+    {"kind": "garbage_after", "status": 200, "body": "{}"},
+    {"kind": "garbage_after", "status": 201, "body": '{"data": {"object": "customer"}}'},
+]
+
+
+@pytest.mark.parametrize("fault", AT_ONCE, ids=lambda fault: "-".join(map(str, fault.values())))
+def test_a_request_without_a_usable_answer_is_looked_up_before_anything_is_sent_again(on_sqlite, fault):
+    rows = people(16)
+    on_sqlite.sandbox.faults([{**fault, "every": 4}])
+    outcome = on_sqlite.run(rows).ok()
+    on_sqlite.prove(rows, outcome)
+    fired = on_sqlite.sandbox.stats()["faults"][fault["kind"]]
+    assert outcome.counts["unknown"] == fired >= 4
+    assert outcome.counts["found"] == (fired if fault["kind"].endswith("_after") else 0)
+    assert outcome.requests["POST"] == 16 + (0 if fault["kind"].endswith("_after") else fired)
+    assert outcome.statuses == {"created": 16}
+    assert on_sqlite.nothing_is_held()
+
+
+def test_requests_that_hang_or_are_committed_late_are_looked_up_once_payarc_has_settled(on_sqlite):
+    rows = people(12)
+    on_sqlite.sandbox.faults(
+        [
+            {"kind": "hang_before", "seconds": 1.3, "match": {"email": "j1@example.com"}},
+            {"kind": "hang_after", "seconds": 1.3, "match": {"email": "j2@example.com"}},
+            {"kind": "late_commit", "seconds": 1.3, "match": {"email": "j3@example.com"}},
+            {"kind": "late_commit", "seconds": 0.3, "status": 504, "match": {"email": "j4@example.com"}},
+        ]
+    )
+    outcome = on_sqlite.run(rows, Settings(timeout=1, settle=4, lease=30)).ok()
+    on_sqlite.prove(rows, outcome)
+    assert outcome.counts["found"] >= 4
+
+
+def test_faults_of_all_kinds_together_leave_one_customer_per_record_on_every_ledger(bench):
+    rows = people(60)
+    periods = {
+        "lost_after": 5,
+        "status_before": 7,
+        "html_after": 9,
+        "cut_after": 11,
+        "lost_before": 13,
+        "cut_before": 17,
+    }
+    bench.sandbox.faults([{"kind": kind, "every": every} for kind, every in periods.items()])
+    bench.sandbox.faults([{"kind": "rate_limited", "seconds": 0.2, "skip": 30}])
+    outcome = bench.run(rows, dataclasses.replace(QUICK, batch_size=25)).ok()
+    bench.prove(rows, outcome)
+    assert bench.states() == {"created": 60}
+
+
+@pytest.mark.parametrize("described", ["A description that leaves no room for more", None])
+def test_customers_that_bear_no_reference_are_recognised_by_being_equal(on_sqlite, described):
+    rows = people(16, description=described)
+    on_sqlite.sandbox.faults([{"kind": "lost_after", "every": 3}, {"kind": "lost_before", "every": 5}])
+    settings = dataclasses.replace(QUICK, reference=described is not None)
+    outcome = on_sqlite.run(rows, settings).ok()
+    on_sqlite.prove(rows, outcome)
+    assert outcome.counts["found"] >= 5
+
+
+def test_records_that_are_equal_in_everything_have_a_customer_each(on_sqlite):
+    rows = [{"id": number, "name": "John Smith"} for number in range(12)]
+    on_sqlite.sandbox.faults([{"kind": "lost_after", "every": 3}, {"kind": "lost_before", "every": 4}])
+    for settings in (QUICK, dataclasses.replace(QUICK, reference=False)):
+        outcome = on_sqlite.run([{**row, "id": f"{settings.reference} {row['id']}"} for row in rows], settings).ok()
+        assert len(set(outcome.ids)) == 12
+    assert len(on_sqlite.sandbox.customers()) == 24
+
+
+def test_the_rate_limit_is_waited_out_and_no_record_is_lost_or_doubled(on_sqlite):
+    rows = people(30)
+    on_sqlite.sandbox.settings(rate_limit=12, rate_window=1)
+    outcome = on_sqlite.run(rows).ok()
+    on_sqlite.prove(rows, outcome)
+    assert on_sqlite.sandbox.stats()["posts"]["created"] == 30
+
+
+@pytest.mark.parametrize("form", ["seconds", "date", "none"])
+def test_a_429_in_any_form_is_waited_out(on_sqlite, form):
+    rows = people(6)
+    on_sqlite.sandbox.settings(retry_after=form)
+    on_sqlite.sandbox.faults([{"kind": "rate_limited", "seconds": 1, "times": 2, "skip": 2}])
+    outcome = on_sqlite.run(rows).ok()
+    on_sqlite.prove(rows, outcome)
+    assert outcome.counts["rate_limited"] == 2
+    assert outcome.counts["unknown"] == 0
+
+
+def test_an_answer_that_never_becomes_usable_stops_the_run_and_a_later_one_finds_what_was_made(on_sqlite):
+    rows = people(30)
+    on_sqlite.sandbox.faults([{"kind": "lost_after", "times": None}])
+    settings = dataclasses.replace(QUICK, max_unknown_in_a_row=4, max_pauses=1, max_tries=3)
+    stopped = on_sqlite.run(rows, settings)
+    assert isinstance(stopped.error, PayarcRunStopped)
+    assert "run again" in str(stopped.error)
+    assert on_sqlite.nothing_is_held()
+    on_sqlite.sandbox.clear_faults()
+    on_sqlite.prove(rows, on_sqlite.run(rows).ok())
+
+
+def test_a_record_that_payarc_never_answers_does_not_keep_the_others_from_being_created(on_sqlite):
+    rows = people(8)
+    on_sqlite.sandbox.faults([{"kind": "lost_before", "times": None, "match": {"email": "j3@example.com"}}])
+    outcome = on_sqlite.run(rows, dataclasses.replace(QUICK, max_tries=2))
+    assert isinstance(outcome.error, PayarcRunStopped)
+    assert "1 records" in str(outcome.error)
+    assert "3: " in str(outcome.error)
+    assert len(outcome.ids) == len(on_sqlite.sandbox.customers()) == 7
+    on_sqlite.sandbox.clear_faults()
+    on_sqlite.prove(rows, on_sqlite.run(rows).ok())
+
+
+# ---- when the run is wrong, and not the record ---------------------------------------------------------------------
+
+WRONG = [
+    ("unauthorized", PayarcAuthError),
+    ("forbidden", PayarcAuthError),
+    ("redirect", PayarcUnexpectedAnswer),
+    ("not_found", PayarcUnexpectedAnswer),
+]
+
+
+@pytest.mark.parametrize(("kind", "error"), WRONG)
+def test_an_answer_that_means_the_run_is_wrong_stops_it_and_a_later_run_completes(on_sqlite, kind, error):
+    rows = people(40)
+    on_sqlite.sandbox.faults([{"kind": kind, "skip": 10, "times": None}])
+    stopped = on_sqlite.run(rows)
+    assert isinstance(stopped.error, error)
+    assert len(on_sqlite.sandbox.customers()) == len(stopped.ids) == 10
+    refused = on_sqlite.sandbox.stats()["faults"][kind]
+    assert refused <= QUICK.concurrency, "what was on its way, and nothing after it"
+    assert on_sqlite.nothing_is_held()
+    on_sqlite.sandbox.clear_faults()
+    on_sqlite.prove(rows, on_sqlite.run(rows).ok())
+
+
+def test_after_a_401_nothing_is_in_doubt_and_no_row_is_left(on_sqlite):
+    on_sqlite.sandbox.faults([{"kind": "unauthorized", "skip": 10, "times": None}])
+    on_sqlite.run(people(40))
+    assert on_sqlite.states() == {"created": 10}
+
+
+@pytest.mark.parametrize(("kind", "error"), WRONG)
+def test_what_is_wrong_from_the_beginning_claims_nothing(on_sqlite, kind, error):
+    on_sqlite.sandbox.faults([{"kind": kind, "method": "*", "times": None}])
+    stopped = on_sqlite.run(people(5))
+    assert isinstance(stopped.error, error)
+    assert on_sqlite.rows() == {}
+    assert on_sqlite.sandbox.log() == []
+
+
+def test_a_server_that_goes_away_and_comes_back_is_waited_for(tmp_path, on_sqlite, listen):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    servers = [SandboxServer(port=port, state=tmp_path / "customers.db")]
+    servers[0].start()
+    sends = Counter()
+
+    def on(point):
+        sends[point] += 1
+        if point == "before_send" and sends[point] == 1:
+            servers[0].stop()
+        if point == "before_send" and sends[point] == 5:
+            servers.append(SandboxServer(port=port, state=tmp_path / "customers.db"))
+            servers[1].start()
+
+    listen(on)
+    rows = people(12)
+    try:
+        outcome = on_sqlite.run(rows, dataclasses.replace(QUICK, concurrency=4), url=servers[0].url).ok()
+        customers = servers[1].customers()
+    finally:
+        for server in servers:
+            server.stop()
+    assert {customer["customer_id"] for customer in customers} == set(outcome.ids)
+    assert len(customers) == len(outcome.ids) == 12
+    assert outcome.requests["POST"] == 12 + outcome.counts["unknown"], "requests that never left do not count"
+
+
+def test_a_server_that_never_answers_stops_the_run_with_nothing_claimed(on_sqlite, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    settings = dataclasses.replace(QUICK, max_connection_failures_in_a_row=1)
+    outcome = on_sqlite.run(people(5), settings, url=url)
+    assert isinstance(outcome.error, PayarcConnectionFailed)
+    assert on_sqlite.rows() == {}
+
+
+# ---- refusals ------------------------------------------------------------------------------------------------------
+
+
+def test_what_payarc_refuses_is_reported_by_field_and_next_time_without_a_request(bench):
+    rows = people(6)
+    bench.sandbox.settings(refuse={"email": ["j2@example.com", "j4@example.com"]})
+    outcome = bench.run(rows).ok()
+    rejected = [{"key": key, "errors": {"email": ["The email has already been taken."]}} for key in ("2", "4")]
+    assert outcome.results.rejected() == rejected
+    assert len(outcome.ids) == len(bench.sandbox.customers()) == 4
+    again = bench.run(rows, run_id="run 2").ok()
+    assert again.results.rejected() == rejected
+    assert again.requests == {}
+    assert (outcome.results.refused_new, again.results.refused_new) == (2, 0)
+
+
+def test_in_a_retry_of_the_same_dag_run_a_refusal_is_still_new(on_sqlite):
+    on_sqlite.sandbox.settings(refuse={"email": ["j0@example.com"]})
+    rows = [*people(1), {"id": "bad", "name": "Jo"}]
+    assert on_sqlite.run(rows).ok().results.refused_new == 2
+    assert on_sqlite.run(rows).ok().results.refused_new == 2
+    assert on_sqlite.run(rows, run_id="run 2").ok().results.refused_new == 0
+
+
+@pytest.mark.parametrize("envelope", ["422", "409-message", "409-list"])
+def test_a_refusal_in_any_of_payarcs_shapes_is_a_refusal(on_sqlite, envelope):
+    on_sqlite.sandbox.settings(envelope=envelope, refuse={"email": ["j1@example.com"]})
+    outcome = on_sqlite.run(people(3)).ok()
+    ((refused,),) = [outcome.results.rejected()]
+    assert refused["key"] == "1"
+    assert "already been taken" in str(refused["errors"])
+    assert outcome.counts["unknown"] == 0
+
+
+def test_changed_data_is_tried_again_and_unchanged_only_on_request(on_sqlite):
+    on_sqlite.sandbox.settings(refuse={"email": ["j0@example.com"]})
+    on_sqlite.run(people(1)).ok()
+    changed = on_sqlite.run([{"id": 0, "name": "John Smith", "email": "other@example.com"}]).ok()
+    assert len(changed.ids) == 1
+
+    on_sqlite.run([{"id": 9, "name": "John Smith", "email": "j0@example.com"}]).ok()
+    on_sqlite.sandbox.settings(refuse={})
+    same = [{"id": 9, "name": "John Smith", "email": "j0@example.com"}]
+    assert on_sqlite.run(same).ok().requests == {}
+    assert len(on_sqlite.run(same, dataclasses.replace(QUICK, retry_rejected=True)).ok().ids) == 1
+
+
+def test_records_that_the_rules_refuse_cost_no_request_and_hold_nobody_up(on_sqlite):
+    rows = people(5)
+    rows[2] = {"id": 2, "name": "Jo", "phone": "12345678901234"}
+    rows.append({"name": "No Key"})
+    rows.append({"id": 7.5, "name": "Float Key"})
+    outcome = on_sqlite.run(rows).ok()
+    assert [(one["key"], list(one["errors"])) for one in outcome.results.rejected()] == [
+        ("2", ["name", "phone"]),
+        (None, ["id"]),
+        (None, ["id"]),
+    ]
+    assert outcome.requests["POST"] == len(outcome.ids) == 4
+    assert on_sqlite.states() == {"created": 4, "rejected": 1}, "a missing key is reported and never stored"
+
+
+def test_a_key_from_another_source_with_other_data_is_refused_and_never_given_the_first_ones_id(bench):
+    bench.run([{"id": 42, "name": "John Smith"}], source="table a").ok()
+    same = bench.run([{"id": 42, "name": "John Smith"}], source="table b", run_id="run 2").ok()
+    assert same.statuses == {"known": 1}
+    other = bench.run([{"id": 42, "name": "Mary Jones"}], source="table b", run_id="run 2").ok()
+    (refused,) = other.results.rejected()
+    assert (refused["key"], other.ids) == ("42", [])
+    assert "table a" in str(refused["errors"])
+    assert "ledger_table" in str(refused["errors"])
+    assert len(bench.sandbox.customers()) == 1
+
+
+def test_changed_data_of_the_same_source_keep_the_id_and_are_marked(on_sqlite):
+    first = on_sqlite.run(people(3)).ok()
+    rows = people(3)
+    rows[1]["name"] = "Mary Jones"
+    outcome = on_sqlite.run(rows, run_id="run 2").ok()
+    assert outcome.ids == first.ids
+    assert [one["changed"] for one in outcome.results.customers()] == [False, True, False]
+    assert outcome.counts["changed"] == 1
+
+
+# ---- keys that come twice ------------------------------------------------------------------------------------------
+
+
+def test_the_same_record_twice_in_a_batch_is_one_record(on_sqlite):
+    outcome = on_sqlite.run([*people(3), *people(3)]).ok()
+    assert len(outcome.ids) == len(on_sqlite.sandbox.customers()) == 3
+    assert outcome.counts["repeated"] == 3
+
+
+def test_the_same_key_with_other_data_in_a_batch_is_refused_for_the_later_one(on_sqlite):
+    rows = [*people(2), {"id": 0, "name": "Mary Jones"}]
+    outcome = on_sqlite.run(rows).ok()
+    (refused,) = outcome.results.rejected()
+    assert refused["key"] == "0"
+    assert "same key" in refused["errors"]["id"][0]
+    on_sqlite.prove(people(2), outcome)
+    assert on_sqlite.states() == {"created": 2}, "the first one's row is untouched"
+
+
+@pytest.mark.parametrize(("name", "changed"), [("John Smith", False), ("Mary Jones", True)])
+def test_the_same_key_in_another_batch_gets_the_same_id(bench, name, changed):
+    rows = [*people(4), *people(4, name=name)]
+    outcome = bench.run(rows, dataclasses.replace(QUICK, batch_size=2)).ok()
+    assert outcome.ids[:4] == outcome.ids[4:]
+    assert [one["changed"] for one in outcome.results.customers()] == [False] * 4 + [changed] * 4
+    assert len(bench.sandbox.customers()) == 4
+
+
+def test_the_same_key_in_another_batch_whose_first_was_refused_is_tried_with_its_own_data(on_sqlite):
+    on_sqlite.sandbox.settings(refuse={"email": ["j0@example.com"]})
+    rows = [*people(1), {"id": "bad", "name": "Jo"}, {"id": 0, "name": "Mary Jones"}, {"id": "bad", "name": "Joe"}]
+    outcome = on_sqlite.run(rows, dataclasses.replace(QUICK, batch_size=2)).ok()
+    assert {customer["name"] for customer in on_sqlite.sandbox.customers()} == {"Mary Jones", "Joe"}
+    assert len(outcome.ids) == 2
+    assert [one["key"] for one in outcome.results.rejected()] == ["0", "bad"]
+
+
+# ---- the brake, the dry run ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [3, 500])
+def test_the_brake_lets_so_many_through_and_a_later_run_does_the_rest(on_sqlite, batch_size):
+    rows = people(20)
+    braking = dataclasses.replace(QUICK, max_new=7, batch_size=batch_size)
+    stopped = on_sqlite.run(rows, braking)
+    assert isinstance(stopped.error, PayarcRunStopped)
+    assert "max_new=7" in str(stopped.error)
+    assert len(on_sqlite.sandbox.customers()) == 7
+    assert on_sqlite.states() == {"created": 7}
+    retry = on_sqlite.run(rows, braking)
+    assert len(on_sqlite.sandbox.customers()) == 7, "a retry of the same DAG run may create no more"
+    assert isinstance(retry.error, PayarcRunStopped)
+    next_run = on_sqlite.run(rows, braking, run_id="run 2")
+    assert isinstance(next_run.error, PayarcRunStopped)
+    assert len(on_sqlite.sandbox.customers()) == 14
+    on_sqlite.prove(rows, on_sqlite.run(rows, run_id="run 3").ok())
+
+
+def test_the_brake_counts_neither_what_is_known_nor_what_is_refused(on_sqlite):
+    on_sqlite.run(people(5)).ok()
+    on_sqlite.sandbox.settings(refuse={"email": [f"j{number}@example.com" for number in range(5, 10)]})
+    outcome = on_sqlite.run(people(13), dataclasses.replace(QUICK, max_new=3), run_id="run 2").ok()
+    assert outcome.statuses == {"known": 5, "created": 3}
+    assert len(outcome.results.rejected()) == 5
+
+
+def test_the_brake_never_ends_a_run_in_success_before_its_input_does(on_sqlite):
+    on_sqlite.sandbox.settings(refuse={"email": ["j0@example.com"]}, latency=0.05)
+    rows = [*people(4), *people(40, first=100)]
+    on_sqlite.run(people(40, first=100)).ok()
+    braking = dataclasses.replace(QUICK, max_new=3, batch_size=4, concurrency=4)
+    outcome = on_sqlite.run(rows, braking, run_id="run 2").ok()
+    assert outcome.statuses == {"created": 3, "known": 40}
+    assert len(outcome.results.rejected()) == 1
+
+
+def test_the_brake_counts_what_a_look_up_found(on_sqlite):
+    rows = people(12)
+    on_sqlite.sandbox.faults([{"kind": "lost_after", "every": 2}])
+    stopped = on_sqlite.run(rows, dataclasses.replace(QUICK, max_new=6))
+    assert isinstance(stopped.error, PayarcRunStopped)
+    assert len(on_sqlite.sandbox.customers()) == 6
+
+
+def test_a_dry_run_sends_nothing_and_writes_nothing_and_tells_what_would_happen(bench):
+    bench.sandbox.settings(refuse={"email": ["j1@example.com"]})
+    bench.run(people(3)).ok()
+    rows_before, posts_before = bench.database.rows(bench.table), len(bench.sandbox.log())
+    rows = [*people(6), {"id": "bad", "name": "Jo"}]
+    outcome = bench.run(rows, dataclasses.replace(QUICK, dry_run=True), run_id="run 2").ok()
+    assert (outcome.counts["would_create"], outcome.counts["known"], outcome.counts["rejected"]) == (3, 2, 2)
+    assert outcome.requests == {}
+    assert bench.database.rows(bench.table) == rows_before
+    assert len(bench.sandbox.log()) == posts_before
+
+
+# ---- dead and parallel runs ----------------------------------------------------------------------------------------
+
+
+def leave_behind(bench, rows, *, lease=0.3, settle=0.3):
+    """What a run that was killed after its claim leaves in the ledger."""
+    ledger = bench.open()
+    reader = Reader("id", None, ledger.ledger_id)
+    records = [reader.read(index, row) for index, row in enumerate(rows)]
+    me = Claimant(ACCOUNT, uuid.uuid4().hex, "table people", lease, settle, "dag", "run 0", "task")
+    codes = {
+        record.key: code
+        for record in records
+        if with_reference(record.fields.get("description"), code := reference(ledger.ledger_id, ACCOUNT, record.key))
+    }
+    ledger.claim(me, records, codes, datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=300))
+    return codes
+
+
+def commit(bench, rows, codes):
+    """What PayArc made of the dead run's requests."""
+    return [
+        customer["customer_id"]
+        for customer in bench.sandbox.seed(
+            {**row, "description": with_reference(row.get("description"), codes[str(row["id"])])}
+            if str(row["id"]) in codes
+            else row
+            for row in rows
+        )
+    ]
+
+
+LONG = "A description that leaves no room for more"
+
+
+@pytest.mark.parametrize("description", ["Donut shop", LONG], ids=["by reference", "by equality"])
+def test_what_a_killed_run_left_is_adopted_where_payarc_has_it_and_sent_where_it_has_not(bench, description):
+    rows = people(10, description=description)
+    bench.sandbox.seed(people(130, first=1000))  # more than a page of other customers
+    codes = leave_behind(bench, rows)
+    made = commit(bench, rows[:6], codes)
+    bench.sandbox.seed(people(130, first=2000))
+    outcome = bench.run(rows, run_id="run 1").ok()
+    assert outcome.ids[:6] == made
+    assert outcome.requests["POST"] == 4
+    assert len(bench.sandbox.customers()) == 270
+    assert outcome.statuses == {"known": 6, "created": 4}
+    assert bench.states() == {"created": 10}
+    assert bench.run(rows).ok().requests == {}
+
+
+def test_what_a_killed_run_left_is_settled_even_if_the_record_has_changed_or_is_unfit_by_now(on_sqlite):
+    rows = people(4)
+    codes = leave_behind(on_sqlite, rows)
+    made = commit(on_sqlite, rows[:2], codes)
+    now = [
+        {**rows[0], "name": "Mary Jones"},
+        {**rows[1], "name": "Jo"},
+        {**rows[2], "name": "Mary Jones"},
+        {**rows[3], "name": "Jo"},
+    ]
+    outcome = on_sqlite.run(now).ok()
+    assert outcome.ids[0] == made[0]
+    assert {customer["name"] for customer in on_sqlite.sandbox.customers()} == {"John Smith", "Mary Jones"}
+    assert len(on_sqlite.sandbox.customers()) == 3
+    assert [one["key"] for one in outcome.results.rejected()] == ["1", "3"]
+    settled = on_sqlite.rows()
+    assert settled["1"].customer_id == made[1], "our refusal of today's data altered nothing"
+
+
+def test_what_a_killed_run_left_is_settled_by_any_later_run_of_the_account(on_sqlite):
+    codes = leave_behind(on_sqlite, people(3))
+    made = commit(on_sqlite, people(1), codes)
+    on_sqlite.run(people(5, first=50)).ok()  # may come too early to settle them
+    waited = on_sqlite.run([*people(1), *people(5, first=50)]).ok()
+    assert waited.ids[0] == made[0]
+    rows = on_sqlite.rows()
+    assert rows["0"].customer_id == made[0]
+    assert len(on_sqlite.sandbox.customers()) == 6
+    assert [rows[key].unsent for key in ("1", "2")] == [True, True]
+
+
+def test_two_customers_where_one_is_expected_are_left_for_a_person_and_everything_else_is_done(on_sqlite):
+    rows = people(4, description=LONG)
+    codes = leave_behind(on_sqlite, rows[:1])
+    assert codes == {}
+    on_sqlite.sandbox.seed([rows[0], rows[0]])
+    outcome = on_sqlite.run(rows)
+    assert isinstance(outcome.error, PayarcRunStopped)
+    assert "1 records are left pending" in str(outcome.error)
+    assert len(outcome.ids) == 3
+    assert on_sqlite.rows()["0"].state == "pending"
+    again = on_sqlite.run(rows, run_id="run 2")
+    assert isinstance(again.error, PayarcRunStopped)
+    assert len(on_sqlite.sandbox.customers()) == 5, "and it is never sent"
+
+
+def test_runs_side_by_side_share_the_work_and_both_get_every_id(bench):
+    bench.sandbox.settings(latency=0.01)
+    rows = people(80)
+    settings = Settings(timeout=2, settle=2, lease=3.2, batch_size=10, concurrency=4)
+    with ThreadPoolExecutor(2) as pool:
+        futures = [
+            pool.submit(bench.run, given, settings, run_id=name) for given, name in ((rows, "a"), (rows[::-1], "b"))
+        ]
+        first, second = [future.result(WATCHDOG).ok() for future in futures]
+    bench.prove(rows, first)
+    assert second.ids == first.ids[::-1]
+    assert first.counts["created"] + second.counts["created"] == 80
+
+
+def test_a_token_of_another_merchant_does_not_see_the_first_ones_customers_in_its_list(on_sqlite):
+    codes = leave_behind(on_sqlite, people(1))
+    on_sqlite.sandbox.seed([{**people(1)[0], "description": with_reference(None, codes["0"]), "merchant": "2"}])
+    outcome = on_sqlite.run(people(1), token=make_token("1")).ok()
+    assert outcome.requests["POST"] == 1
+    assert len(on_sqlite.sandbox.customers("1")) == 1
+
+
+# ---- failures of the source and of the ledger ----------------------------------------------------------------------
+
+
+class BrokenSource(ListSource):
+    """Fails after its first page."""
+
+    def pages(self):
+        yield from super().pages()
+        raise PayarcSourceError("the source broke")
+
+
+def test_a_source_that_fails_half_way_stops_the_run_and_a_later_one_completes(on_sqlite):
+    rows = people(30)
+    outcome = on_sqlite.run(BrokenSource(rows[:20], "table people"), dataclasses.replace(QUICK, batch_size=5))
+    assert isinstance(outcome.error, PayarcSourceError)
+    assert on_sqlite.nothing_is_held()
+    on_sqlite.prove(rows, on_sqlite.run(rows).ok())
+
+
+def failing(which, times, state):
+    """A ledger whose database is away for so many calls of the named methods."""
+
+    class Failing(ThreadedLedger):
+        pass
+
+    for name in which:
+
+        def method(self, *args, _name=name, **options):
+            async def call():
+                if state.is_set() and state.left > 0:
+                    state.left -= 1
+                    raise LedgerUnavailable
+                return await getattr(ThreadedLedger, _name)(self, *args, **options)
+
+            return call()
+
+        setattr(Failing, name, method)
+    state.left = times
+    return Failing
+
+
+class Away(threading.Event):
+    """Whether the database is away, and for how many calls more."""
+
+    left: float = 0
+
+
+def test_a_ledger_that_is_away_for_a_moment_is_waited_for(on_sqlite):
+    away = Away()
+    away.set()
+    rows = people(12)
+    every = ("rows", "claim", "record", "take_over", "record_absence", "renew", "waiting")
+    on_sqlite.sandbox.faults([{"kind": "lost_before", "every": 4}])
+    outcome = on_sqlite.run(rows, ledger_port=failing(every, 3, away)).ok()
+    on_sqlite.prove(rows, outcome)
+    assert away.left == 0
+
+
+def test_a_ledger_that_stays_away_ends_the_run_and_what_was_made_is_found_later(on_sqlite, listen, monkeypatch):
+    monkeypatch.setattr(engine, "RELEASE_SECONDS", 0.2)
+    away = Away()
+    listen(lambda point: away.set() if point == "before_record" else None)
+    rows = people(12)
+    settings = dataclasses.replace(QUICK, ledger_patience=0.5, lease=16)
+    port = failing(("rows", "record", "renew", "release", "take_over", "waiting"), float("inf"), away)
+    outcome = on_sqlite.run(rows, settings, ledger_port=port)
+    assert isinstance(outcome.error, PayarcLedgerError)
+    assert on_sqlite.states()["pending"] > 0
+    for row in on_sqlite.rows().values():
+        assert row.lease_until is not None
+    on_sqlite.database.execute(f"UPDATE {on_sqlite.table} SET lease_until = '2020-01-01 00:00:00.000000'")
+    listen(None)
+    on_sqlite.prove(rows, on_sqlite.run(rows, run_id="run 2").ok())
+
+
+def test_a_ledger_that_stays_away_while_nothing_is_answered_ends_the_run_too(on_sqlite, listen, monkeypatch):
+    """All that is left to do is to send, and no lease allows it any more."""
+    monkeypatch.setattr(engine, "RELEASE_SECONDS", 0.2)
+    away = Away()
+    listen(lambda point: away.set() if point == "after_claim" else None)
+    on_sqlite.sandbox.faults([{"kind": "rate_limited", "seconds": 2, "times": None}])
+    settings = Settings(timeout=0.4, settle=0.5, lease=0.8, concurrency=1, ledger_patience=0.5)
+    port = failing(("record", "renew", "release", "take_over", "waiting"), float("inf"), away)
+    outcome = on_sqlite.run(people(2), settings, ledger_port=port)
+    assert isinstance(outcome.error, PayarcLedgerError)
+    assert on_sqlite.sandbox.customers() == []

@@ -1,0 +1,123 @@
+"""What ``docs/ledger.md`` says is so: every column, state, fact and verdict is in it, and every query runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import re
+from pathlib import Path
+
+import pytest
+from sqlalchemy.dialects import postgresql
+
+from payarc_provider.ledger.show import statements
+from payarc_provider.sync.ledger import Claimant, Ledger, Settled
+from payarc_provider.sync.overview import Hold
+from payarc_provider.sync.rebuild import Verdict
+from payarc_provider.sync.records import Reader
+from payarc_provider.sync.schema import schema
+from payarc_provider.sync.states import State
+
+TEXT = (Path(__file__).parents[2] / "docs" / "ledger.md").read_text()
+QUERIES = re.findall(r"^```sql\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
+DIALECT = postgresql.dialect()
+SCHEMA = schema("payarc_customers", None, DIALECT)
+
+# What each query finds first in its rows, in the order in which they stand there.
+FOUND = [
+    [("live/main", "created"), ("live/main", "pending"), ("live/main", "rejected"), ("test/main", "pending")],
+    ["2", "4"],
+    [("live/main", 2), ("test/main", 1)],
+    ["3"],
+    [(1, "John Smith", "c1"), (6, "John Smith", "c6")],
+    [(2, "pending"), (3, "rejected"), (4, "pending"), (5, None)],
+    [("1", "c1"), ("6", "c6")],
+    [("6", "c6", "reference")],
+    ["ledger_id"],
+]
+
+
+def first_cells(heading):
+    """The first column of the table under this heading's words."""
+    lines = TEXT[TEXT.index(heading) :].splitlines()[2:]
+    cells = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        cells.append(line.split("|")[1].strip(" `"))
+    return cells
+
+
+def test_every_column_is_documented_in_its_order():
+    assert first_cells("| column | meaning |") == [column.name for column in SCHEMA.rows.columns]
+
+
+def test_every_state_hold_and_verdict_is_documented():
+    assert first_cells("| state | meaning |") == list(State)
+    assert first_cells("| hold | in the row |") == list(Hold)
+    assert first_cells("| verdict | meaning |") == list(Verdict)
+
+
+def test_every_kind_of_fact_is_documented():
+    package = Path(__file__).parents[2] / "payarc_provider"
+    code = "".join(path.read_text() for path in package.glob("sync/*.py"))
+    for name in first_cells("| name | value |"):
+        assert f'"{re.split("[:]", name)[0]}' in code
+    for name in re.findall(r'(?:remember|fact)\(f?"(\w+)', code):
+        assert name in TEXT
+
+
+def test_every_way_of_recognising_a_customer_is_documented():
+    described = next(line for line in TEXT.splitlines() if line.startswith("| `matched_by` |"))
+    for how in ("reference", "fields", "email", "person"):
+        assert f"`{how}`" in described
+
+
+def test_the_ddl_is_postgresqls_own():
+    [given] = re.findall(r"^```pgsql\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
+    assert given.strip() == statements(SCHEMA.ddl(DIALECT))
+
+
+def test_every_command_is_documented(capsys):
+    from payarc_provider.ledger.__main__ import main
+
+    main(["--help"])
+    commands = re.findall(r"^    ([a-z]+)  ", capsys.readouterr().out, flags=re.MULTILINE)
+    assert len(commands) == 8
+    table = " ".join(first_cells("| command | what it does |"))
+    assert set(commands) == set(re.findall(r"\b[a-z]+\b", table)) - {"all", "customer", "id", "absent"}
+
+
+@pytest.fixture
+def tables(database):
+    """A ledger and the CRM's people: 1 and 6 created, 6 after a look-up; 2 open, 3 rejected, 4 unsent, 5 unknown."""
+    database.stop_clock()
+    ledger = Ledger(database.engine(), database.name("payarc_customers"))
+    ledger.open()
+    run = ("payarc_from_table", "scheduled__2030-01-01T00:00:00+00:00", "create")
+    me = Claimant("live/main", "a" * 32, "table people of crm", 120, 60, *run)
+    reader = Reader("id", None, ledger.ledger_id)
+
+    def claim(who, *keys):
+        records = [reader.read(0, {"id": key, "name": "John Smith"}) for key in keys]
+        ledger.claim(who, records, {}, datetime.datetime(2029, 12, 31, tzinfo=datetime.UTC))
+
+    claim(me, 1, 2, 3, 4, 6)
+    claim(dataclasses.replace(me, account="test/main"), 1)
+    answers = [Settled("1", customer_id="c1"), Settled("3", errors={"email": ["is taken"]})]
+    ledger.record(me, [*answers, Settled("6", customer_id="c6", matched_by="reference")])
+    ledger.record_absence(me, ["4"])
+    people = database.name("people")
+    database.execute(f"CREATE TABLE {people} (id integer, name varchar(50))")
+    for key in range(1, 7):
+        database.execute(f"INSERT INTO {people} VALUES ({key}, 'John Smith')")
+    return {"payarc_customers": ledger.schema.rows.name, "people": people}
+
+
+def test_every_query_runs_and_finds_what_it_says(database, tables):
+    assert len(QUERIES) == len(FOUND)
+    for query, found in zip(QUERIES, FOUND, strict=True):
+        text = re.sub(r"\b(FROM|JOIN) (payarc_customers|people)", lambda match: f"{match[1]} {tables[match[2]]}", query)
+        rows = database.execute(text.strip().rstrip(";"))
+        width = len(found[0]) if isinstance(found[0], tuple) else 1
+        assert [row[:width] if width > 1 else row[0] for row in rows] == found, query

@@ -1,0 +1,29 @@
+"""`python -m tests.simulation --histories 1000000 [--seed N] [--jobs 2] [--mutants]`: a long run, with figures at its end.
+
+Without --seed a fresh one is drawn; it is printed, and the history of seed N + k is that of the k-th history.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+
+from .runs import find_all, run_all
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--histories", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**9))
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--mutants", action="store_true", help="take out each rule in turn and see that it is found")
+    options = parser.parse_args()
+    print(f"seed {options.seed}", flush=True)
+    if options.mutants:
+        return find_all(options.seed)
+    return run_all(options.seed, options.histories, options.jobs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
