@@ -47,7 +47,7 @@ def main() -> None:
     people = write_crm(HOME / "crm.db")
     with payarc_sandbox(port) as (origin, connection):
         environment = airflow_environment(connection)
-        write_scripts(environment, port)
+        write_scripts(environment)
         say(
             "A CRM's people become PayArc customers, each exactly once.",
             "",
@@ -56,7 +56,7 @@ def main() -> None:
             "  Airflow  the real one, with its home in .demo; its output goes to .demo/airflow.log",
             "  DAG      example_dags/payarc_from_table.py",
             "",
-            "Setting up Airflow and running the DAG twice takes about half a minute.",
+            "Setting up Airflow and running the DAG twice takes half a minute to a minute.",
             "",
         )
         with airflow_output_in_log():
@@ -119,21 +119,19 @@ def airflow_environment(connection: str) -> dict[str, str]:
     }
 
 
-def write_scripts(environment: dict[str, str], port: int) -> None:
+def write_scripts(environment: dict[str, str]) -> None:
     """A script with the demo's environment, and one that opens Airflow's UI on what the demo has made."""
     exports = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
     path = f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"
     (HOME / "env.sh").write_text("\n".join([*exports, path, ""]))
     # For this machine only, since it asks for no login.
     UI.write_text(f"""#!/bin/sh
-# Airflow's UI and PayArc's stand-in, on what `make demo` has made. Ctrl-C ends both.
+# Airflow's UI on what `make demo` has made. Ctrl-C ends it.
 . {shlex.quote(str(HOME / "env.sh"))}
 export AIRFLOW__API__HOST=127.0.0.1
 export AIRFLOW__API__PORT="${{PORT:-8080}}"
 export AIRFLOW__API__BASE_URL="http://localhost:$AIRFLOW__API__PORT"
-{shlex.join(sandbox_command(port))} &
-trap 'kill $!' EXIT
-airflow standalone
+exec python {shlex.quote(str(CHECKOUT / "demo" / "ui.py"))}  # `airflow standalone`, and PayArc's stand-in
 """)
     UI.chmod(0o755)
 

@@ -34,7 +34,7 @@ class Identity:
     @property
     def name(self) -> str:
         """The fact under which the ledger keeps it."""
-        return _PREFIX + json.dumps([self.place, self.account, self.user])
+        return _PREFIX + json.dumps([self.place, self.account, self.user], ensure_ascii=False)
 
     @property
     def own_scope(self) -> str:

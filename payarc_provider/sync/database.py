@@ -89,12 +89,12 @@ def passing(error: sqlalchemy.exc.SQLAlchemyError) -> bool:
     if error.connection_invalidated:
         return True
     original = error.orig
+    code = original.args[0] if original is not None and original.args else None
+    if isinstance(code, int):  # MySQL's drivers; their SQLSTATE is often no more than "HY000"
+        return code in _PASSING_MYSQL
     state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
     if state is not None:
         return state in _PASSING_STATES
-    code = original.args[0] if original is not None and original.args else None
-    if isinstance(code, int):
-        return code in _PASSING_MYSQL
     # SQLite: locked or busy; PostgreSQL's drivers give a lost or refused connection no SQLSTATE.
     return isinstance(error, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError) and not _lasting_sqlite(
         str(original)

@@ -220,8 +220,11 @@ class Ledger:
         if not keys:
             return {}
         columns = [self._rows.c[name] for name in _ROW_COLUMNS]
-        query = select(*columns).where(self._rows.c.account == account, self._rows.c.key.in_(list(keys)))
-        return {row[0]: Row(*row) for row in connection.execute(query)}
+        found: dict[str, Row] = {}
+        for part in _parts(keys, 5000):
+            query = select(*columns).where(self._rows.c.account == account, self._rows.c.key.in_(part))
+            found.update((row[0], Row(*row)) for row in connection.execute(query))
+        return found
 
     # ---- claiming -----------------------------------------------------------------------------------------------
 

@@ -11,10 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import sqlalchemy.exc
-from sqlalchemy import and_, column, func, literal_column, or_, select, table
+import sqlparse
+from sqlalchemy import Enum, String, and_, bindparam, cast, column, func, inspect, literal_column, or_, select, table
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.sql.elements import ColumnElement, quoted_name
 from sqlalchemy.sql.selectable import FromClause
+
+from sqlparse.tokens import Comment
 
 from payarc_provider.exceptions import PayarcConfigError, PayarcSourceError
 from payarc_provider.sync.database import describe
@@ -88,8 +91,12 @@ class DatabaseSource:
         self._wanted = list(columns) if columns is not None else None
         self._page_size = page_size
         self._is_table = table_name is not None
-        self._from: FromClause = _table(table_name) if table_name is not None else table(quoted_name(_MARKER, True))
-        self._sql = sql
+        self._schema_name, self._table_name = _table_name(table_name) if table_name is not None else (None, _MARKER)
+        self._from: FromClause = table(
+            quoted_name(self._table_name, True),
+            schema=quoted_name(self._schema_name, True) if self._schema_name else None,
+        )
+        self._sql = _one_statement(sql) if sql is not None else None
         self._parameters = parameters
 
     def total(self) -> int | None:
@@ -102,14 +109,33 @@ class DatabaseSource:
     def pages(self) -> Iterator[Sequence[object]]:
         """The rows as dicts: first those without a key, which can only be refused, then the others by key."""
         self._check_columns()
+        self._order_enumerations_as_text()
         yield from self._without_key()
         after: Sequence[object] | None = None
+        before: list[list[object]] = []
         while True:
             page = self._page(after)
             if not page:
                 return
-            after = [page[-1][name] for name in self._key_names]
+            if after is not None and _values(page[0], self._key_names) in before:
+                raise PayarcSourceError(
+                    f"{self.name} cannot be read in the order of its key: the database does not find the key's values again. "
+                    "Give a query that casts the key to an integer or to text"
+                )
+            before = [_values(row, self._key_names) for row in page]
+            after = before[-1]
             yield page
+
+    def _order_enumerations_as_text(self) -> None:
+        # They sort by their place in the enumeration, and compare with a parameter as text, or not at all.
+        if not self._is_table:
+            return
+        with self._connect() as connection:
+            columns = inspect(connection).get_columns(self._table_name, schema=self._schema_name)
+        enumerations = {found["name"] for found in columns if isinstance(found["type"], Enum)}
+        for place, name in enumerate(self._key_names):
+            if name in enumerations:
+                self._key[place] = cast(self._key[place], String(255))
 
     def _without_key(self) -> Iterator[list[dict[str, Any]]]:
         # A NULL is behind no key. There are few such rows, or the key is the wrong column.
@@ -121,14 +147,16 @@ class DatabaseSource:
         statement = self._select().where(*(one.is_not(None) for one in self._key))
         if after is not None:
             statement = statement.where(_behind(self._key, after))
-        rows = self._fetch(statement.order_by(*self._key).limit(literal_column(str(self._page_size))))
+        rows = self._fetch(
+            statement.order_by(*self._key).limit(literal_column(str(self._page_size))).offset(literal_column("0"))
+        )
         if len(rows) < self._page_size:
             return rows
         # Rows that the database holds for equal to the last one may stand beyond the page's end: take all of them.
-        last = [rows[-1][name] for name in self._key_names]
-        equal = self._fetch(self._select().where(*(one == value for one, value in zip(self._key, last, strict=True))))
-        equal_keys = [[row[name] for name in self._key_names] for row in equal]
-        while rows and [rows[-1][name] for name in self._key_names] in equal_keys:
+        last = _values(rows[-1], self._key_names)
+        equal = self._fetch(self._select().where(*_equal(self._key, last)))
+        equal_keys = [_values(row, self._key_names) for row in equal]
+        while rows and _values(rows[-1], self._key_names) in equal_keys:
             rows.pop()
         return rows + equal
 
@@ -171,6 +199,15 @@ class DatabaseSource:
             return connection.exec_driver_sql(text, parameters)
         except sqlalchemy.exc.SQLAlchemyError as error:
             raise self._failed(error) from None
+        except (
+            KeyError,
+            IndexError,
+            TypeError,
+            ValueError,
+        ) as error:  # some drivers fill the placeholders in themselves
+            raise PayarcSourceError(
+                f"{self.name}: parameters do not fit the query's placeholders ({type(error).__name__}): mend sql or parameters"
+            ) from None
 
     def _failed(self, error: sqlalchemy.exc.SQLAlchemyError) -> PayarcSourceError:
         return PayarcSourceError(
@@ -185,7 +222,7 @@ class DatabaseSource:
         dialect = dialect(paramstyle=style)
         dialect.identifier_preparer = connection.dialect.identifier_preparer
         compiled = statement.compile(dialect=dialect)
-        query = (self._sql or "").strip().rstrip(";")
+        query = self._sql or ""
         if not given and style in ("format", "pyformat"):
             query = query.replace("%", "%%")  # without parameters of its own, a query's percent signs mean themselves
         marker = dialect.identifier_preparer.quote(quoted_name(_MARKER, True))
@@ -208,18 +245,50 @@ def _paramstyle(connection: Connection, given: Any) -> str:
 
 def _behind(key: Sequence[ColumnElement[Any]], after: Sequence[object]) -> ColumnElement[bool]:
     """``(a, b) > (x, y)`` in a form that every database can answer from an index."""
-    first, value = key[0], after[0]
+    first, value = key[0], _bound(len(key), after[0])
     if len(key) == 1:
         return first > value
     return and_(first >= value, or_(first > value, _behind(key[1:], after[1:])))
 
 
-def _table(name: str) -> FromClause:
+def _bound(place: int, value: object) -> ColumnElement[Any]:
+    """A parameter that no query's own can be called like, and that may also be a truth value."""
+    return bindparam(f"payarc_key_{place}", value)
+
+
+def _equal(key: Sequence[ColumnElement[Any]], values: Sequence[object]) -> list[ColumnElement[bool]]:
+    return [one == _bound(place, value) for place, (one, value) in enumerate(zip(key, values, strict=True))]
+
+
+def _values(row: Mapping[str, object], names: Sequence[str]) -> list[object]:
+    return [row[name] for name in names]
+
+
+def _one_statement(sql: str) -> str:
+    """The query without the semicolon and the comments behind it.
+
+    :raises PayarcConfigError: if it is not one statement
+    """
+    statements = [found for found in sqlparse.parse(sql) if _says_something(found)]
+    if len(statements) != 1:
+        raise PayarcConfigError(f"sql: give one query; this text holds {len(statements)}")
+    tokens: list[Any] = list(statements[0].flatten())  # type: ignore[no-untyped-call]
+    while tokens and (tokens[-1].is_whitespace or tokens[-1].value == ";" or tokens[-1].ttype in Comment):
+        tokens.pop()
+    return "".join(token.value for token in tokens)
+
+
+def _says_something(statement: Any) -> bool:
+    return any(
+        not token.is_whitespace and token.value != ";" and token.ttype not in Comment for token in statement.flatten()
+    )
+
+
+def _table_name(name: str) -> tuple[str | None, str]:
     parts = [
-        next(group.replace('""', '"').replace("``", "`") for group in found if group)
+        next(group.replace('""', '"').replace("``", "`") for group in found if group).strip()
         for found in _NAME_PART.findall(name)
     ]
     if len(parts) not in (1, 2):
         raise PayarcConfigError(f'table: {name!r} is not a table name such as "customers" or "crm.customers"')
-    quoted = [quoted_name(part.strip(), True) for part in parts]
-    return table(quoted[-1], schema=quoted[0] if len(quoted) == 2 else None)
+    return (parts[0] if len(parts) == 2 else None, parts[-1])

@@ -1,0 +1,215 @@
+"""A real Airflow for a session: DAG files, ``dag.test()``, and what is left in the metadata database afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import sqlite3
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+_numbers = itertools.count(1)
+
+PRELUDE = """
+import json, os
+from datetime import datetime, timedelta, timezone
+from airflow.providers.common.compat.sdk import DAG, task
+from payarc_provider.operators.customer import CreateCustomerOperator
+
+began = datetime(2026, 1, 1, tzinfo=timezone.utc)
+with DAG({dag_id!r}, schedule=None, start_date=began, catchup=False{options}) as dag:
+    @task(show_return_value_in_logs=False)
+    def extract(name="records"):
+        with open(os.environ["TEST_DATA"] + "/" + name + ".json") as file:
+            return json.load(file)
+
+"""
+
+
+@dataclass
+class TaskRun:
+    """One task instance after its DAG run."""
+
+    state: str | None
+    try_number: int
+    _instance: Any
+
+    def xcom(self, key: str = "return_value") -> Any:
+        """What it pushed, None if it pushed nothing under this key."""
+        found = self._instance
+        return found.xcom_pull(task_ids=found.task_id, key=key, map_indexes=found.map_index)
+
+    @property
+    def ids(self) -> list[str]:
+        """The customer ids."""
+        return self.xcom()
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The summary."""
+        return self.xcom("summary")
+
+    @property
+    def customers(self) -> list[dict[str, Any]]:
+        """The XCom ``customers``."""
+        return self.xcom("customers")
+
+    @property
+    def rejected(self) -> list[dict[str, Any]]:
+        """The XCom ``rejected``."""
+        return self.xcom("rejected")
+
+
+@dataclass
+class DagRun:
+    """One run of a DAG."""
+
+    state: str
+    tasks: dict[tuple[str, int], TaskRun]
+
+    def __getitem__(self, task: str | tuple[str, int]) -> TaskRun:
+        return self.tasks[task if isinstance(task, tuple) else (task, -1)]
+
+
+class Airflow:
+    """Runs DAGs in this process.
+
+    :param home: of Airflow, with the metadata database
+    :param data: where the task ``extract`` finds what it returns
+    """
+
+    def __init__(self, home: Path, data: Path) -> None:
+        self.home = home
+        self.data = data
+
+    def records(self, records: Any, name: str = "records") -> None:
+        """What ``extract()`` returns, kept out of the DAG file since DAGs are stored in the metadata database."""
+        (self.data / f"{name}.json").write_text(json.dumps(records))
+
+    def dag(self, body: str, **options: Any) -> Any:
+        """The DAG of a new file; the body may use ``extract``, ``task`` and ``CreateCustomerOperator``."""
+        try:
+            from airflow.dag_processing.dagbag import DagBag
+        except ImportError:  # before Airflow 3.2
+            from airflow.models.dagbag import DagBag
+        dag_id = f"test_{next(_numbers)}"
+        path = Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"]) / f"{dag_id}.py"
+        given = "".join(f", {name}={value!r}" for name, value in options.items())
+        path.write_text(PRELUDE.format(dag_id=dag_id, options=given) + textwrap.indent(textwrap.dedent(body), "    "))
+        bag = DagBag(str(path))
+        assert bag.import_errors == {}
+        return bag.dags[dag_id]
+
+    def test(self, dag: Any) -> DagRun:
+        """Run a DAG once."""
+        run = dag.test()
+        tasks = {
+            (one.task_id, one.map_index): TaskRun(str(one.state) if one.state else None, one.try_number, one)
+            for one in run.get_task_instances()
+        }
+        return DagRun(str(run.state), tasks)
+
+    def run(self, body: str, **options: Any) -> DagRun:
+        """Run a new DAG once."""
+        return self.test(self.dag(body, **options))
+
+    def create(self, arguments: str, **options: Any) -> TaskRun:
+        """Run a DAG with one task ``create`` of the operator, which must succeed."""
+        run = self.run(f"CreateCustomerOperator(task_id='create', {arguments})", **options)
+        assert (run.state, run["create"].state) == ("success", "success")
+        return run["create"]
+
+    def metadata(self, *tables: str, without: tuple[str, ...] = ()) -> str:
+        """What the metadata database holds in these tables, or in all, as one text."""
+        return dump(self.home / "airflow.db", *tables, without=without)
+
+
+def dump(path: str | os.PathLike[str], *tables: str, without: tuple[str, ...] = ()) -> str:
+    """What a SQLite file holds in these tables, or in all, as one text."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        every = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        chosen = [name for name in (tables or every) if name not in without]
+        rows = [row for name in chosen for row in connection.execute(f'SELECT * FROM "{name}"')]
+    return "\n".join(str(value) for row in rows for value in row)
+
+
+@pytest.fixture(scope="session")
+def _migrated() -> Path:
+    from airflow.utils.db import initdb
+
+    initdb()
+    return Path(os.environ["AIRFLOW_HOME"])
+
+
+@pytest.fixture
+def airflow(_migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, payarc_sandbox: Any) -> Airflow:
+    """A real Airflow; behind ``payarc_default`` and ``ledger`` are an empty sandbox and an empty SQLite file."""
+    monkeypatch.setenv("TEST_DATA", str(tmp_path))
+    connect(monkeypatch, "ledger", conn_type="sqlite", host=str(tmp_path / "ledger.db"))
+    return Airflow(_migrated, tmp_path)
+
+
+@pytest.fixture
+def ledger_file(tmp_path: Path) -> Path:
+    """The SQLite file behind the connection ``ledger``."""
+    return tmp_path / "ledger.db"
+
+
+@pytest.fixture
+def sandbox(payarc_sandbox: Any) -> Any:
+    """The sandbox behind ``payarc_default``."""
+    return payarc_sandbox
+
+
+def connect(monkeypatch: pytest.MonkeyPatch, conn_id: str, **fields: Any) -> None:
+    """Set an Airflow connection."""
+    monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(fields))
+
+
+class Crm:
+    """A database of the user's behind the connection ``crm``."""
+
+    def __init__(self, url: sa.URL) -> None:
+        self.url = url
+        self.engine = sa.create_engine(url)
+
+    def table(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """A table of these rows; each value's type is its column's."""
+        kinds = {int: sa.Integer, float: sa.Float, str: sa.String(200)}
+        columns = {column: value for row in rows for column, value in row.items() if value is not None}
+        made = sa.Table(
+            name, sa.MetaData(), *(sa.Column(column, kinds[type(value)]) for column, value in columns.items())
+        )
+        with self.engine.begin() as connection:
+            made.drop(connection, checkfirst=True)
+            made.create(connection)
+            connection.execute(made.insert(), [{column: row.get(column) for column in columns} for row in rows])
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def crm(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Crm]:
+    """The connection ``crm``: to SQLite, then to PostgreSQL by Airflow's own PostgresHook."""
+    if request.param == "sqlite":
+        connect(monkeypatch, "crm", conn_type="sqlite", host=str(tmp_path / "crm.db"))
+        found = Crm(sa.make_url(f"sqlite:///{tmp_path}/crm.db"))
+        yield found
+        found.engine.dispose()
+        return
+    url: sa.URL = request.getfixturevalue("postgresql_url")
+    host = url.host or url.query.get("host")
+    fields = {"login": url.username, "password": url.password, "host": host, "port": url.port, "schema": url.database}
+    connect(monkeypatch, "crm", conn_type="postgres", **{name: value for name, value in fields.items() if value})
+    found = Crm(url)
+    yield found
+    with found.engine.begin() as connection:
+        for name in sa.inspect(connection).get_table_names():
+            connection.exec_driver_sql(f'DROP TABLE "{name}" CASCADE')
+    found.engine.dispose()

@@ -1,0 +1,205 @@
+"""Bad input through a real Airflow: each bad record refused by field, every good one created, the task failed at the end."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import connect
+
+from payarc_provider.sandbox import make_token
+
+GOOD = [{"id": number, "name": "John Smith", "email": f"good{number}@example.com"} for number in range(10)]
+CREATE = "CreateCustomerOperator(task_id='create', records=extract(), ledger_conn_id='ledger'{more})"
+
+# What is wrong with a record → (its key in `rejected`, the field at fault, what the reason says)
+BAD = {
+    "no key": ({"name": "John Smith"}, None, "id", "is missing: give every record a key"),
+    "null key": ({"id": None, "name": "John Smith"}, None, "id", "is missing: give every record a key"),
+    "float key": ({"id": 5.5, "name": "John Smith"}, None, "id", "is a floating-point number"),
+    "whole float key": ({"id": 5.0, "name": "John Smith"}, None, "id", "cast it to an integer or text"),
+    "phone of 14 digits": (
+        {"id": "b", "phone": "12345678901234"},
+        "b",
+        "phone",
+        "has 14 digits, at most 11 are allowed",
+    ),
+    "email of 50": ({"id": "b", "email": "e" * 38 + "@example.com"}, "b", "email", "has 50 characters, at most 40"),
+    "name of 2": ({"id": "b", "name": "Jo"}, "b", "name", "has 2 characters, at least 3 are needed"),
+    "name of 51": ({"id": "b", "name": "J" * 51}, "b", "name", "has 51 characters, at most 50 are allowed"),
+    "zip of letters": ({"id": "b", "name": "John Smith", "zip": "ABCDE"}, "b", "zip", "only digits and hyphens"),
+    "country of 1": ({"id": "b", "name": "John Smith", "country": "U"}, "b", "country", "has 1 character, at least 2"),
+    "nothing to send": ({"id": "b", "shoe_size": 44}, "b", "record", "has no value in any PayArc field"),
+    "no mapping": ("John Smith", None, "record", "is a str, not a mapping"),
+    "refused by PayArc": ({"id": "b", "email": "taken@example.com"}, "b", "email", "has already been taken"),
+    "same key, other data": ({"id": 3, "name": "Mary Jones"}, "3", "id", "same key came earlier in this batch"),
+}
+
+
+def create(airflow, records, more=""):
+    airflow.records(records)
+    return airflow.run(CREATE.format(more=f", {more}" if more else ""))["create"]
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_bad_record_is_refused_by_field_with_the_reason_and_all_good_ones_are_created(airflow, sandbox, what):
+    record, key, field, reason = BAD[what]
+    sandbox.settings(refuse={"email": ["taken@example.com"]})
+    task = create(airflow, [*GOOD[:5], record, *GOOD[5:]])
+    assert task.state == "failed"
+    (refused,) = task.rejected
+    assert (refused["key"], list(refused["errors"])) == (key, [field])
+    (text,) = refused["errors"][field]
+    assert reason in text
+    assert [one["key"] for one in task.customers] == [str(number) for number in range(10)]
+    made = {customer["email"]: customer["customer_id"] for customer in sandbox.customers()}
+    assert task.ids == [made[good["email"]] for good in GOOD]
+    assert len(made) == 10
+
+
+def test_all_of_them_at_once_are_refused_each_for_its_own_reason(airflow, sandbox):
+    sandbox.settings(refuse={"email": ["taken@example.com"]})
+    bad = [
+        {**record, "id": f"b{place}"} if isinstance(record, dict) and record.get("id") == "b" else record
+        for place, (record, *_) in enumerate(BAD.values())
+    ]
+    task = create(airflow, [*GOOD, *bad])
+    assert task.state == "failed"
+    assert [list(one["errors"]) for one in task.rejected] == [[field] for _, _, field, _ in BAD.values()]
+    assert len(task.ids) == len(sandbox.customers()) == 10
+    assert (task.summary["rejected"], task.summary["created"]) == (len(BAD), 10)
+
+
+def test_several_faults_of_one_record_are_all_told(airflow):
+    task = create(airflow, [{"id": 1, "name": "Jo", "phone": "123456789012", "zip": "A"}])
+    (refused,) = task.rejected
+    assert set(refused["errors"]) == {"name", "phone", "zip"}
+
+
+def test_the_task_fails_at_once_for_good_and_never_retries_what_a_retry_cannot_change(airflow, sandbox):
+    airflow.records([*GOOD, {"id": "b", "name": "Jo"}])
+    run = airflow.run(CREATE.format(more=", retries=2, retry_delay=timedelta(0)"))
+    assert (run.state, run["create"].state, run["create"].try_number) == ("failed", "failed", 1)
+    assert len(run["create"].ids) == 10
+
+
+def test_the_failure_is_one_line_of_counts_and_at_most_ten_reasons_and_where_the_rest_is(airflow, said):
+    create(airflow, [*GOOD, *({"id": f"b{number}", "name": "Jo"} for number in range(15))])
+    (line,) = {line for line in said().splitlines() if "records were refused" in line}
+    assert "15 of 25 records were refused, max_rejected allows 0; the other records are done" in line
+    assert line.count("has 2 characters") == 10
+    assert "(and 5 more)" in line
+    assert 'XCom "rejected"' in line
+
+
+@pytest.mark.parametrize(
+    ("allowed", "state"),
+    [("0", "failed"), ("1", "failed"), ("2", "success"), ("0.1", "failed"), ("0.17", "success"), ("1.0", "success")],
+)
+def test_max_rejected_is_a_number_or_a_share_of_the_records(airflow, sandbox, allowed, state):
+    task = create(airflow, [*GOOD, *({"id": f"b{n}", "name": "Jo"} for n in range(2))], f"max_rejected={allowed}")
+    assert task.state == state
+    assert (len(task.ids), len(task.rejected), task.summary["rejected"]) == (10, 2, 2)
+
+
+def test_nothing_is_downstream_of_a_task_that_refused_too_many(airflow):
+    airflow.records([*GOOD, {"id": "b", "name": "Jo"}])
+    run = airflow.run(
+        """
+        create = CreateCustomerOperator(task_id='create', records=extract(), ledger_conn_id='ledger')
+
+        @task
+        def charge(ids):
+            return len(ids)
+
+        charge(create.output)
+        """
+    )
+    assert (run["create"].state, run["charge"].state) == ("failed", "upstream_failed")
+    assert len(run["create"].ids) == 10, "they are there for whoever looks"
+
+
+def test_known_refusals_can_be_tolerated_and_new_ones_still_count(airflow, sandbox):
+    sandbox.settings(refuse={"email": ["taken@example.com"]})
+    bad = [{"id": "b", "name": "Jo"}, {"id": "c", "email": "taken@example.com"}]
+    tolerating = "tolerate_known_rejected=True"
+    first = create(airflow, [*GOOD, *bad], tolerating)
+    assert (first.state, first.summary["rejected_new"]) == ("failed", 2)
+    second = create(airflow, [*GOOD, *bad], tolerating)
+    assert (second.state, second.summary["rejected"], second.summary["rejected_new"]) == ("success", 2, 0)
+    assert len(second.rejected) == 2, "they are still told"
+    third = create(airflow, [*GOOD, *bad, {"id": "d", "name": "Ed"}], tolerating)
+    assert (third.state, third.summary["rejected_new"]) == ("failed", 1)
+    assert create(airflow, [*GOOD, *bad]).state == "failed", "without it all of them count"
+
+
+def test_a_refused_record_is_created_once_its_data_have_been_mended(airflow, sandbox):
+    assert create(airflow, [{"id": "b", "name": "Jo"}]).state == "failed"
+    mended = create(airflow, [{"id": "b", "name": "Joe"}])
+    assert (mended.state, mended.summary["created"]) == ("success", 1)
+
+
+def test_a_wrong_token_claims_nothing_and_says_so_in_one_line(airflow, sandbox, monkeypatch, ledger_file, said):
+    connection = json.loads(sandbox.connection_json("not-a-token-of-payarc"))
+    connect(monkeypatch, "payarc_default", **connection)
+    task = create(airflow, GOOD)
+    assert task.state == "failed"
+    lines = [line for line in said().splitlines() if "PayArc does not accept the access token (401)" in line]
+    assert len(lines) == 1
+    assert "connection's password" in lines[0]
+    assert "no running event loop" not in said(), "nor is it buried in what happened to be handled at the time"
+    assert "not-a-token-of-payarc" not in said()
+    assert sandbox.stats()["posts"]["received"] == 0
+    import sqlite3
+
+    with sqlite3.connect(ledger_file) as ledger:
+        assert ledger.execute("SELECT count(*) FROM payarc_customers").fetchone() == (0,)
+
+
+def test_after_a_wrong_token_the_right_one_just_works(airflow, sandbox, monkeypatch):
+    for wrong in ("not-a-token-of-payarc", make_token("999", expires_in=-60)):
+        connect(monkeypatch, "payarc_default", **json.loads(sandbox.connection_json(wrong)))
+        assert create(airflow, GOOD).state == "failed"
+    connect(monkeypatch, "payarc_default", **json.loads(sandbox.connection_json()))
+    assert len(create(airflow, GOOD).ids) == 10
+
+
+def test_a_wrong_extra_or_a_missing_connection_fails_before_anything_is_done(airflow, sandbox, monkeypatch, said):
+    connection = json.loads(sandbox.connection_json(enviroment="live"))
+    connect(monkeypatch, "payarc_default", **connection)
+    assert create(airflow, GOOD).state == "failed"
+    assert 'there is no "enviroment"; did you mean "environment"' in said()
+    assert create(airflow, GOOD, "payarc_conn_id='nowhere'").state == "failed"
+    assert sandbox.stats()["requests"] == {}
+
+
+def test_a_settle_shorter_than_the_timeout_is_refused_with_both_numbers(airflow, sandbox, said):
+    assert create(airflow, GOOD, "settle=10").state == "failed"
+    assert "settle: 10 s is shorter than the connection's timeout of 30 s" in said()
+    assert create(airflow, GOOD, "lease=40").state == "failed"
+    assert "lease: 40 s does not cover" in said()
+    assert sandbox.stats()["requests"] == {}
+
+
+def test_a_ledger_connection_that_is_no_database_is_refused(airflow, sandbox, monkeypatch, said):
+    connect(monkeypatch, "web", conn_type="payarc", host="https://example.com")
+    airflow.records(GOOD)
+    run = airflow.run("CreateCustomerOperator(task_id='create', records=extract(), ledger_conn_id='web')")
+    assert run["create"].state == "failed"
+    assert "ledger_conn_id: the connection web is no SQL database" in said()
+
+
+def test_a_missing_column_is_named_with_those_that_are_there(airflow, sandbox, crm, said):
+    crm.table("people", GOOD)
+    run = airflow.run("CreateCustomerOperator(task_id='create', table='people', sql_conn_id='crm', key='uid')")
+    assert run["create"].state == "failed"
+    assert 'key: the source has no column "uid"; its columns are id, name, email' in said()
+    assert sandbox.stats()["posts"]["received"] == 0
+
+
+def test_columns_that_resemble_a_payarc_field_and_keys_that_look_personal_are_warned_of(airflow, said):
+    create(airflow, [{"id": "john@example.com", "name": "John Smith", "e_mail": "john@example.com"}])
+    assert 'The column "e_mail" is not sent' in said()
+    assert 'Did you mean "email"' in said()
+    assert "1 keys look like email addresses" in said()
+    assert "john@example.com" not in said()

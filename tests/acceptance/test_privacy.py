@@ -1,0 +1,208 @@
+"""No record value and no token in a log, a rendered field, an error or the ledger, whatever happens to the records."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+from conftest import dump
+
+from payarc_provider.sandbox import make_token
+
+PEOPLE = 14
+LONG = "Secretdescriptionof"
+
+
+def secrets(number):
+    """One person's values, each of which could be found anywhere."""
+    return {
+        "name": f"Secretname{chr(97 + number)} Smith",
+        "email": f"secretmail{number}@example.com",
+        "phone": f"202555{1000 + number}",
+        "description": f"{LONG} {number} that has no room left",
+        "address_1": f"{number} Secret Street",
+        "city": f"Secretcity{chr(97 + number)}",
+        "zip": f"{71000 + number}-{5000 + number}",
+        "send_email_address": f"secretinvoice{number}@example.com",
+    }
+
+
+def people():
+    """Some of every sort: good, bad by each rule, refused by PayArc, and double."""
+    rows = [{"id": number, **secrets(number)} for number in range(PEOPLE)]
+    rows[1]["phone"] += "5551"
+    rows[2]["email"] = "secretmail2" + "x" * 40 + "@example.com"
+    rows[3]["zip"] = "Secretzip"
+    rows[4]["name"] = "Secretname" * 6
+    rows[5]["description"] = rows[5]["description"] * 2
+    del rows[6]["id"]
+    rows[7]["id"] = 7.5
+    rows.append({**rows[8], "name": "Secretname Other"})
+    for row in rows[10:]:
+        row["description"] = "Secretshort"  # leaves room for the reference
+    return rows
+
+
+@pytest.fixture
+def values(sandbox):
+    """Every text that must not show up anywhere."""
+    values = {value for row in people() for name, value in row.items() if name != "id"}
+    return values | {value.split("@")[0] for value in values if "@" in value} | {sandbox.token, sandbox.token[-20:]}
+
+
+@pytest.fixture
+def talkative(monkeypatch):
+    """Everything that this package and its HTTP library say, at any level."""
+    for name in ("payarc_provider", "urllib3", "requests"):
+        monkeypatch.setattr(logging.getLogger(name), "level", logging.DEBUG)
+    logging.getLogger().manager._clear_cache()
+    yield
+    logging.getLogger().manager._clear_cache()
+
+
+def found(values, text):
+    """Which of the values stand in the text, whatever their case."""
+    text = text.casefold()
+    return sorted(value for value in values if value.casefold() in text)
+
+
+def everything_goes_wrong(sandbox):
+    sandbox.settings(refuse={"email": ["secretmail9@example.com"], "phone": ["2025551010"]})
+    sandbox.faults(
+        [
+            {"kind": "lost_after", "match": {"email": "secretmail11@example.com"}},
+            {
+                "kind": "garbage_before",
+                "match": {"email": "secretmail12@example.com"},
+                "body": "secretmail12@example.com",
+            },
+            {
+                "kind": "status_after",
+                "match": {"email": "secretmail13@example.com"},
+                "body": "secretmail13@example.com",
+            },
+        ]
+    )
+
+
+CREATE = "CreateCustomerOperator(task_id='create', {source}, ledger_conn_id='ledger', settle=1, lease=20)"
+
+
+@pytest.fixture
+def impatient(sandbox, monkeypatch):
+    """A connection whose requests may take a second, so that looking up comes soon."""
+    monkeypatch.setenv("AIRFLOW_CONN_PAYARC_DEFAULT", sandbox.connection_json(timeout=1))
+
+
+def check(airflow, run, said, values, ledger_file, sandbox):
+    create = run["create"]
+    assert create.state == "failed"
+    assert create.summary["unknown_outcomes"] == 3, "the faults did happen"
+    assert create.summary["rejected"] == 10
+    assert found(values, str(create.rejected)) == []
+    assert "records were refused" in said(), "what is said is heard"
+    assert found(values, said()) == []
+    rendered = airflow.metadata("rendered_task_instance_fields")
+    assert "payarc_default" in rendered
+    assert found(values, rendered) == []
+    ledger = dump(ledger_file)
+    assert ledger.count("rejected") >= 6
+    assert found(values, ledger) == []
+    assert found(values, str(sandbox.customers())), "the values did travel to PayArc"
+
+
+def test_records_from_xcom_leave_no_value_behind(airflow, sandbox, impatient, talkative, said, values, ledger_file):
+    everything_goes_wrong(sandbox)
+    airflow.records(people())
+    run = airflow.run(CREATE.format(source="records=extract()"))
+    check(airflow, run, said, values, ledger_file, sandbox)
+    assert found(values, airflow.metadata("xcom")), "this is where Airflow keeps what `extract` returned"
+    assert found(values, airflow.metadata(without=("xcom",))) == []
+
+
+def test_records_from_a_table_leave_no_value_behind_not_even_in_xcom(
+    airflow, sandbox, impatient, talkative, said, values, ledger_file, crm
+):
+    everything_goes_wrong(sandbox)
+    rows = people()
+    rows[7]["id"] = None
+    crm.table("people", rows)
+    before = found(values, airflow.metadata("xcom"))
+    run = airflow.run(CREATE.format(source="table='people', sql_conn_id='crm'"))
+    check(airflow, run, said, values, ledger_file, sandbox)
+    assert found(values, airflow.metadata("xcom")) == before
+
+
+def test_mapped_records_leave_no_value_in_rendered_fields_or_logs(airflow, sandbox, said, values, ledger_file):
+    rows = [{"id": number, **secrets(number)} for number in range(6)]
+    airflow.records([rows[:3], rows[3:]])
+    run = airflow.run(
+        "CreateCustomerOperator.partial(task_id='create', ledger_conn_id='ledger').expand(records=extract())"
+    )
+    assert run.state == "success"
+    assert found(values, said()) == []
+    assert found(values, airflow.metadata("rendered_task_instance_fields")) == []
+    assert found(values, dump(ledger_file)) == []
+
+
+@pytest.mark.parametrize("form", ["records=\"{{ ti.xcom_pull(task_ids='extract') | tojson }}\"", "records=extract()"])
+def test_rendered_records_are_stored_nowhere(airflow, said, values, form):
+    airflow.records([{"id": number, **secrets(number)} for number in range(3)])
+    run = airflow.run(f"extract() >> CreateCustomerOperator(task_id='create', {form}, ledger_conn_id='ledger')")
+    assert len(run["create"].ids) == 3
+    assert found(values, airflow.metadata("rendered_task_instance_fields")) == []
+    assert found(values, said()) == []
+
+
+@pytest.mark.parametrize("kind", ["unauthorized", "forbidden", "redirect", "not_found"])
+def test_a_run_that_is_stopped_says_no_value_and_no_token(airflow, sandbox, said, values, kind):
+    sandbox.faults([{"kind": kind, "times": None, "headers": {"X-Echo": "secretmail1@example.com"}}])
+    airflow.records([{"id": number, **secrets(number)} for number in range(3)])
+    run = airflow.run("CreateCustomerOperator(task_id='create', records=extract(), ledger_conn_id='ledger')")
+    assert run["create"].state == "failed"
+    assert found(values, said()) == []
+
+
+def test_a_broken_source_says_no_value_and_no_parameter(airflow, sandbox, crm, said, values):
+    crm.table("people", [{"id": 1, **secrets(1)}])
+    mark = "?" if crm.url.get_backend_name() == "sqlite" else "%s"
+    run = airflow.run(
+        "CreateCustomerOperator(task_id='create', sql_conn_id='crm', "
+        f"sql='SELECT no_such_function(name) AS name, id FROM people WHERE email = {mark}', "
+        "parameters=['Secretparameter'])"
+    )
+    assert run["create"].state == "failed"
+    assert "could not be read" in said()
+    assert found({*values, "Secretparameter"}, said()) == []
+
+
+def test_a_broken_ledger_says_no_value(airflow, sandbox, said, values, ledger_file):
+    airflow.records([{"id": number, **secrets(number)} for number in range(3)])
+    ledger_file.write_text("this is no database, but it is long enough to be taken for one" * 100)
+    run = airflow.run("CreateCustomerOperator(task_id='create', records=extract(), ledger_conn_id='ledger')")
+    assert run["create"].state == "failed"
+    assert "ledger" in said()
+    assert found(values, said()) == []
+
+
+def test_the_token_is_masked_where_a_task_logs_it(airflow, sandbox, said, monkeypatch):
+    token = make_token("1")
+    monkeypatch.setenv("AIRFLOW_CONN_PAYARC_DEFAULT", sandbox.connection_json(token))
+    run = airflow.run(
+        """
+        @task
+        def careless():
+            import logging
+            from payarc_provider.hooks.payarc import PayarcHook
+            hook = PayarcHook()
+            logging.getLogger("careless").warning("the token is %s", hook.token())
+            logging.getLogger("careless").warning("the parts are %s", {"password": hook.token()})
+
+        careless()
+        """
+    )
+    assert run.state == "success"
+    assert "the token is" in said()
+    assert token not in said()
+    assert json.dumps(token)[1:-1][-40:] not in said()
