@@ -1,11 +1,11 @@
-"""Bad input through a real Airflow: each bad record refused by field, every good one created, the task failed at the end."""
+"""Bad input through a real Airflow: each bad record refused by field, the good ones created, the task failed."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
-from conftest import connect
+from conftest import connect, dump
 
 from payarc_provider.sandbox import make_token
 
@@ -150,10 +150,7 @@ def test_a_wrong_token_claims_nothing_and_says_so_in_one_line(airflow, sandbox, 
     assert "no running event loop" not in said(), "nor is it buried in what happened to be handled at the time"
     assert "not-a-token-of-payarc" not in said()
     assert sandbox.stats()["posts"]["received"] == 0
-    import sqlite3
-
-    with sqlite3.connect(ledger_file) as ledger:
-        assert ledger.execute("SELECT count(*) FROM payarc_customers").fetchone() == (0,)
+    assert dump(ledger_file, "payarc_customers") == ""
 
 
 def test_after_a_wrong_token_the_right_one_just_works(airflow, sandbox, monkeypatch):

@@ -1,0 +1,105 @@
+"""The ledger in memory, with which the protocol is simulated, has the rules of the ledger in SQL.
+
+The same random transactions run against both, and every answer and every row must be the same.
+"""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from simulation.ledger import LedgerModel, moment
+
+from payarc_provider.sync import ledger as sql_ledger
+from payarc_provider.sync.ledger import Claimant, Ledger, Row, Settled
+from payarc_provider.sync.records import Record
+
+ACCOUNT = "test/1"
+KEYS = [f"k{number}" for number in range(4)]
+
+
+def claimants(rng: random.Random) -> list[Claimant]:
+    return [
+        Claimant(
+            ACCOUNT, owner, f"source {owner}", rng.choice((5.0, 9.0)), rng.choice((2.0, 4.0)), "dag", f"run {owner}"
+        )
+        for owner in ("a", "b")
+    ]
+
+
+def records(rng: random.Random) -> list[Record]:
+    keys = rng.sample(KEYS, rng.randint(1, len(KEYS)))
+    return [
+        Record(0, key, {"name": "n"}, rng.choice(("d1", "d2")), {"name": ["x"]} if rng.random() < 0.2 else {})
+        for key in keys
+    ]
+
+
+def step(rng: random.Random, me: Claimant) -> tuple[str, tuple[object, ...]]:
+    """A transaction's name and its arguments."""
+    keys = rng.sample(KEYS, rng.randint(1, 3))
+    name = rng.choice(
+        ("claim", "claim", "record", "record", "renew", "release", "give_up", "take_over", "record_absence")
+    )
+    if name == "claim":
+        wanted = records(rng)
+        codes = {record.key: rng.choice((None, f"ref{record.key}")) for record in wanted}
+        return name, (me, wanted, codes, moment(rng.uniform(0, 50)))
+    if name == "record":
+        ids = [rng.choice((None, "c1", "c2", f"c{key}")) for key in keys]
+        answers = [
+            Settled(key, customer_id=its_id, errors=None if its_id else {"name": ["x"]})
+            for key, its_id in zip(keys, ids, strict=True)
+        ]
+        # Which of two equal ids in one group wins is the database's affair; a run never records the same id twice.
+        seen = [answer.customer_id for answer in answers if answer.customer_id]
+        return name, (me, answers if len(seen) == len(set(seen)) else answers[:1])
+    return (name, (me, set(keys))) if name in ("release", "give_up", "record_absence") else (name, (me,))
+
+
+def on_model(model: LedgerModel, name: str, arguments: tuple[object, ...], now: float) -> object:
+    if name == "record_absence":
+        return model.record_absence(*arguments)
+    return getattr(model, name)(*arguments, now=now)
+
+
+def comparable(result: object) -> object:
+    if isinstance(result, dict):
+        return {key: comparable(row) for key, row in result.items()}
+    if isinstance(result, Row):
+        times = [value and round(value.timestamp(), 2) for value in (result.lease_until, result.sent_after)]
+        fields = [
+            getattr(result, name)
+            for name in Row.__dataclass_fields__
+            if name not in ("lease_until", "sent_after", "error")
+        ]
+        return [str(value) for value in fields] + times
+    return result
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_model_and_database_agree(database, monkeypatch, seed):
+    rng = random.Random(seed)
+    real, model, now = Ledger(database.engine(), database.name()), LedgerModel({}), 1000.0
+    real.open()
+    monkeypatch.setattr(sql_ledger, "database_now", lambda _: moment(now))
+    both = claimants(rng)
+    for number in range(60):
+        now += rng.choice((0.0, 0.5, 3.0, 9.0))
+        name, arguments = step(rng, rng.choice(both))
+        told = f"seed {seed}, step {number}: {name}{arguments} at {now}"
+        expected, got = on_model(model, name, arguments, now), getattr(real, name)(*arguments)
+        assert comparable(got) == comparable(expected), told
+        assert comparable(real.rows(ACCOUNT, KEYS)) == comparable(model.rows), told
+        for me in both:
+            assert real.open_without_reference(me) == bool(model.open_without_reference(me)), told
+            held, ripe_in = real.waiting(ACCOUNT, me.owner)
+            assert (held, ripe_in and round(ripe_in, 2)) == _rounded(model.waiting(me.owner, now)), told
+        assert real.ids_with_rows(ACCOUNT, ["c1", "ck1"]) == model.ids_with_rows(["c1", "ck1"]), told
+        references = [f"ref{key}" for key in KEYS]
+        assert real.references_with_rows(ACCOUNT, references) == model.references_with_rows(references), told
+        assert real.open_references(ACCOUNT, references) == model.open_references(references), told
+
+
+def _rounded(waiting: tuple[int, float | None]) -> tuple[int, float | None]:
+    return waiting[0], waiting[1] and round(waiting[1], 2)
