@@ -28,7 +28,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from payarc_provider.operators.rejected import PayarcRecordsRejected as PayarcRecordsRejected
+    from payarc_provider.operators.rejected import PayarcRecordsRejected as PayarcRecordsRejected  # noqa: PLC0414
 
 __all__ = [
     "PayarcAuthError",
@@ -66,7 +66,7 @@ class PayarcConfigError(PayarcError, ValueError):
 
 
 class PayarcAuthError(PayarcError):
-    """PayArc does not accept the access token: put a valid token of the right environment into the connection's password."""
+    """PayArc does not accept the access token: put a valid one of the right environment into the connection's password."""
 
     def __init__(self, message: str | None = None, *, status: int | None = None) -> None:
         super().__init__(message)
@@ -102,7 +102,7 @@ class PayarcRefused(PayarcError):
 
 
 class PayarcNotFound(PayarcRefused):
-    """PayArc has no customer with this id: check the id, and that the token belongs to the same merchant and environment."""
+    """PayArc has no customer with this id: check the id, and that the token is of the same merchant and environment."""
 
 
 class PayarcRateLimited(PayarcError):
@@ -151,9 +151,9 @@ class PayarcRunStopped(PayarcError):
 
 
 def __getattr__(name: str) -> Any:
-    # PayarcRecordsRejected is also an AirflowFailException; loading it on demand keeps `api` and `sync` free of Airflow.
+    # PayarcRecordsRejected is an AirflowFailException too: loaded on demand, it keeps `api` and `sync` free of Airflow.
     if name == "PayarcRecordsRejected":
-        from payarc_provider.operators.rejected import PayarcRecordsRejected
+        from payarc_provider.operators.rejected import PayarcRecordsRejected  # noqa: PLC0415
 
         return PayarcRecordsRejected
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -41,7 +41,8 @@ def _from_json(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         raise PayarcConfigError(
-            "records: the text is not JSON; let the template give a JSON list, or a list with render_template_as_native_obj=True"
+            "records: the text is not JSON; let the template give a JSON list, or a list with "
+            "render_template_as_native_obj=True"
         ) from None
 
 

@@ -8,7 +8,7 @@ from payarc_provider.exceptions import PayarcError
 
 
 class PayarcRecordsRejected(PayarcError, AirflowFailException):
-    """More records were refused than ``max_rejected`` allows: mend them at the source and run again; the others are done.
+    """More records were refused than ``max_rejected`` allows: mend them and run again; the others are done.
 
     A retry would change nothing, so Airflow does not retry the task.
 

@@ -71,8 +71,10 @@ class Outcome:
         count = self.summary["rejected"]
         more = f" (and {count - len(self.reasons)} more)" if count > len(self.reasons) else ""
         raise PayarcRecordsRejected(
-            f"{count} of {self.summary['records']} records were refused, max_rejected allows {allowed:g}; the other records are done. "
-            f'Mend them at the source and run again: {" | ".join(self.reasons)}{more}. All are in the XCom "rejected" and in the ledger',
+            f"{count} of {self.summary['records']} records were refused, max_rejected allows {allowed:g}; the "
+            "other records are done. "
+            f"Mend them at the source and run again: {' | '.join(self.reasons)}{more}. All are in the XCom "
+            '"rejected" and in the ledger',
             rejected=count,
         )
 

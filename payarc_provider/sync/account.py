@@ -71,8 +71,10 @@ def _prove(ledger: Ledger, me: Identity, known: dict[Identity, str], read_custom
             return scope
         if claims_same and ids:
             raise PayarcConfigError(
-                f"the connection's token does not see the customers that the ledger has for {scope}, but its account or user is the same: "
-                "use that merchant's token, or set another account in the connection's extra if this is another merchant"
+                f"the connection's token does not see the customers that the ledger has for {scope}, but its "
+                "account or user is the same: "
+                "use that merchant's token, or set another account in the connection's extra if this is another "
+                "merchant"
             )
         if not ids and not ledger.has_rows(scope):
             if claims_same:
@@ -80,8 +82,10 @@ def _prove(ledger: Ledger, me: Identity, known: dict[Identity, str], read_custom
             continue  # a run that never claimed anything
         if claims_same or (not ids and me.account is None and any(one.place == me.place for one in theirs)):
             raise PayarcConfigError(
-                f"it cannot be told whether the connection's token belongs to {scope}, for which the ledger has no customer to compare: "
-                "finish that run with its own token first, or set a different account in the extra of each merchant's connection"
+                f"it cannot be told whether the connection's token belongs to {scope}, for which the ledger has "
+                "no customer to compare: "
+                "finish that run with its own token first, or set a different account in the extra of each "
+                "merchant's connection"
             )
     return me.own_scope
 

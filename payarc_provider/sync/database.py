@@ -1,4 +1,4 @@
-"""A SQL database as the ledger needs it: isolation, one SQLite writer at a time, errors sorted into passing and lasting."""
+"""A SQL database as the ledger needs it: isolation, one SQLite writer at a time, errors that pass or last."""
 
 from __future__ import annotations
 
@@ -34,14 +34,15 @@ class Database:
     def __init__(self, engine: Engine) -> None:
         if engine.dialect.name not in SUPPORTED:
             raise PayarcConfigError(
-                f"ledger_conn_id: the ledger cannot live in {engine.dialect.name}; give a connection to SQLite, PostgreSQL, MySQL or MariaDB"
+                f"ledger_conn_id: the ledger cannot live in {engine.dialect.name}; give a connection to SQLite, "
+                "PostgreSQL, MySQL or MariaDB"
             )
         self.sqlite = engine.dialect.name == "sqlite"
         if self.sqlite:
             _begin_as_told(engine)
             self._engine = engine
         else:
-            # REPEATABLE READ, MySQL's default, would show a claim's reader rows as they were before others claimed them.
+            # REPEATABLE READ, MySQL's default, would show a claim the rows as they were before others claimed them.
             self._engine = engine.execution_options(isolation_level="READ COMMITTED")
 
     @property
@@ -76,7 +77,8 @@ def sorted_errors() -> Iterator[None]:
     except sqlalchemy.exc.SQLAlchemyError as error:
         kind = LedgerUnavailable if passing(error) else PayarcLedgerError
         raise kind(
-            f"the ledger's database answered: {describe(error)}. See that it is reachable and writable, then run again; nothing is sent twice"
+            f"the ledger's database answered: {describe(error)}. See that it is reachable and writable, then run "
+            "again; nothing is sent twice"
         ) from None
 
 

@@ -166,8 +166,10 @@ def _owned(row: Row | None, owner: str) -> bool:
 def _other_source(row: Row) -> Errors:
     return {
         "key": [
-            f"is already customer {row.customer_id}'s, created from another source ({row.source}) with other data: if the "
-            "two are different people, give this source a ledger_table of its own, or a key that tells them apart, such "
+            f"is already customer {row.customer_id}'s, created from another source ({row.source}) with other "
+            "data: if the "
+            "two are different people, give this source a ledger_table of its own, or a key that tells them "
+            "apart, such "
             'as key=["source", "id"]'
         ]
     }

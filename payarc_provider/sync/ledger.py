@@ -1,4 +1,4 @@
-"""The ledger: which records were claimed, sent, created or refused. One row per (account, key), the rules in its database.
+"""The ledger: which records were claimed, created or refused. One row per (account, key), the rules in its database.
 
 Every method is one transaction, and every method may be repeated when it is not known whether it took effect.
 """
@@ -149,7 +149,8 @@ class Ledger:
             columns = {column["name"] for column in inspector.get_columns(table.name, schema=table.schema)}
             if missing := {column.name for column in table.columns} - columns:
                 raise PayarcConfigError(
-                    f"ledger_table: the table {table.fullname} exists and lacks the columns {', '.join(sorted(missing))}; "
+                    f"ledger_table: the table {table.fullname} exists and lacks the columns "
+                    f"{', '.join(sorted(missing))}; "
                     "give another name, or create it from the documented DDL"
                 )
         return found
@@ -445,7 +446,7 @@ class Ledger:
         return len(ripe), max(0.0, (min(ripe) - now).total_seconds()) if ripe else None
 
     def record_absence(self, me: Claimant, keys: Collection[str]) -> set[str]:
-        """PayArc's list proved that no customer was made for these rows: nothing is open any more, they are free again."""
+        """PayArc's list proved that no customer was made for these rows: nothing is open any more, they are free."""
         rows = self._rows
         with self.database.write() as connection:
             done: set[str] = set()

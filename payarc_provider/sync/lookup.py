@@ -195,8 +195,8 @@ async def read_window(
 class _Reading(Generic[SeerT]):
     """One pass over the list, or several over a list that stands still, whose customers then add up.
 
-    ``still``: nothing shows that a customer came or went since the first pass began. ``_fresh``: the customers that were
-    made so shortly before it that one made after it might look the same; they lie on top, and are counted apart.
+    ``still``: nothing shows that a customer came or went since the first pass began. ``_fresh``: the customers made so
+    shortly before it that one made after it might look the same; they lie on top, and are counted apart.
     """
 
     def __init__(self, window: SeerT) -> None:

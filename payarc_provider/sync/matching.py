@@ -131,7 +131,8 @@ class Existing:
         listed = ", ".join(customer_ids[:10])
         record.errors = {
             "email": [
-                f"is the one of {len(customer_ids)} customers at PayArc ({listed}): delete or change all but one of them "
+                f"is the one of {len(customer_ids)} customers at PayArc ({listed}): delete or change all but one "
+                "of them "
                 "there, then run again with retry_rejected=True"
             ]
         }

@@ -162,7 +162,7 @@ class Reader:
         return Record(index, key, fields, self.digest(fields), {})
 
     def digest(self, fields: Mapping[str, str]) -> str:
-        """Keyed hash of what is sent (32 hexadecimal digits); values hold no control characters, so it is unambiguous."""
+        """Keyed hash of what is sent (32 hexadecimal digits); unambiguous, for values hold no control characters."""
         text = "\x1f".join([f"{name}\x1e{fields[name]}" for name in sorted(fields)])
         return hashlib.blake2b(text.encode(), key=self._secret, digest_size=16).hexdigest()
 

@@ -180,7 +180,8 @@ class Sender:
         if self._pauses > work.settings.max_pauses:
             work.halt(
                 PayarcRunStopped(
-                    f"PayArc has given no usable answer {self._unknown_in_a_row} times in a row, {self._pauses} times over: "
+                    f"PayArc has given no usable answer {self._unknown_in_a_row} times in a row, {self._pauses} "
+                    "times over: "
                     "run again when it works; what was sent will be looked up, and nothing is sent twice"
                 )
             )
@@ -191,7 +192,7 @@ class Sender:
     # ---- the max_new brake --------------------------------------------------------------------------------------
 
     def _brake_holds(self, intent: Intent) -> bool:
-        """Whether ``max_new`` forbids to send this one now; it is then kept apart, and freed when another is refused."""
+        """Whether ``max_new`` forbids to send this one now; it is kept apart, and freed when another is refused."""
         most = self._work.settings.max_new
         if most is None or intent.key in self._promised:
             return False
@@ -215,7 +216,8 @@ class Sender:
         """
         if self.braked:
             raise PayarcRunStopped(
-                f"max_new={self._work.settings.max_new} customers have been created in this run, and {len(self.braked)} or "
+                f"max_new={self._work.settings.max_new} customers have been created in this run, and "
+                f"{len(self.braked)} or "
                 "more records are left: check that key and source are the right ones, then raise max_new and run again"
             )
 

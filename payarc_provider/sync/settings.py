@@ -65,7 +65,8 @@ class Settings:
         """
         if self.settle < self.timeout:
             raise PayarcConfigError(
-                f"settle: {self.settle:g} s is shorter than the connection's timeout of {self.timeout:g} s, so a request could be "
+                f"settle: {self.settle:g} s is shorter than the connection's timeout of {self.timeout:g} s, so a "
+                "request could be "
                 f"committed after it is looked up; give at least {self.timeout:g}"
             )
         if self.lease < 1.5 * self.timeout:

@@ -16,7 +16,6 @@ from sqlalchemy import Enum, String, and_, bindparam, cast, column, func, inspec
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.sql.elements import ColumnElement, quoted_name
 from sqlalchemy.sql.selectable import FromClause
-
 from sqlparse.tokens import Comment
 
 from payarc_provider.exceptions import PayarcConfigError, PayarcSourceError
@@ -119,7 +118,8 @@ class DatabaseSource:
                 return
             if after is not None and _values(page[0], self._key_names) in before:
                 raise PayarcSourceError(
-                    f"{self.name} cannot be read in the order of its key: the database does not find the key's values again. "
+                    f"{self.name} cannot be read in the order of its key: the database does not find the key's "
+                    "values again. "
                     "Give a query that casts the key to an integer or to text"
                 )
             before = [_values(row, self._key_names) for row in page]
@@ -206,12 +206,14 @@ class DatabaseSource:
             ValueError,
         ) as error:  # some drivers fill the placeholders in themselves
             raise PayarcSourceError(
-                f"{self.name}: parameters do not fit the query's placeholders ({type(error).__name__}): mend sql or parameters"
+                f"{self.name}: parameters do not fit the query's placeholders ({type(error).__name__}): mend sql "
+                "or parameters"
             ) from None
 
     def _failed(self, error: sqlalchemy.exc.SQLAlchemyError) -> PayarcSourceError:
         return PayarcSourceError(
-            f"{self.name} could not be read: {describe(error)}. Mend the source, its connection or its parameters and run again"
+            f"{self.name} could not be read: {describe(error)}. Mend the source, its connection or its parameters "
+            "and run again"
         )
 
     def _compiled(self, connection: Connection, statement: Any) -> tuple[str, Any]:

@@ -21,7 +21,7 @@ from payarc_provider.sync.states import Created
 T = TypeVar("T")
 CREATE = "POST /customers"
 LIST = "GET /customers"
-# Linux's boot-time clock and macOS's continuous one run on while the machine is suspended; elsewhere time.monotonic does.
+# Linux's boot-time clock and macOS's monotonic one run on while the machine is suspended; on Windows time.monotonic().
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
 
 

@@ -28,8 +28,8 @@ class Work:
 
     ``mine``: key → intent, for every row this attempt owns and has a record for. ``unknown``: those of them that were
     sent and got no usable answer. ``aside``: records to be looked at again, since somebody else holds their row or the
-    look-up freed it. ``taken``: rows taken over from others and not settled. ``undecided``: key → why the list cannot decide.
-    ``exhausted``: key → why it is not tried again in this run.
+    look-up freed it. ``taken``: rows taken over from others and not settled. ``undecided``: key → why the list cannot
+    decide. ``exhausted``: key → why it is not tried again in this run.
     """
 
     def __init__(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import sys
 from datetime import UTC, datetime
 from typing import Any
 
 from airflow.providers.sqlite.hooks import sqlite as _sqlite  # noqa: F401 - loaded once, before the forks
-from airflow.sdk.execution_time import task_runner as _task_runner  # noqa: F401
+from airflow.sdk.execution_time import supervisor, task_runner  # noqa: F401
 from airflow.utils.db import initdb
 from airflow.utils.state import DagRunState
 
@@ -52,6 +52,12 @@ def _pull(run: Any, key: str) -> Any:
     return list(value) if key == "return_value" and value is not None else value
 
 
+def _make_ready() -> None:
+    """What takes longest in a task, and neither connects to anything nor starts a thread, is done before the forks."""
+    with contextlib.suppress(AttributeError):  # Airflow's own business, and another one in each version
+        supervisor.in_process_api_server().app  # noqa: B018
+
+
 if __name__ == "__main__":
-    sys.modules.setdefault("crash.airflow_worker", sys.modules["__main__"])
+    _make_ready()
     serve(attempt)

@@ -115,13 +115,16 @@ class Attempts:
     def __init__(self, module: str = "worker", environment: Mapping[str, str] | None = None) -> None:
         package = Path(__file__).parent
         path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(package.parent)]))
+        reading, writing = os.pipe()
         self._server = subprocess.Popen(
-            [sys.executable, "-P", "-m", f"{package.name}.{module}"],
+            [sys.executable, "-P", "-m", f"{package.name}.{module}", str(writing)],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
             text=True,
+            pass_fds=[writing],
             env={**os.environ, **(environment or {}), "PYTHONPATH": path},
         )
+        os.close(writing)
+        self._told = os.fdopen(reading)
         self._attempts: dict[str, Attempt] = {}
         self._lock = threading.Lock()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -146,10 +149,10 @@ class Attempts:
         self._reader.join(30)
 
     def _read(self) -> None:
-        assert self._server.stdout is not None
-        for line in self._server.stdout:
-            what = json.loads(line)
-            self._attempts[what["name"]].hear(what)
+        with self._told:
+            for line in self._told:
+                what = json.loads(line)
+                self._attempts[what["name"]].hear(what)
 
 
 def may_be_repeated(attempt: Attempt) -> bool:

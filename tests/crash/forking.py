@@ -1,8 +1,8 @@
 """A fork server: every line on its standard input is a :class:`Spec` and becomes a process.
 
 It is forked before anything is connected or any thread is started, as Airflow's executors do it. So it starts in
-milliseconds and can be killed without taking anything else along. On its standard output the server tells, one JSON
-object per line, the process id of each attempt, when one is stopped, and how each ended.
+milliseconds and can be killed without taking anything else along. To the file descriptor that is its argument the
+server tells, one JSON object per line, the process id of each attempt, when one is stopped, and how each ended.
 """
 
 from __future__ import annotations
@@ -149,4 +149,4 @@ def _reap(waiting: dict[int, str]) -> None:
 
 def _tell(name: str, **what: Any) -> None:
     with contextlib.suppress(BrokenPipeError):
-        print(json.dumps({"name": name, **what}), flush=True)
+        os.write(int(sys.argv[1]), json.dumps({"name": name, **what}).encode() + b"\n")

@@ -1,4 +1,4 @@
-"""`python -m tests.simulation --histories 1000000 [--seed N] [--jobs 2] [--mutants]`: a long run, with figures at its end.
+"""`python -m tests.simulation [--histories N] [--seed N] [--jobs N] [--mutants]`: a long run, with figures at its end.
 
 Without --seed a fresh one is drawn; it is printed, and the history of seed N + k is that of the k-th history.
 """

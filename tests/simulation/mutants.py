@@ -12,6 +12,7 @@ from unittest import mock
 from payarc_provider.api.client import CustomerPage
 from payarc_provider.exceptions import PayarcConnectionFailed, PayarcUnknownOutcome
 from payarc_provider.sync import intake, lookup, recorder, sender, settler
+from payarc_provider.sync.database import LedgerUnavailable
 from payarc_provider.sync.intent import Intent
 from payarc_provider.sync.ledger import Recorded, Row
 from payarc_provider.sync.lookup import Window
@@ -144,7 +145,7 @@ def _look_at_once() -> Iterator[type[World]]:
 
 @mutant("the list is read back to the earliest open request")
 def _first_page_only() -> Iterator[type[World]]:
-    with mock.patch.object(lookup, "_is_last", lambda page: True):
+    with mock.patch.object(lookup, "_is_last", return_value=True):
         yield World
 
 
@@ -427,7 +428,7 @@ def _late_reckoning(intent: Any) -> Iterator[type[World]]:
                 continue
             try:
                 renewed = await work.ledger.renew()
-            except Exception:
+            except LedgerUnavailable:
                 continue
             for key, one in held.items():
                 if key in renewed:
