@@ -66,7 +66,7 @@ class PayarcConfigError(PayarcError, ValueError):
 
 
 class PayarcAuthError(PayarcError):
-    """PayArc does not accept the access token: put a valid one of the right environment into the connection's password."""
+    """PayArc does not accept the access token: put a valid one, of the right environment, into the connection."""
 
     def __init__(self, message: str | None = None, *, status: int | None = None) -> None:
         super().__init__(message)

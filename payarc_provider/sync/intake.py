@@ -99,7 +99,7 @@ class Intake:
             work.aside.append(record)
         elif row.state == State.CREATED:
             self._accept_known(record, row)
-        elif row.state == State.REJECTED:
+        elif row.state == State.REJECTED and row.digest == record.digest:
             work.refuse(record, row.errors, new=work.same_run(row))
         elif _owned(row, work.me.owner) and asked is not None:
             self._sender.queue(self._intent(record, row, asked))

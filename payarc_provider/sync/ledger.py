@@ -468,10 +468,6 @@ class Ledger:
         """Which of these references are a row's, and not merely look like one."""
         return self._present(account, "reference", references)
 
-    def open_references(self, account: str, references: Collection[str]) -> set[str]:
-        """Which of these references are those of rows that have no customer yet and may get one."""
-        return self._present(account, "reference", references, self._rows.c.state == State.PENDING)
-
     def open_without_reference(self, me: Claimant) -> bool:
         """Whether others hold rows that may be open and whose customers bear no reference."""
         rows = self._rows
@@ -480,12 +476,12 @@ class Ledger:
         with self.database.read() as connection:
             return connection.execute(query.limit(1)).first() is not None
 
-    def _present(self, account: str, column: str, values: Collection[str], *more: ColumnElement[bool]) -> set[str]:
+    def _present(self, account: str, column: str, values: Collection[str]) -> set[str]:
         field = self._rows.c[column]
         found: set[str] = set()
         with self.database.read() as connection:
             for part in _parts(sorted(values)):
-                query = select(field).where(self._rows.c.account == account, field.in_(part), *more)
+                query = select(field).where(self._rows.c.account == account, field.in_(part))
                 found |= {row[0] for row in connection.execute(query)}
         return found
 

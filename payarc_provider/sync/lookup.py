@@ -103,11 +103,10 @@ class Window:
             for candidate in found.values()
         ]
 
-    def decide(self, ids_with_rows: set[str], open_references: set[str]) -> Findings:
+    def decide(self, ids_with_rows: set[str]) -> Findings:
         """What the window proves.
 
         :param ids_with_rows: which of the candidates a row has already; they are nobody else's
-        :param open_references: which of the references they bear are those of rows that may be open
         """
         findings = Findings()
         equal: dict[str, list[Row]] = defaultdict(list)
@@ -119,12 +118,7 @@ class Window:
         for digest, rows in equal.items():
             free = {its_id: one for its_id, one in self.by_digest[digest].items() if its_id not in ids_with_rows}
             altered = self.altered[rows[0].fields].keys() - ids_with_rows if self.altering else set()
-            # Equal, and bearing an open row's reference: a record whose own description reads like a reference.
-            contested = {its_id for its_id, one in free.items() if one.reference in open_references}
-            if contested:
-                findings.undecided.update({row.key: sorted(contested) for row in rows})
-            else:
-                self._decide_by_fields(rows, free, sorted(altered), findings)
+            self._decide_by_fields(rows, free, sorted(altered), findings)
         return findings
 
     def _decide_by_reference(self, row: Row, ids_with_rows: set[str], findings: Findings) -> None:

@@ -69,9 +69,6 @@ class LedgerPort(Protocol):
     async def references_with_rows(self, references: Collection[str]) -> set[str]:
         """See Ledger.references_with_rows."""
 
-    async def open_references(self, references: Collection[str]) -> set[str]:
-        """See Ledger.open_references."""
-
     async def open_without_reference(self) -> bool:
         """See Ledger.open_without_reference."""
 

@@ -93,13 +93,8 @@ class LookUp:
 
     async def _decide(self, window: Window) -> Findings:
         work = self._work
-        candidates = window.candidates()
-        ids = {one.customer_id for one in candidates}
-        borne = {one.reference for one in candidates if one.reference}
-        # In this order: a row that is recorded in between has its customer's id when that is asked for.
-        still_open = await work.in_ledger(lambda: work.ledger.open_references(borne)) if borne else set()
-        with_rows = await work.in_ledger(lambda: work.ledger.ids_with_rows(ids)) if ids else set()
-        return window.decide(with_rows, still_open)
+        ids = {one.customer_id for one in window.candidates()}
+        return window.decide(await work.in_ledger(lambda: work.ledger.ids_with_rows(ids)) if ids else set())
 
     async def _note_undecided(self, findings: Findings) -> None:
         work = self._work

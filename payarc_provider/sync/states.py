@@ -57,7 +57,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """Not processed (429) or not sent (no connection, no lease): send later, after ``wait`` seconds if they are known."""
+    """Not processed (429) or not sent (no connection, no lease): send later, after ``wait`` seconds if known."""
 
     wait: float | None = None
     connected: bool = True

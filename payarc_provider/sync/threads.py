@@ -166,10 +166,6 @@ class ThreadedLedger:
         """See Ledger.references_with_rows."""
         return await _in(self._pool, lambda: self._ledger.references_with_rows(self._me.account, references))
 
-    async def open_references(self, references: Collection[str]) -> set[str]:
-        """See Ledger.open_references."""
-        return await _in(self._pool, lambda: self._ledger.open_references(self._me.account, references))
-
     async def open_without_reference(self) -> bool:
         """See Ledger.open_without_reference."""
         return await _in(self._pool, lambda: self._ledger.open_without_reference(self._me))

@@ -8,7 +8,7 @@ import json
 import os
 import sqlite3
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,16 +129,16 @@ class Airflow:
 
     def metadata(self, *tables: str, without: tuple[str, ...] = ()) -> str:
         """What the metadata database holds in these tables, or in all, as one text."""
-        return dump(self.home / "airflow.db", *tables, without=without)
+        return self.dump(self.home / "airflow.db", *tables, without=without)
 
-
-def dump(path: str | os.PathLike[str], *tables: str, without: tuple[str, ...] = ()) -> str:
-    """What a SQLite file holds in these tables, or in all, as one text."""
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        every = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        chosen = [name for name in (tables or every) if name not in without]
-        rows = [row for name in chosen for row in connection.execute(f'SELECT * FROM "{name}"')]
-    return "\n".join(str(value) for row in rows for value in row)
+    @staticmethod
+    def dump(path: str | os.PathLike[str], *tables: str, without: tuple[str, ...] = ()) -> str:
+        """What a SQLite file holds in these tables, or in all, as one text."""
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            every = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            chosen = [name for name in (tables or every) if name not in without]
+            rows = [row for name in chosen for row in connection.execute(f'SELECT * FROM "{name}"')]
+        return "\n".join(str(value) for row in rows for value in row)
 
 
 @pytest.fixture(scope="session")
@@ -150,10 +150,12 @@ def _migrated() -> Path:
 
 
 @pytest.fixture
-def airflow(_migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, payarc_sandbox: Any) -> Airflow:
+def airflow(
+    _migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, connect: Callable[..., None], payarc_sandbox: Any
+) -> Airflow:
     """A real Airflow; behind ``payarc_default`` and ``ledger`` are an empty sandbox and an empty SQLite file."""
     monkeypatch.setenv("TEST_DATA", str(tmp_path))
-    connect(monkeypatch, "ledger", conn_type="sqlite", host=str(tmp_path / "ledger.db"))
+    connect("ledger", conn_type="sqlite", host=str(tmp_path / "ledger.db"))
     return Airflow(_migrated, tmp_path)
 
 
@@ -169,9 +171,14 @@ def sandbox(payarc_sandbox: Any) -> Any:
     return payarc_sandbox
 
 
-def connect(monkeypatch: pytest.MonkeyPatch, conn_id: str, **fields: Any) -> None:
-    """Set an Airflow connection."""
-    monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(fields))
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets an Airflow connection; ``connect("crm", conn_type=…, …)``, or a whole one as JSON."""
+
+    def set_up(conn_id: str, whole: str | None = None, **fields: Any) -> None:
+        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", whole or json.dumps(fields))
+
+    return set_up
 
 
 class Crm:
@@ -195,10 +202,10 @@ class Crm:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def crm(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Crm]:
+def crm(request: pytest.FixtureRequest, tmp_path: Path, connect: Callable[..., None]) -> Iterator[Crm]:
     """The connection ``crm``: to SQLite, then to PostgreSQL by Airflow's own PostgresHook."""
     if request.param == "sqlite":
-        connect(monkeypatch, "crm", conn_type="sqlite", host=str(tmp_path / "crm.db"))
+        connect("crm", conn_type="sqlite", host=str(tmp_path / "crm.db"))
         found = Crm(sa.make_url(f"sqlite:///{tmp_path}/crm.db"))
         yield found
         found.engine.dispose()
@@ -206,7 +213,7 @@ def crm(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     url: sa.URL = request.getfixturevalue("postgresql_url")
     host = url.host or url.query.get("host")
     fields = {"login": url.username, "password": url.password, "host": host, "port": url.port, "schema": url.database}
-    connect(monkeypatch, "crm", conn_type="postgres", **{name: value for name, value in fields.items() if value})
+    connect("crm", conn_type="postgres", **{name: value for name, value in fields.items() if value})
     found = Crm(url)
     yield found
     with found.engine.begin() as connection:

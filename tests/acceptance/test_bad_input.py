@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
-from conftest import connect, dump
 
 from payarc_provider.sandbox import make_token
 
@@ -139,9 +136,8 @@ def test_a_refused_record_is_created_once_its_data_have_been_mended(airflow, san
     assert (mended.state, mended.summary["created"]) == ("success", 1)
 
 
-def test_a_wrong_token_claims_nothing_and_says_so_in_one_line(airflow, sandbox, monkeypatch, ledger_file, said):
-    connection = json.loads(sandbox.connection_json("not-a-token-of-payarc"))
-    connect(monkeypatch, "payarc_default", **connection)
+def test_a_wrong_token_claims_nothing_and_says_so_in_one_line(airflow, sandbox, connect, ledger_file, said):
+    connect("payarc_default", sandbox.connection_json("not-a-token-of-payarc"))
     task = create(airflow, GOOD)
     assert task.state == "failed"
     lines = [line for line in said().splitlines() if "PayArc does not accept the access token (401)" in line]
@@ -150,20 +146,19 @@ def test_a_wrong_token_claims_nothing_and_says_so_in_one_line(airflow, sandbox, 
     assert "no running event loop" not in said(), "nor is it buried in what happened to be handled at the time"
     assert "not-a-token-of-payarc" not in said()
     assert sandbox.stats()["posts"]["received"] == 0
-    assert dump(ledger_file, "payarc_customers") == ""
+    assert airflow.dump(ledger_file, "payarc_customers") == ""
 
 
-def test_after_a_wrong_token_the_right_one_just_works(airflow, sandbox, monkeypatch):
+def test_after_a_wrong_token_the_right_one_just_works(airflow, sandbox, connect):
     for wrong in ("not-a-token-of-payarc", make_token("999", expires_in=-60)):
-        connect(monkeypatch, "payarc_default", **json.loads(sandbox.connection_json(wrong)))
+        connect("payarc_default", sandbox.connection_json(wrong))
         assert create(airflow, GOOD).state == "failed"
-    connect(monkeypatch, "payarc_default", **json.loads(sandbox.connection_json()))
+    connect("payarc_default", sandbox.connection_json())
     assert len(create(airflow, GOOD).ids) == 10
 
 
-def test_a_wrong_extra_or_a_missing_connection_fails_before_anything_is_done(airflow, sandbox, monkeypatch, said):
-    connection = json.loads(sandbox.connection_json(enviroment="live"))
-    connect(monkeypatch, "payarc_default", **connection)
+def test_a_wrong_extra_or_a_missing_connection_fails_before_anything_is_done(airflow, sandbox, connect, said):
+    connect("payarc_default", sandbox.connection_json(enviroment="live"))
     assert create(airflow, GOOD).state == "failed"
     assert 'there is no "enviroment"; did you mean "environment"' in said()
     assert create(airflow, GOOD, "payarc_conn_id='nowhere'").state == "failed"
@@ -178,8 +173,8 @@ def test_a_settle_shorter_than_the_timeout_is_refused_with_both_numbers(airflow,
     assert sandbox.stats()["requests"] == {}
 
 
-def test_a_ledger_connection_that_is_no_database_is_refused(airflow, sandbox, monkeypatch, said):
-    connect(monkeypatch, "web", conn_type="payarc", host="https://example.com")
+def test_a_ledger_connection_that_is_no_database_is_refused(airflow, sandbox, connect, said):
+    connect("web", conn_type="payarc", host="https://example.com")
     airflow.records(GOOD)
     run = airflow.run("CreateCustomerOperator(task_id='create', records=extract(), ledger_conn_id='web')")
     assert run["create"].state == "failed"

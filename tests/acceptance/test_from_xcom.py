@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import connect
 
 from payarc_provider.sandbox import make_token
 
@@ -118,10 +117,9 @@ def test_records_are_mapped_over_and_each_task_pushes_its_own_ids(airflow, sandb
     assert emails(sandbox, ids[0] + ids[1]) == [f"j{number}@example.com" for number in range(5)]
 
 
-def test_one_list_of_records_goes_to_two_merchants(airflow, sandbox, monkeypatch):
+def test_one_list_of_records_goes_to_two_merchants(airflow, sandbox, connect):
     for merchant in ("1", "2"):
-        connection = json.loads(sandbox.connection_json(make_token(merchant)))
-        connect(monkeypatch, f"merchant_{merchant}", **connection)
+        connect(f"merchant_{merchant}", sandbox.connection_json(make_token(merchant)))
     airflow.records(people(4))
     dag = airflow.dag(
         """

@@ -7,7 +7,6 @@ import json
 import logging
 
 import pytest
-from conftest import dump
 
 from payarc_provider.sandbox import make_token
 
@@ -110,7 +109,7 @@ def check(airflow, run, said, whispered, values, ledger_file, sandbox):
     rendered = airflow.metadata("rendered_task_instance_fields")
     assert "payarc_default" in rendered
     assert found(values, rendered) == []
-    ledger = dump(ledger_file)
+    ledger = airflow.dump(ledger_file)
     assert ledger.count("rejected") >= 6
     assert found(values, ledger) == []
     assert found(values, str(sandbox.customers())), "the values did travel to PayArc"
@@ -165,7 +164,7 @@ def test_mapped_records_leave_no_value_in_rendered_fields_or_logs(airflow, sandb
     assert run.state == "success"
     assert found(values, said()) == []
     assert found(values, airflow.metadata("rendered_task_instance_fields")) == []
-    assert found(values, dump(ledger_file)) == []
+    assert found(values, airflow.dump(ledger_file)) == []
 
 
 @pytest.mark.parametrize("form", ["records=\"{{ ti.xcom_pull(task_ids='extract') | tojson }}\"", "records=extract()"])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
 from datetime import UTC, datetime
 from typing import Any
 
+import httpx
 from airflow.providers.sqlite.hooks import sqlite as _sqlite  # noqa: F401 - loaded once, before the forks
 from airflow.sdk.execution_time import supervisor, task_runner  # noqa: F401
 from airflow.utils.db import initdb
@@ -52,12 +54,14 @@ def _pull(run: Any, key: str) -> Any:
     return list(value) if key == "return_value" and value is not None else value
 
 
-def _make_ready() -> None:
-    """What takes longest in a task, and neither connects to anything nor starts a thread, is done before the forks."""
-    with contextlib.suppress(AttributeError):  # Airflow's own business, and another one in each version
-        supervisor.in_process_api_server().app  # noqa: B018
+async def _make_ready() -> None:
+    """What takes longest in a task is done before the forks; it neither connects to anything nor starts a thread."""
+    with contextlib.suppress(AttributeError, ImportError):  # Airflow's own business, another one in each version
+        app = httpx.ASGITransport(app=supervisor.in_process_api_server().app)
+        async with httpx.AsyncClient(transport=app, base_url="http://airflow") as client:
+            await client.get("/health")
 
 
 if __name__ == "__main__":
-    _make_ready()
+    asyncio.run(_make_ready())
     serve(attempt)

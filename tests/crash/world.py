@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import signal
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -108,6 +110,7 @@ class World:
         self.sandbox = SandboxServer(seed=seed, **(sandbox or {}))
         self.attempts: list[Attempt] = []
         self._attempts = attempts
+        self._lock = threading.Lock()
         self._engine = sa.create_engine(database)
         self._table_source = table_source
         self._spec = Spec(
@@ -132,7 +135,7 @@ class World:
     def __exit__(self, *_: object) -> None:
         for attempt in self.attempts:
             if attempt.exit is None:
-                attempt.signal(9)
+                attempt.signal(signal.SIGKILL)
                 attempt.wait()
         self.sandbox.stop()
         self._drop()
@@ -159,9 +162,10 @@ class World:
     def start(self, **changes: Any) -> Attempt:
         """Start an attempt; ``changes`` are fields of its spec, and ``settings`` are merged."""
         changes["settings"] = self.settings | changes.get("settings", {})
-        spec = replace(self._spec, name=f"{self.name}_{len(self.attempts) + 1}", **changes)
-        attempt = self._attempts.start(spec)
-        self.attempts.append(attempt)
+        with self._lock:
+            spec = replace(self._spec, name=f"{self.name}_{len(self.attempts) + 1}", **changes)
+            attempt = self._attempts.start(spec)
+            self.attempts.append(attempt)
         return attempt
 
     def run(self, **changes: Any) -> Attempt:

@@ -118,6 +118,14 @@ class TestDatabase:
         connection.create_function("strftime", 2, strftime)  # type: ignore[attr-defined]
 
 
+@pytest.fixture
+def sqlite_database(tmp_path: object) -> Iterator[TestDatabase]:
+    """SQLite, for what has nothing to do with the kind of database."""
+    database = TestDatabase("sqlite", sa.make_url(f"sqlite:///{tmp_path}/test.db"))
+    yield database
+    database.close()
+
+
 @pytest.fixture(params=KINDS)
 def database(request: pytest.FixtureRequest, tmp_path: object) -> Iterator[TestDatabase]:
     """Each kind of database in turn, empty."""

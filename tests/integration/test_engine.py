@@ -180,13 +180,9 @@ def bench(database, payarc_sandbox):
 
 
 @pytest.fixture
-def on_sqlite(tmp_path, payarc_sandbox):
+def on_sqlite(sqlite_database, payarc_sandbox):
     """A bench over SQLite alone, for what has nothing to do with the ledger's database."""
-    from conftest import TestDatabase, sa
-
-    database = TestDatabase("sqlite", sa.make_url(f"sqlite:///{tmp_path}/test.db"))
-    yield Bench(database, payarc_sandbox)
-    database.close()
+    return Bench(sqlite_database, payarc_sandbox)
 
 
 @pytest.fixture(autouse=True)

@@ -230,6 +230,7 @@ def test_without_a_ledger_nothing_is_made_and_the_reason_said(still):
     assert not sa.inspect(still.database.engine()).has_table(still.table)
 
 
+@on_one_database
 def test_an_account_that_is_unknown_or_one_of_several_is_refused(still):
     still.rejected("a")
     still.claim("a", account="test/2")
@@ -301,6 +302,7 @@ def test_nothing_is_pending_or_rejected(still):
     assert still.json("pending") == {"total": 0, "pending": []}
 
 
+@on_one_database
 def test_pages_follow_each_other(still):
     for key in "abcde":
         still.rejected(key)
@@ -478,6 +480,7 @@ def test_a_refused_record_is_tried_again(shop, payarc_sandbox):
     assert [post["idempotency_key"][-2:] for post in payarc_sandbox.log()].count("-2") == 2
 
 
+@on_one_database
 def test_all_of_the_named_records_are_tried_again_or_none(still):
     still.rejected("a")
     still.created(b="c1")
@@ -489,6 +492,7 @@ def test_all_of_the_named_records_are_tried_again_or_none(still):
 # ---- forget ---------------------------------------------------------------------------------------------------------
 
 
+@on_one_database
 def test_a_pending_key_is_not_forgotten(still):
     still.claim("a")
     assert "a is pending" in still("forget", "a", expect=1)
@@ -546,6 +550,7 @@ def test_an_answer_with_the_forgotten_customer_is_not_recorded(shop, payarc_sand
     assert shop.row("a").state == State.PENDING
 
 
+@on_one_database
 def test_the_forgotten_customer_settles_nothing(shop, payarc_sandbox):
     old = forgotten(shop, payarc_sandbox, people("a"))
     left_open(shop, "a")
@@ -642,6 +647,7 @@ def test_keys_come_from_a_file_or_from_stdin(shop, payarc_sandbox, tmp_path, mon
     assert "cannot be read: FileNotFoundError" in shop("rebuild", "--keys-from", tmp_path / "x", *source, expect=1)
 
 
+@on_one_database
 def test_the_facts_alone_may_be_lost(shop, payarc_sandbox):
     before = shop.run(payarc_sandbox, people(1, 2)).customer_ids()
     ledger_id = lose(shop, "_facts")
@@ -667,6 +673,7 @@ def test_a_restored_ledger_gets_what_has_happened_since_it_was_saved(shop, payar
     assert payarc_sandbox.stats()["posts"]["received"] == 1
 
 
+@on_one_database
 def test_attempts_count_on_so_that_no_idempotency_key_comes_again(shop, payarc_sandbox):
     """What PayArc answered before the loss it would answer again, refusals and deleted customers included."""
     payarc_sandbox.settings(idempotency="replay", refuse={"email": ["2@example.com"]})
@@ -714,6 +721,7 @@ def _eventually(call):
     return call()
 
 
+@on_one_database
 def test_disagreements_are_reported_and_left(shop, payarc_sandbox):
     [mine, *_] = seed(
         payarc_sandbox, [{"name": "John Smith", "description": f"ref #{shop.code(key)}"} for key in ("1", "2", "3")]
@@ -741,6 +749,7 @@ def test_a_forgotten_customer_is_not_rebuilt(shop, payarc_sandbox):
     assert shop.row("1").customer_id == new
 
 
+@on_one_database
 def test_nothing_is_rebuilt_while_a_run_is_at_work(shop, payarc_sandbox):
     shop.claim("1")
     assert "a run is at work and holds rows until" in shop("rebuild", "--table", crm(shop, 1), expect=1)

@@ -98,7 +98,6 @@ def test_model_and_database_agree(database, monkeypatch, seed):
         assert real.ids_with_rows(ACCOUNT, ["c1", "ck1"]) == model.ids_with_rows(["c1", "ck1"]), told
         references = [f"ref{key}" for key in KEYS]
         assert real.references_with_rows(ACCOUNT, references) == model.references_with_rows(references), told
-        assert real.open_references(ACCOUNT, references) == model.open_references(references), told
 
 
 def _rounded(waiting: tuple[int, float | None]) -> tuple[int, float | None]:

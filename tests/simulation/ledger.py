@@ -149,11 +149,6 @@ class LedgerModel:
     def references_with_rows(self, references: Any) -> set[str]:
         return {row.reference for row in self.rows.values() if row.reference in references}  # type: ignore[misc]
 
-    def open_references(self, references: Any) -> set[str]:
-        return {
-            row.reference for row in self.rows.values() if row.state == State.PENDING and row.reference in references
-        }  # type: ignore[misc]
-
     def open_without_reference(self, me: Claimant) -> bool:
         return any(
             row.state == State.PENDING and row.owner != me.owner and row.reference is None and row.sent_after

@@ -254,25 +254,11 @@ def _altered_is_absent() -> Iterator[type[World]]:
         yield World
 
 
-@mutant("a customer that bears an open row's reference is not adopted by equality")
-def _adopt_referenced() -> Iterator[type[World]]:
-    real = Window.decide
-
-    def decide(self: Window, ids_with_rows: set[str], open_references: set[str]) -> Any:
-        return real(self, ids_with_rows, set())
-
-    with mock.patch.object(Window, "decide", decide):
-        yield World
-
-
-@mutant("equality skips customers that a row has")
+@mutant("a customer that a row has is nobody else's, whatever it bears or equals")
 def _adopt_taken() -> Iterator[type[World]]:
     real = Window.decide
 
-    def decide(self: Window, ids_with_rows: set[str], references_with_rows: set[str]) -> Any:
-        return real(self, set(), references_with_rows)
-
-    with mock.patch.object(Window, "decide", decide):
+    with mock.patch.object(Window, "decide", lambda self, ids_with_rows: real(self, set())):
         yield with_ledger(id_taken=lambda self, answer: False)
 
 

@@ -691,9 +691,6 @@ class SimLedgerPort(_Wire):
     async def references_with_rows(self, references: Any) -> Any:
         return await self._call("references_with_rows", lambda now: self.world.ledger.references_with_rows(references))
 
-    async def open_references(self, references: Any) -> Any:
-        return await self._call("open_references", lambda now: self.world.ledger.open_references(references))
-
     async def open_without_reference(self) -> Any:
         return await self._call("open_without_reference", lambda now: self.world.ledger.open_without_reference(self.me))
 

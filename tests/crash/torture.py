@@ -1,0 +1,265 @@
+"""Random cases until so many processes have been killed; stops at the first customer too many or too few.
+
+From the folder ``tests``: ``python -m crash.torture --kills 500``. The seed is printed; with ``--seed`` the same cases
+come again, and with ``--case`` one of them alone. What runs when is up to the machine, so a case may need some turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any, get_args
+
+import pytest
+import sqlalchemy as sa
+
+from payarc_provider import __version__
+from payarc_provider.sync.checkpoints import Checkpoint
+
+from .attempts import Attempt
+from .cases import DATABASES, PARALLEL, SEED, Lab
+from .conftest import database_urls
+from .world import StoodStill, World, people, twins
+
+POINTS = get_args(Checkpoint)
+MOST_ATTEMPTS = 15
+
+
+@dataclass
+class Figures:
+    """What has been done and counted."""
+
+    numbers: Counter[str] = field(default_factory=Counter)
+    killed_at: Counter[str] = field(default_factory=Counter)
+    killed_on: Counter[str] = field(default_factory=Counter)
+
+    def lines(self) -> list[str]:
+        """For people."""
+        counted = ", ".join(f"{number} {name}" for name, number in self.numbers.items())
+        at = ", ".join(f"{name} {number}" for name, number in sorted(self.killed_at.items()))
+        on = ", ".join(f"{name} {number}" for name, number in sorted(self.killed_on.items()))
+        return [counted, f"killed at: {at}", f"killed with the ledger in: {on}"]
+
+
+class RandomCase:
+    """A case made of random numbers.
+
+    :param databases: that can be used here
+    """
+
+    def __init__(self, seed: int, number: int, databases: list[str]) -> None:
+        self.name = f"case{number}"
+        self._numbers = Random(f"{seed}/torture/{number}")
+        self._database = self._numbers.choice(databases)
+        self._twins = self._numbers.random() < 0.15
+        self._suspended: list[Attempt] = []
+        self._stopped: list[tuple[str, Attempt]] = []
+
+    def run(self, lab: Lab, figures: Figures) -> None:
+        """Run it, judge, and count."""
+        numbers = self._numbers
+        count = numbers.randint(10, 50)
+        records = twins(count) if self._twins else people(count, numbers)
+        owners = numbers.choice((1, 1, 1, 2, 2, 3))
+        plans = [self._plan() for _ in range(owners)]
+        settings = {
+            "timeout": 0.8,
+            "settle": 1.0,
+            "lease": numbers.choice((1.3, 1.6, 2.0)),
+            "concurrency": numbers.randint(1, 6),
+            "batch_size": numbers.choice((3, 8, 20, 100)),
+            "reference": numbers.random() < 0.8,
+            "margin": numbers.choice((3.0, 300.0)),
+        }
+        sandbox = {
+            "latency": numbers.choice((0.0, 0.02, 0.05)),
+            "jitter": numbers.choice((0.0, 0.05)),
+            "shuffle_same_second": numbers.random() < 0.5,
+            "time_style": numbers.choice(("unix", "guide")),
+            "id_style": numbers.choice(("customer_id", "guide")),
+            "create_status": numbers.choice((200, 201)),
+            "rate_limit": numbers.choice((None, None, 60)),
+            "rate_window": 1.0,
+        }
+        source, seed = numbers.random() < 0.5, numbers.randrange(10**6)
+        world = lab.world(
+            self.name, self._database, records, table_source=source, seed=seed, settings=settings, sandbox=sandbox
+        )
+        faults = self._faults()
+        with world:
+            self._seed_older(world)
+            world.sandbox.faults(faults)
+            with ThreadPoolExecutor(owners) as pool:
+                done = list(pool.map(lambda plan: self._own(world, plan), plans))
+            self._count(world, figures)
+            world.prove(*done, suspended=self._suspended, interchangeable=self._twins)
+            figures.numbers["cases"] += 1
+            figures.numbers["runs that ended in success"] += len(done)
+            figures.numbers["records"] += count
+            figures.numbers["customers"] += len(world.customers())
+
+    def _plan(self) -> list[dict[str, Any]]:
+        """How one owner's attempts are stopped, one after the other, before it is left to end."""
+        numbers, plan = self._numbers, []
+        for _ in range(numbers.randint(1, 5)):
+            how = numbers.choices(("at", "any time", "suspended", "terminated"), (7, 2, 2, 1))[0]
+            often = numbers.choice((1, 1, 2, 3, numbers.randint(1, 25)))
+            after = numbers.choice((0.0, 0.0, numbers.uniform(0, 0.08)))
+            step = {"how": how, "stop_at": numbers.choice(POINTS), "stop_nth": often, "stop_after": after}
+            plan.append(step | {"seconds": numbers.uniform(0, 4.0 if how == "suspended" else 1.5)})
+        return plan
+
+    def _faults(self) -> list[dict[str, Any]]:
+        numbers = self._numbers
+        share = numbers.choice((0.0, 0.01, 0.02, 0.04))
+        kinds = ("lost_after", "status_after", "html_after", "cut_after", "garbage_after", "hang_after")
+        kinds += ("lost_before", "status_before", "html_before", "cut_before", "hang_before", "late_commit")
+        rules = [{"kind": kind, "probability": share, "seconds": 0.4 if "before" in kind else 0.9} for kind in kinds]
+        rules[-1]["seconds"] = 0.5  # well within settle
+        reading = ("lost_before", "status_before", "garbage_before", "rate_limited")
+        return rules + [{"kind": kind, "method": "GET", "probability": share / 2, "seconds": 1} for kind in reading]
+
+    def _seed_older(self, world: World) -> None:
+        """Customers of long ago, some of them the records' doubles: no look-up may take them for new ones."""
+        numbers = self._numbers
+        long_ago = time.time() - 3600
+        others = people(numbers.choice((0, 5, 130)), numbers, tag="old")
+        doubles = numbers.sample(world.records, numbers.choice((0, 5)))
+        world.sandbox.seed({**record, "created_at": long_ago} for record in [*others, *doubles])
+
+    def _own(self, world: World, plan: list[dict[str, Any]]) -> Attempt:
+        """One owner: Airflow, which runs the task again whatever becomes of it."""
+        for step in plan:
+            attempt = self._stop(world, **step)
+            self._stopped.append((step["stop_at"] if step["how"] == "at" else step["how"], attempt))
+            if attempt.exit == 0:
+                return attempt
+        return world.run_until_done(MOST_ATTEMPTS)
+
+    def _stop(self, world: World, how: str, seconds: float, **point: Any) -> Attempt:
+        if how == "at":
+            return world.run(**point)
+        if how == "suspended":
+            attempt = world.start(**point, stop_by="SIGSTOP")
+            self._suspended.append(attempt)
+            if attempt.wait_until_stopped():
+                time.sleep(seconds)
+                attempt.go_on()
+            attempt.wait()
+            return attempt
+        attempt = world.start()
+        attempt.wait(seconds)
+        attempt.signal(signal.SIGKILL if how == "any time" else signal.SIGTERM)
+        attempt.wait()
+        return attempt
+
+    def _count(self, world: World, figures: Figures) -> None:
+        for where, attempt in self._stopped:
+            if attempt.killed:
+                figures.killed_at[where] += 1
+                figures.killed_on[self._database] += 1
+        verdict, posts = world.judge(interchangeable=self._twins), world.sandbox.stats()["posts"]
+        figures.numbers["SIGKILLs"] += sum(attempt.killed for attempt in world.attempts)
+        figures.numbers["suspensions"] += len(self._suspended)
+        figures.numbers["attempts"] += len(world.attempts)
+        figures.numbers["POSTs"] += posts["received"]
+        figures.numbers["answers lost"] += posts["lost"]
+        figures.numbers["duplicates"] += verdict.duplicates
+        figures.numbers["lost"] += verdict.lost
+
+
+def torture(lab: Lab, databases: list[str], seed: int, *, kills: int, minutes: float, only: int | None) -> Figures:
+    """Run cases side by side until enough are killed, or the time is over.
+
+    :raises AssertionError: with all that is known of the first violation
+    """
+    figures, until = Figures(), time.monotonic() + 60 * minutes
+    cases = (RandomCase(seed, number, databases) for number in ([only] if only is not None else itertools.count()))
+    running: dict[Future[None], RandomCase] = {}
+    lock = threading.Lock()
+
+    def run(case: RandomCase) -> None:
+        own = Figures()
+        try:
+            case.run(lab, own)
+        except StoodStill as excuse:
+            own = Figures(Counter({"cases void, since the machine stood still": 1}))
+            print(f"{case.name} proves nothing: {str(excuse).splitlines()[0]}", flush=True)
+        with lock:
+            figures.numbers += own.numbers
+            figures.killed_at += own.killed_at
+            figures.killed_on += own.killed_on
+
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        while True:
+            more = figures.numbers["SIGKILLs"] < kills and time.monotonic() < until
+            while more and len(running) < PARALLEL and (case := next(cases, None)) is not None:
+                running[pool.submit(run, case)] = case
+            if not running:
+                return figures
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                case = running.pop(future)
+                if error := future.exception():
+                    raise AssertionError(f"--seed {seed} --case {case.name.removeprefix('case')}: {error}") from error
+            print(f"{figures.numbers['cases']} cases, {figures.numbers['SIGKILLs']} SIGKILLs", flush=True)
+
+
+def test_torture(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No customer too many, and none too few."""
+    urls = database_urls(request)
+    databases = [name for name in DATABASES if "://" in urls[name]]
+    print(f"\nseed {SEED}, airflow-provider-payarc {__version__}, Python {platform.python_version()}, "
+          f"SQLAlchemy {sa.__version__}, {os.cpu_count()} processors, {PARALLEL} cases at once")  # fmt: skip
+    print("\n".join(f"no {name}: {urls[name]}" for name in DATABASES if name not in databases))
+    lab = Lab(tmp_path_factory.mktemp("torture"), urls)
+    limits = {name: os.environ.get(f"PAYARC_TORTURE_{name.upper()}") for name in ("kills", "minutes", "case")}
+    started = time.monotonic()
+    try:
+        figures = torture(
+            lab,
+            databases,
+            SEED,
+            kills=int(limits["kills"] or sys.maxsize),
+            minutes=float(limits["minutes"] or 600),
+            only=int(limits["case"]) if limits["case"] else None,
+        )
+    finally:
+        lab.close()
+    figures.numbers["seconds"] = round(time.monotonic() - started)
+    print("\n".join(figures.lines()))
+    # What the judge of each case has seen to, summed up.
+    assert figures.numbers["duplicates"] == figures.numbers["lost"] == 0
+    assert figures.numbers["customers"] == figures.numbers["records"]
+
+
+def main() -> int:
+    """Run as the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m crash.torture", description=__doc__)
+    parser.add_argument("--kills", type=int, help="end after so many SIGKILLs (500, if no minutes are given)")
+    parser.add_argument("--minutes", type=float, help="end after so many minutes")
+    parser.add_argument("--seed", type=int, help="choose the same cases again")
+    parser.add_argument("--case", type=int, help="this case alone")
+    options = parser.parse_args()
+    if options.kills is None and options.minutes is None:
+        options.kills = 500
+    for name in ("kills", "minutes", "case"):
+        if getattr(options, name) is not None:
+            os.environ[f"PAYARC_TORTURE_{name.upper()}"] = str(getattr(options, name))
+    if options.seed is not None:
+        os.environ["PAYARC_SEED"] = str(options.seed)
+    return pytest.main([str(Path(__file__)), "-q", "-s", "-p", "no:cacheprovider"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
