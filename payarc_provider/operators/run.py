@@ -11,10 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from airflow.providers.common.compat.sdk import BaseHook
-
 from payarc_provider.api.rate_limit import RateLimiter
-from payarc_provider.exceptions import PayarcConfigError
+from payarc_provider.hooks.database import sql_engine
 from payarc_provider.hooks.payarc import PayarcHook
 from payarc_provider.operators.records import resolve_records
 from payarc_provider.sync.account import Identity, find_scope, token_user
@@ -37,7 +35,6 @@ from payarc_provider.sync.threads import (
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
-    from sqlalchemy.engine import Engine
 
     from payarc_provider.operators.customer import CreateCustomerOperator
     from payarc_provider.sync.ports import LedgerPort
@@ -89,7 +86,7 @@ def run(operator: CreateCustomerOperator, context: Context) -> Outcome:
         limiter = RateLimiter()
         client = hook.get_client(limiter)
         stack.callback(client.close)
-        ledger_engine = _engine(operator.ledger_conn_id or operator.sql_conn_id or "", "ledger_conn_id")
+        ledger_engine = sql_engine(operator.ledger_conn_id or operator.sql_conn_id or "", "ledger_conn_id")
         stack.callback(ledger_engine.dispose)
         ledger = Ledger(ledger_engine, operator.ledger_table)
         exists = ledger.open(create=not settings.dry_run)
@@ -224,7 +221,7 @@ def _source(operator: CreateCustomerOperator, reader: Reader, context: Context, 
     if operator.records is not None:
         rows = resolve_records(operator, operator.records, context)
         return ListSource(rows, f"task {instance.dag_id}.{instance.task_id}")
-    engine = _engine(operator.sql_conn_id or "", "sql_conn_id")
+    engine = sql_engine(operator.sql_conn_id or "", "sql_conn_id")
     at_end(engine.dispose)
     name = f"table {operator.table} of {operator.sql_conn_id}"
     if operator.sql is not None:
@@ -239,16 +236,3 @@ def _source(operator: CreateCustomerOperator, reader: Reader, context: Context, 
         sql=operator.sql,
         parameters=operator.parameters,
     )
-
-
-def _engine(conn_id: str, argument: str) -> Engine:
-    """A SQLAlchemy engine on an Airflow connection; its errors and logs never show parameters."""
-    from airflow.providers.common.sql.hooks.sql import DbApiHook
-
-    hook = BaseHook.get_hook(conn_id)
-    if not isinstance(hook, DbApiHook):
-        raise PayarcConfigError(
-            f"{argument}: the connection {conn_id} is no SQL database; give one to SQLite, PostgreSQL, MySQL or MariaDB"
-        )
-    engine: Engine = hook.get_sqlalchemy_engine(engine_kwargs={"hide_parameters": True, "pool_pre_ping": True})
-    return engine
