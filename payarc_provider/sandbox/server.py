@@ -149,6 +149,7 @@ class _Server(uvicorn.Server):
             app,
             # uvloop would be no faster here, and older versions of uvicorn make it the default of the whole process.
             loop="asyncio",
+            log_level="warning",
             http=protocol_class(opened),
             ws="none",
             lifespan="off",

@@ -20,6 +20,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from payarc_provider.exceptions import PayarcConfigError, PayarcLedgerError
 from payarc_provider.sync.database import Database, sorted_errors
+from payarc_provider.sync.forgotten import first_attempt, forgotten_ids
 from payarc_provider.sync.records import Record
 from payarc_provider.sync.schema import MAX_ACCOUNT, MYSQL, database_now, schema
 from payarc_provider.sync.states import Errors, State
@@ -135,9 +136,20 @@ class Ledger:
             return False
         if not exists:
             self._create()
-        self._insert_fact("ledger_id", secrets.token_hex(16)) if create else None
+        if create:
+            self._check_id()
+            self._insert_fact("ledger_id", secrets.token_hex(16))
         self.ledger_id = self.fact("ledger_id") or ""
         return bool(self.ledger_id)
+
+    def _check_id(self) -> None:
+        with self.database.read() as connection:
+            has_rows = connection.execute(select(self._rows.c.key).limit(1)).first() is not None
+        if has_rows and self.fact("ledger_id") is None:
+            raise PayarcConfigError(
+                f"ledger_table: {self.schema.rows.fullname} has rows, and {self.schema.facts.fullname} has lost the "
+                "ledger's id: restore it, or rebuild it with python -m payarc_provider.ledger rebuild --ledger-id"
+            )
 
     def _exists(self, connection: Connection) -> bool:
         inspector = inspect(connection)
@@ -170,7 +182,8 @@ class Ledger:
         """All facts whose name begins with ``prefix``."""
         facts = self.schema.facts
         with self.database.read() as connection:
-            found = connection.execute(select(facts.c.name, facts.c.value)).all()
+            named = facts.c.name.startswith(prefix, autoescape=True)
+            found = connection.execute(select(facts.c.name, facts.c.value).where(named)).all()
         return {name: value for name, value in found if name.startswith(prefix)}
 
     def fact(self, name: str) -> str | None:
@@ -261,9 +274,10 @@ class Ledger:
             values = {
                 key: self._values(me, record, references.get(key), sent_after, now) for key, record in free.items()
             }
-            fresh = [row | {"attempt": 1} for key, row in values.items() if key not in current]
+            fresh = [row for key, row in values.items() if key not in current]
             if fresh:
-                self._insert_absent(connection, self._rows, fresh)
+                attempt = {"attempt": first_attempt(connection, self.schema.facts)}
+                self._insert_absent(connection, self._rows, [row | attempt for row in fresh])
             for key in free.keys() & current.keys():
                 self._reclaim(connection, current[key], values[key])
             return self._read(connection, me.account, wanted)
@@ -338,9 +352,10 @@ class Ledger:
         rows = self._rows
         with self.database.write() as connection:
             now = database_now(connection)
+            first = first_attempt(connection, self.schema.facts)
             for part in _parts(sorted(unsent)):
                 certain = [*self._mine(me), rows.c.key.in_(part)]
-                connection.execute(delete(rows).where(*certain, rows.c.attempt == 1))
+                connection.execute(delete(rows).where(*certain, rows.c.attempt <= first))
                 connection.execute(
                     update(rows).where(*certain).values(owner=None, lease_until=None, settle=None, sent_after=None)
                 )
@@ -359,11 +374,11 @@ class Ledger:
         """Record answers for the rows this attempt still owns, all in one transaction.
 
         Who lost a row drops its answer: the new owner finds the customer in PayArc's list. An id that another row
-        already has is not recorded either.
+        already has, or that a forgotten key had, is not recorded either.
         """
         try:
             with self.database.write() as connection:
-                return Recorded(self._record(connection, me, answers), set())
+                return self._record(connection, me, answers)
         except sqlalchemy.exc.IntegrityError:
             if len(answers) == 1:
                 return Recorded(set(), {answers[0].key})
@@ -372,12 +387,15 @@ class Ledger:
                 set().union(*(part.keys for part in parts)), set().union(*(part.taken_ids for part in parts))
             )
 
-    def _record(self, connection: Connection, me: Claimant, answers: Sequence[Settled]) -> set[str]:
+    def _record(self, connection: Connection, me: Claimant, answers: Sequence[Settled]) -> Recorded:
         rows = self._rows
         now = database_now(connection)
         keys = sorted(answer.key for answer in answers)
         still = select(rows.c.key).where(*self._mine(me), rows.c.key.in_(keys)).order_by(rows.c.key).with_for_update()
         owned = {row[0] for row in connection.execute(still)}
+        ids = {answer.customer_id for answer in answers if answer.customer_id}
+        barred = forgotten_ids(connection, self.schema.facts, me.account, ids)
+        taken = {answer.key for answer in answers if answer.key in owned and answer.customer_id in barred}
         changes = [
             {
                 "b_key": answer.key,
@@ -387,7 +405,7 @@ class Ledger:
                 "b_matched_by": answer.matched_by,
             }
             for answer in sorted(answers, key=lambda answer: answer.key)
-            if answer.key in owned
+            if answer.key in owned - taken
         ]
         if changes:
             change = (
@@ -406,7 +424,7 @@ class Ledger:
                 )
             )
             connection.execute(change, changes)
-        return owned
+        return Recorded(owned - taken, taken)
 
     # ---- looking up ---------------------------------------------------------------------------------------------
 
@@ -461,8 +479,12 @@ class Ledger:
             return done
 
     def ids_with_rows(self, account: str, customer_ids: Collection[str]) -> set[str]:
-        """Which of these customers a row already has."""
-        return self._present(account, "customer_id", customer_ids)
+        """Which of these customers a row already has, or had until its key was forgotten."""
+        found = self._present(account, "customer_id", customer_ids)
+        with self.database.read() as connection:  # after the rows: a key may be forgotten in between
+            for part in _parts(sorted(customer_ids)):
+                found |= forgotten_ids(connection, self.schema.facts, account, part)
+        return found
 
     def references_with_rows(self, account: str, references: Collection[str]) -> set[str]:
         """Which of these references are a row's, and not merely look like one."""

@@ -92,8 +92,9 @@ class Existing:
     async def match(self, records: Mapping[str, Record]) -> Matches:
         """What PayArc has of these records; a record for which it has several customers is refused, in place.
 
-        A customer that bears the record's own reference is its own. Beyond that, customers that a row already has, or
-        that bear another row's reference, are nobody else's.
+        A customer that bears the record's own reference is its own, unless a row already has it or its key was
+        forgotten. Beyond that, customers that a row already has, or that bear another row's reference, are nobody
+        else's.
         """
         work, matches = self._work, Matches()
         by_email = {
@@ -101,11 +102,13 @@ class Existing:
             for key, record in records.items()
             if not record.errors
         }
+        own_codes = {key: reference(work.ledger_id, work.me.account, key) for key in by_email}
+        by_code = {key: self._index.by_reference(code) for key, code in own_codes.items()}
         candidates = [candidate for found in by_email.values() for candidate in found]
         doubtful = await work.in_ledger(work.ledger.open_without_reference) if candidates else False
-        taken = await self._taken(candidates)
+        taken = await self._taken(candidates + [(its_id, None) for found in by_code.values() for its_id in found])
         for key, found in by_email.items():
-            own = self._index.by_reference(reference(work.ledger_id, work.me.account, key))
+            own = [its_id for its_id in by_code[key] if its_id not in taken]
             free = sorted(its_id for its_id, borne in found if its_id not in taken and borne not in taken)
             if own:
                 self._decide(records[key], own, "reference", matches)

@@ -76,7 +76,9 @@ class LookUp:
         reach("before_lookup_record")
         found = [Settled(key, customer_id=its_id, matched_by=how) for key, (its_id, how) in findings.found.items()]
         if found:
-            await work.in_ledger(lambda: work.ledger.record(found))
+            recorded = await work.in_ledger(lambda: work.ledger.record(found))
+            for key in recorded.taken_ids:  # by another run, since it was asked who has what
+                findings.undecided[key] = [findings.found.pop(key)[0]]
         if findings.absent:
             await work.in_ledger(lambda: work.ledger.record_absence(findings.absent))
         reach("after_lookup_record")
