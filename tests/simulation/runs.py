@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 
 from .mutants import MUTANTS
 from .world import Tally, Violation, World, simulate
 
 CHUNK = 2000
+TELL_EVERY = 50_000
 
 
 def quiet() -> None:
@@ -45,21 +46,25 @@ def find(rule: str, first: int, most: int) -> tuple[int, str] | None:
 
 def run_all(seed: int, histories: int, jobs: int) -> int:
     started, total = time.monotonic(), Tally()
-    with ProcessPoolExecutor(jobs, max_tasks_per_child=50) as pool:
-        firsts = range(seed, seed + histories, CHUNK)
-        for tally, violation in pool.map(run_chunk, firsts, [min(CHUNK, seed + histories - first) for first in firsts]):
+    chunks = [(first, min(CHUNK, seed + histories - first)) for first in range(seed, seed + histories, CHUNK)]
+    with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=20) as pool:
+        for tally, violation in pool.imap(_run_chunk, chunks):
             total.add(tally)
             if violation:
                 print(violation)
-                pool.shutdown(cancel_futures=True)
                 return 1
-    minutes = (time.monotonic() - started) / 60
+            if total.histories % TELL_EVERY == 0 or total.histories == histories:
+                minutes = (time.monotonic() - started) / 60
+                print(f"{total.histories} histories from seed {seed} in {minutes:.1f} min: 0 violations", flush=True)
     print(
-        f"{total.histories} histories from seed {seed} in {minutes:.1f} min with {jobs} jobs: 0 violations; "
         f"{total.events} events, {total.faults} faults, {total.owners} attempts, {total.customers} customers created; "
-        f"{total.full} of them with at least 2 owners, 30 events and a fault"
+        f"{total.full} histories with at least 2 owners, 30 events and a fault"
     )
     return 0
+
+
+def _run_chunk(chunk: tuple[int, int]) -> tuple[Tally, str | None]:
+    return run_chunk(*chunk)
 
 
 def find_all(seed: int) -> int:
