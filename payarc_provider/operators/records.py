@@ -6,8 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import XComArg
-
 from payarc_provider.exceptions import PayarcConfigError
 
 if TYPE_CHECKING:
@@ -21,7 +19,8 @@ def resolve_records(operator: BaseOperator, given: Any, context: Context) -> lis
 
     :raises PayarcConfigError: when it is no list
     """
-    value = given.resolve(context) if isinstance(given, XComArg) else given
+    resolve = getattr(given, "resolve", None)  # an XComArg, or an argument of a mapped task group
+    value = resolve(context) if callable(resolve) else given
     if isinstance(value, str) and value is given and _written_in_dag(operator, context):
         value = operator.render_template(value, context)
     if isinstance(value, str):

@@ -97,19 +97,26 @@ class Run:
     async def _main(self) -> None:
         work, sender = self._work, self._sender
         low = work.settings.batch_size // 2
-        while not work.stop and not sender.braked:
+        whole = False
+        while not work.stop:
             batch = await self._feed.next_batch()
             if batch is None:
+                whole = True
                 break
             await self._intake.take(batch)
             await work.until(lambda: sender.outbox.qsize() <= low or bool(work.stop or sender.braked or sender.paused))
-            if len(work.unknown) >= work.settings.batch_size or sender.paused:
+            if sender.braked:
+                await self._drain()  # what is on its way may be refused, and so give way
+            if len(work.unknown) >= work.settings.batch_size or sender.paused or (sender.braked and work.unknown):
                 await self._settler.settle()
+            if sender.braked:
+                break
         await self._settler.settle()
         await self._drain()
         if work.stop:
             raise work.stop
-        sender.raise_if_braked()
+        if sender.braked or not whole:
+            raise sender.braked_error()
         work.raise_if_undecided()
 
     async def _drain(self) -> None:

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 class Recorder:
     """Records what has been answered, in one transaction per group, while the next answers gather."""
 
-    def __init__(self, work: Work, on_recorded: Callable[[Intent], None]) -> None:
+    def __init__(self, work: Work, on_recorded: Callable[[], None]) -> None:
         self._work = work
         self._on_recorded = on_recorded
         self._answers: list[tuple[Intent, Settled]] = []
@@ -68,7 +68,7 @@ class Recorder:
                 self._work.unknown[intent.key] = intent
             else:
                 self._work.put_aside(intent)  # lost to another owner, who finds the customer in the list
-            self._on_recorded(intent)
+        self._on_recorded()
         self._work.changed()
 
     def _finish(self, intent: Intent, settled: Settled) -> None:
@@ -81,9 +81,13 @@ class Recorder:
 
 
 async def keep_leases(work: Work) -> None:
-    """Renew for ever; what cannot be renewed is not sent, since each request asks its lease first."""
+    """Renew for ever; what cannot be renewed is not sent, since each request asks its lease first.
+
+    :raises LedgerUnavailable: when the ledger cannot be reached for longer than the run has patience
+    """
     settings = work.settings
     wait = settings.renew_every
+    away_since: float | None = None
     while True:
         await work.clock.sleep(wait)
         wait = settings.renew_every
@@ -95,9 +99,13 @@ async def keep_leases(work: Work) -> None:
         try:
             renewed = await work.ledger.renew()
         except LedgerUnavailable as error:
+            away_since = asked if away_since is None else away_since
+            if asked - away_since > settings.ledger_patience:
+                raise
             log.warning("The leases could not be renewed; sending stops before they end: %s", error)
             wait = min(1.0, settings.renew_every / 4)
             continue
+        away_since = None
         reach("after_renewal")
         for key, intent in held.items():
             if key in renewed:

@@ -37,13 +37,12 @@ class Sender:
 
     def __init__(self, work: Work) -> None:
         self._work = work
-        self.recorder = Recorder(work, self._recorded)
+        self.recorder = Recorder(work, self.release_brake)
         self.outbox: asyncio.Queue[Intent] = asyncio.Queue()
         self.braked: list[Intent] = []
         self._busy = 0
         self._going = asyncio.Event()
         self._going.set()
-        self._promised: set[str] = set()  # keys let past the brake and not finished
         self._altering = False
         self._unknown_in_a_row = 0
         self._unreachable_in_a_row = 0
@@ -74,7 +73,6 @@ class Sender:
     def go_on(self) -> None:
         """The unknown outcomes have been looked up."""
         self._unknown_in_a_row = 0
-        self._promised.intersection_update(self._work.mine)
         self._going.set()
 
     async def run(self) -> None:
@@ -93,7 +91,6 @@ class Sender:
         work = self._work
         while not work.stop:
             if intent.lost:
-                self._promised.discard(intent.key)
                 work.put_aside(intent)
                 return
             if self.paused:
@@ -194,32 +191,25 @@ class Sender:
     def _brake_holds(self, intent: Intent) -> bool:
         """Whether ``max_new`` forbids to send this one now; it is kept apart, and freed when another is refused."""
         most = self._work.settings.max_new
-        if most is None or intent.key in self._promised:
+        if most is None or intent.key in self._work.promised:
             return False
-        if self._work.counts[Status.CREATED] + len(self._promised) < most:
-            self._promised.add(intent.key)
+        if self._work.counts[Status.CREATED] + len(self._work.promised) < most:
+            self._work.promised.add(intent.key)
             return False
         self.braked.append(intent)
         return True
 
-    def _recorded(self, intent: Intent) -> None:
-        if intent.key not in self._work.unknown:
-            self._promised.discard(intent.key)
+    def release_brake(self) -> None:
+        """Let those that were held try again: a place may have become free."""
         while self.braked:
             self.outbox.put_nowait(self.braked.pop())
 
-    def raise_if_braked(self) -> None:
-        """
-        End badly if the brake held.
-
-        :raises PayarcRunStopped: with the remedy
-        """
-        if self.braked:
-            raise PayarcRunStopped(
-                f"max_new={self._work.settings.max_new} customers have been created in this run, and "
-                f"{len(self.braked)} or "
-                "more records are left: check that key and source are the right ones, then raise max_new and run again"
-            )
+    def braked_error(self) -> PayarcRunStopped:
+        """What ends a run that the brake held."""
+        return PayarcRunStopped(
+            f"max_new={self._work.settings.max_new} customers have been created in this run, and more records "
+            "are left: check that key and source are the right ones, then raise max_new and run again"
+        )
 
 
 def idempotency_key(work: Work, intent: Intent) -> str:

@@ -141,6 +141,7 @@ class Settler:
             aside = [record for record in work.aside if record.key not in work.exhausted]
             work.aside = []
             await self._intake.take(aside)
+            self._sender.release_brake()
             await self._drain()
             waited_for = [record for record in work.aside if record.key not in work.undecided]
             if work.stop or self._sender.braked or not (work.unknown or waited_for):

@@ -188,9 +188,7 @@ class NoLedger:
 
 def run_to_end(main: Coroutine[Any, Any, None]) -> None:
     """Run the coroutine, also where this thread already runs an event loop (a notebook)."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if asyncio._get_running_loop() is None:
         asyncio.run(main)
         return
     with ThreadPoolExecutor(1) as pool:

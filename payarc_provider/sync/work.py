@@ -29,7 +29,8 @@ class Work:
     ``mine``: key → intent, for every row this attempt owns and has a record for. ``unknown``: those of them that were
     sent and got no usable answer. ``aside``: records to be looked at again, since somebody else holds their row or the
     look-up freed it. ``taken``: rows taken over from others and not settled. ``undecided``: key → why the list cannot
-    decide. ``exhausted``: key → why it is not tried again in this run.
+    decide. ``exhausted``: key → why it is not tried again in this run. ``promised``: keys that ``max_new`` let pass and
+    that are not finished.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Work:
         self.unknown: dict[str, Intent] = {}
         self.aside: list[Record] = []
         self.taken: set[str] = set()
+        self.promised: set[str] = set()
         self.tries: Counter[str] = Counter()
         self.undecided: dict[str, str] = {}
         self.exhausted: dict[str, str] = {}
@@ -67,12 +69,14 @@ class Work:
 
     def accept(self, record: Record, customer_id: str, status: Status, *, changed: bool) -> None:
         """The record has its customer."""
+        self.promised.discard(record.key or "")
         self.counts[status] += 1
         self.counts["changed"] += changed
         self.sink.accepted(record, customer_id, status, changed=changed)
 
     def refuse(self, record: Record, errors: Errors, *, new: bool) -> None:
         """The record is refused."""
+        self.promised.discard(record.key or "")
         self.counts["rejected"] += 1
         self.sink.refused(record, errors, new=new)
 

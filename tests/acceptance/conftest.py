@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.engine import URL, make_url
 
 _numbers = itertools.count(1)
 
@@ -89,6 +90,7 @@ class Airflow:
     def __init__(self, home: Path, data: Path) -> None:
         self.home = home
         self.data = data
+        self._files: list[Path] = []
 
     def records(self, records: Any, name: str = "records") -> None:
         """What ``extract()`` returns, kept out of the DAG file since DAGs are stored in the metadata database."""
@@ -102,6 +104,7 @@ class Airflow:
             from airflow.models.dagbag import DagBag
         dag_id = f"test_{next(_numbers)}"
         path = Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"]) / f"{dag_id}.py"
+        self._files.append(path)
         given = "".join(f", {name}={value!r}" for name, value in options.items())
         path.write_text(PRELUDE.format(dag_id=dag_id, options=given) + textwrap.indent(textwrap.dedent(body), "    "))
         bag = DagBag(str(path))
@@ -131,6 +134,11 @@ class Airflow:
         """What the metadata database holds in these tables, or in all, as one text."""
         return self.dump(self.home / "airflow.db", *tables, without=without)
 
+    def close(self) -> None:
+        """Remove the DAG files: each ``dag.test()`` parses whatever lies in their folder."""
+        for path in self._files:
+            path.unlink()
+
     @staticmethod
     def dump(path: str | os.PathLike[str], *tables: str, without: tuple[str, ...] = ()) -> str:
         """What a SQLite file holds in these tables, or in all, as one text."""
@@ -152,11 +160,13 @@ def _migrated() -> Path:
 @pytest.fixture
 def airflow(
     _migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, connect: Callable[..., None], payarc_sandbox: Any
-) -> Airflow:
+) -> Iterator[Airflow]:
     """A real Airflow; behind ``payarc_default`` and ``ledger`` are an empty sandbox and an empty SQLite file."""
     monkeypatch.setenv("TEST_DATA", str(tmp_path))
     connect("ledger", conn_type="sqlite", host=str(tmp_path / "ledger.db"))
-    return Airflow(_migrated, tmp_path)
+    real = Airflow(_migrated, tmp_path)
+    yield real
+    real.close()
 
 
 @pytest.fixture
@@ -184,7 +194,7 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 class Crm:
     """A database of the user's behind the connection ``crm``."""
 
-    def __init__(self, url: sa.URL) -> None:
+    def __init__(self, url: URL) -> None:
         self.url = url
         self.engine = sa.create_engine(url)
 
@@ -206,11 +216,11 @@ def crm(request: pytest.FixtureRequest, tmp_path: Path, connect: Callable[..., N
     """The connection ``crm``: to SQLite, then to PostgreSQL by Airflow's own PostgresHook."""
     if request.param == "sqlite":
         connect("crm", conn_type="sqlite", host=str(tmp_path / "crm.db"))
-        found = Crm(sa.make_url(f"sqlite:///{tmp_path}/crm.db"))
+        found = Crm(make_url(f"sqlite:///{tmp_path}/crm.db"))
         yield found
         found.engine.dispose()
         return
-    url: sa.URL = request.getfixturevalue("postgresql_url")
+    url: URL = request.getfixturevalue("postgresql_url")
     host = url.host or url.query.get("host")
     fields = {"login": url.username, "password": url.password, "host": host, "port": url.port, "schema": url.database}
     connect("crm", conn_type="postgres", **{name: value for name, value in fields.items() if value})

@@ -7,6 +7,7 @@ import json
 import logging
 
 import pytest
+from airflow import __version__ as airflow_version
 
 from payarc_provider.sandbox import make_token
 
@@ -123,7 +124,7 @@ def test_what_is_said_is_heard_whoever_says_it(airflow, said):
             import logging, sys
             print("printed Secretname")
             print("complained Secretname", file=sys.stderr)
-            logging.getLogger("payarc_provider.sync").info("logged Secretname")
+            logging.getLogger("payarc_provider.sync").warning("logged Secretname")
             CreateCustomerOperator(task_id="x", table="t", sql_conn_id="c").log.info("operated %s", "Secretname")
 
         talk()
@@ -208,6 +209,8 @@ def test_a_broken_ledger_says_no_value(airflow, sandbox, said, values, ledger_fi
 
 
 def test_the_token_is_masked_where_a_task_logs_it(airflow, sandbox, said, monkeypatch):
+    if airflow_version.startswith("2."):
+        pytest.skip("what dag.test() of Airflow 2 prints goes through a handler that masks nothing")
     token = make_token("1")
     monkeypatch.setenv("AIRFLOW_CONN_PAYARC_DEFAULT", sandbox.connection_json(token))
     run = airflow.run(

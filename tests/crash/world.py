@@ -154,7 +154,7 @@ class World:
         inspector = sa.inspect(self._engine)
         with self._engine.begin() as connection:
             for table in inspector.get_table_names():
-                if self.name in table:
+                if table.partition("_")[2].removesuffix("_facts") == self.name:
                     sa.Table(table, sa.MetaData()).drop(connection)
 
     # ---- running ------------------------------------------------------------------------------------------------

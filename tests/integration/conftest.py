@@ -6,20 +6,25 @@ import contextlib
 import datetime
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.engine import URL
 
 KINDS = ("sqlite", "postgresql", "mariadb")
 UTC = datetime.UTC
 _numbers = itertools.count(1)
 
+# Named before pg_catalog in the search path, its clock_timestamp() stands for the built-in one.
 _POSTGRESQL_CLOCK = """
-CREATE SCHEMA IF NOT EXISTS {schema};
-CREATE TABLE {schema}.test_clock (moment timestamptz);
-CREATE FUNCTION {schema}.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS
-    'SELECT coalesce((SELECT moment FROM {schema}.test_clock), pg_catalog.clock_timestamp())';
+    CREATE SCHEMA test_clock;
+    CREATE TABLE test_clock.stopped (moment timestamptz);
+    CREATE FUNCTION test_clock.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS
+        'SELECT coalesce((SELECT moment FROM test_clock.stopped), pg_catalog.clock_timestamp())'
 """
+_POSTGRESQL_OPTIONS = {"options": "-csearch_path=public,test_clock,pg_catalog"}
 
 
 class TestDatabase:
@@ -27,30 +32,26 @@ class TestDatabase:
 
     Its clock can be stopped and set. That is the database's own clock and not this process's, so a test that moves it
     also shows whose clock is asked.
+
+    :param shared: an engine that has been used before, which saves the time to connect
     """
 
     __test__ = False
 
-    def __init__(self, kind: str, url: sa.URL) -> None:
+    def __init__(self, kind: str, shared: sa.Engine) -> None:
         self.kind = kind
-        self.url = url
+        self.url = shared.url
+        self.shared = shared
         self._moment: datetime.datetime | None = None
         self._engines: list[sa.Engine] = []
-        self._tables: list[str] = []
-        self.schema = ""
-        if kind == "postgresql":
-            # The schema shadows the built-in clock_timestamp(), and holds everything that the test makes.
-            self.schema = f"t{next(_numbers)}"
-            self.execute(_POSTGRESQL_CLOCK.format(schema=self.schema))
+        self._leftovers: list[str] = []
 
-    def engine(self, **options: object) -> sa.Engine:
-        """A new engine, disposed of at the test's end; it hides parameters, as the operator's engines do."""
-        arguments: dict[str, object] = {}
-        if self.schema:
-            arguments["options"] = f"-csearch_path={self.schema},pg_catalog"
-        options.setdefault("connect_args", arguments)
+    def engine(self, **options: Any) -> sa.Engine:
+        """A new engine, disposed of at the test's end: to the database, what uses it is another process."""
+        if self.kind == "postgresql":
+            options.setdefault("connect_args", _POSTGRESQL_OPTIONS)
         engine = sa.create_engine(self.url, hide_parameters=True, **options)
-        if self.kind != "postgresql":
+        if self.kind == "mariadb":
             sa.event.listen(engine, "checkout", self._tell_clock)
         if self.kind == "sqlite":
             sa.event.listen(engine, "connect", self._shadow_clock)
@@ -60,30 +61,39 @@ class TestDatabase:
     def name(self, stem: str = "ledger") -> str:
         """A table name that nothing else uses; dropped at the test's end, with its ``_facts``."""
         name = f"{stem}_{next(_numbers)}"
-        self._tables += [name, f"{name}_facts"]
+        tables = ", ".join(self.quoted(one) for one in (f"{name}_facts", name))
+        self.at_end(f"DROP TABLE IF EXISTS {tables}")
         return name
 
-    def execute(self, statement: str, parameters: object = None) -> list[tuple[object, ...]]:
+    def at_end(self, statement: str) -> None:
+        """Run this at the test's end, the last first; SQLite's file is thrown away anyhow."""
+        if self.kind != "sqlite":
+            self._leftovers.insert(0, statement)
+
+    def quoted(self, name: str) -> str:
+        """A name as it stands in this database's SQL."""
+        mark = "`" if self.kind == "mariadb" else '"'
+        return mark + name.replace(mark, mark * 2) + mark
+
+    def execute(self, statement: str, parameters: object = None) -> list[tuple[Any, ...]]:
         """Run one statement as the driver takes it, in a transaction of its own."""
-        with contextlib.closing(sa.create_engine(self.url, poolclass=sa.NullPool).raw_connection()) as raw:
+        with contextlib.closing(self.shared.raw_connection()) as raw:
             cursor = raw.cursor()
-            if self.schema:
-                cursor.execute(f"SET search_path = {self.schema}, pg_catalog")
             cursor.execute(statement, *([parameters] if parameters is not None else []))
             rows = [tuple(row) for row in cursor.fetchall()] if cursor.description else []
             raw.commit()
             return rows
 
-    def rows(self, table: str, columns: str = "*") -> list[tuple[object, ...]]:
+    def rows(self, table: str) -> list[tuple[Any, ...]]:
         """The whole table, in key order."""
-        return self.execute(f"SELECT {columns} FROM {table} ORDER BY 1, 2")
+        return self.execute(f"SELECT * FROM {table} ORDER BY 1, 2")
 
     def stop_clock(self, moment: datetime.datetime = datetime.datetime(2030, 1, 1, tzinfo=UTC)) -> None:
         """From now on it is this moment in the database, until the clock is moved."""
         self._moment = moment
         if self.kind == "postgresql":
-            self.execute("DELETE FROM test_clock")
-            self.execute(f"INSERT INTO test_clock VALUES ('{moment.isoformat()}')")
+            self.execute("DELETE FROM test_clock.stopped")
+            self.execute(f"INSERT INTO test_clock.stopped VALUES ('{moment.isoformat()}')")
 
     def move_clock(self, seconds: float) -> None:
         """Let so many seconds pass in the database."""
@@ -98,39 +108,59 @@ class TestDatabase:
         """Leave nothing behind."""
         for engine in self._engines:
             engine.dispose()
-        if self.schema:
-            self.execute(f"DROP SCHEMA {self.schema} CASCADE")
-        elif self.kind == "mariadb":
-            for table in self._tables:
-                self.execute(f"DROP TABLE IF EXISTS `{table}`")
+        if self.kind == "postgresql" and self._moment:
+            self._leftovers.append("DELETE FROM test_clock.stopped")
+        for statement in self._leftovers:
+            self.execute(statement)
 
-    def _tell_clock(self, connection: object, _record: object, _proxy: object) -> None:
-        if self.kind == "mariadb":
-            moment = self._moment.timestamp() if self._moment else 0
-            with contextlib.closing(connection.cursor()) as cursor:  # type: ignore[attr-defined]
-                cursor.execute(f"SET timestamp = {moment:.6f}" if moment else "SET timestamp = DEFAULT")
+    def _tell_clock(self, connection: Any, _record: object, _proxy: object) -> None:
+        moment = f"{self._moment.timestamp():.6f}" if self._moment else "DEFAULT"
+        with contextlib.closing(connection.cursor()) as cursor:
+            cursor.execute(f"SET timestamp = {moment}")
 
-    def _shadow_clock(self, connection: object, _record: object) -> None:
+    def _shadow_clock(self, connection: Any, _record: object) -> None:
         def strftime(_format: str, _when: str) -> str:
             moment = self._moment or datetime.datetime.now(UTC)
             return f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03d}"
 
-        connection.create_function("strftime", 2, strftime)  # type: ignore[attr-defined]
+        connection.create_function("strftime", 2, strftime)
+
+
+@pytest.fixture(scope="session")
+def postgresql_shared(postgresql_url: URL) -> Iterator[sa.Engine]:
+    """An engine that all tests share."""
+    engine = sa.create_engine(postgresql_url, hide_parameters=True, connect_args=_POSTGRESQL_OPTIONS)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP SCHEMA IF EXISTS test_clock CASCADE")
+        connection.exec_driver_sql(_POSTGRESQL_CLOCK)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def mariadb_shared(mariadb_url: URL) -> Iterator[sa.Engine]:
+    """An engine that all tests share."""
+    engine = sa.create_engine(mariadb_url, hide_parameters=True)
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture
-def sqlite_database(tmp_path: object) -> Iterator[TestDatabase]:
+def sqlite_database(tmp_path: Path) -> Iterator[TestDatabase]:
     """SQLite, for what has nothing to do with the kind of database."""
-    database = TestDatabase("sqlite", sa.make_url(f"sqlite:///{tmp_path}/test.db"))
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/test.db", hide_parameters=True)
+    database = TestDatabase("sqlite", engine)
     yield database
     database.close()
+    engine.dispose()
 
 
 @pytest.fixture(params=KINDS)
-def database(request: pytest.FixtureRequest, tmp_path: object) -> Iterator[TestDatabase]:
+def database(request: pytest.FixtureRequest) -> Iterator[TestDatabase]:
     """Each kind of database in turn, empty."""
-    kind = request.param
-    url = sa.make_url(f"sqlite:///{tmp_path}/test.db") if kind == "sqlite" else request.getfixturevalue(f"{kind}_url")
-    database = TestDatabase(kind, url)
+    if request.param == "sqlite":
+        yield request.getfixturevalue("sqlite_database")
+        return
+    database = TestDatabase(request.param, request.getfixturevalue(f"{request.param}_shared"))
     yield database
     database.close()

@@ -9,13 +9,12 @@ from decimal import Decimal
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.pool import QueuePool
 
 from payarc_provider.exceptions import PayarcConfigError, PayarcSourceError
 from payarc_provider.sync.feed import BatchReader
 from payarc_provider.sync.records import Reader
 from payarc_provider.sync.sources import DatabaseSource
-
-QUOTES = {"sqlite": '"', "postgresql": '"', "mariadb": "`"}
 
 
 def mark(database, name=None):
@@ -25,19 +24,14 @@ def mark(database, name=None):
     return f"%({name})s" if name else "%s"
 
 
-def quoted(database, name):
-    quote = QUOTES[database.kind]
-    return quote + name.replace(quote, quote * 2) + quote
-
-
 class Table:
     """A table of the test's own, made and filled with the database's own quoting."""
 
     def __init__(self, database, name, columns):
         self.database = database
-        self.sql_name = quoted(database, name)
+        self.sql_name = database.quoted(name)
         self.columns = [column.split(" ", 1) if isinstance(column, str) else column for column in columns]
-        declared = ", ".join(f"{quoted(database, column)} {kind}" for column, kind in self.columns)
+        declared = ", ".join(f"{database.quoted(column)} {kind}" for column, kind in self.columns)
         database.execute(f"CREATE TABLE {self.sql_name} ({declared})")
 
     def fill(self, rows):
@@ -62,7 +56,7 @@ def people(database):
 def source(database, key="id", columns=None, **options):
     key = [key] if isinstance(key, str) else key
     options.setdefault("page_size", 3)
-    return DatabaseSource(database.engine(), key, columns, name="the source", **options)
+    return DatabaseSource(database.shared, key, columns, name="the source", **options)
 
 
 def read(database, key="id", columns=None, **options):
@@ -100,7 +94,7 @@ def test_a_table_knows_its_number_of_rows_and_a_query_does_not(database, people)
 
 def test_pages_are_read_as_they_are_asked_for_and_hold_no_connection_in_between(database, people):
     name = people(PEOPLE)
-    engine = database.engine(pool_size=1, max_overflow=0, pool_timeout=1)
+    engine = database.engine(poolclass=QueuePool, pool_size=1, max_overflow=0, pool_timeout=1)
     pages = DatabaseSource(engine, ["id"], None, name="s", table_name=name, page_size=4).pages()
     seen = ids(next(pages))
     assert seen == [1, 2, 3, 4]
@@ -234,6 +228,7 @@ def test_keys_of_an_inexact_type_are_all_read_to_be_refused_or_their_column_is(d
 def test_keys_that_are_names_of_an_enumeration_are_all_read(database, people, page_size):
     kind = {"sqlite": "TEXT", "postgresql": "planet", "mariadb": "ENUM('zeta', 'beta', 'alpha')"}[database.kind]
     if database.kind == "postgresql":
+        database.at_end("DROP TYPE planet CASCADE")
         database.execute("CREATE TYPE planet AS ENUM ('zeta', 'beta', 'alpha')")
     rows = [(name, number) for name in ("zeta", "beta", "alpha") for number in (1, 2)]
     table = people(rows, f"kind {kind}", "id INTEGER")
@@ -250,6 +245,7 @@ def test_keys_that_are_text_without_case_are_all_read(database, people, page_siz
         pytest.skip("only PostgreSQL has citext")
     if not database.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'citext'"):
         pytest.skip("this PostgreSQL comes without citext; set PAYARC_TEST_POSTGRESQL to one that has it")
+    database.at_end("DROP EXTENSION citext CASCADE")
     database.execute("CREATE EXTENSION citext")
     keys = ["a", "B", "c", "D", "e"]
     table = people([(key, "x") for key in keys], "id citext", "name VARCHAR(5)")
@@ -296,7 +292,7 @@ def test_tables_and_columns_may_have_any_name(database, name):
     rows = read(database, [name, f"{name} 2"], ["group"], table_name=table_name)
     assert ids(rows, name) == list(range(7))
     assert rows[0]["group"] == "x"
-    queried = f"SELECT * FROM {quoted(database, table_name)}"
+    queried = f"SELECT * FROM {database.quoted(table_name)}"
     assert ids(read(database, name, ["group"], sql=queried), name) == list(range(7))
 
 
@@ -322,7 +318,7 @@ def test_names_that_hold_dots_or_quotes_are_written_in_quotes(database, name, wr
 
 def test_a_table_may_be_qualified_by_its_schema(database):
     name = database.name("people")
-    schema = {"sqlite": "main", "postgresql": database.schema, "mariadb": database.url.database}[database.kind]
+    schema = {"sqlite": "main", "postgresql": "public", "mariadb": database.url.database}[database.kind]
     Table(database, name, ["id INTEGER"]).fill([(1,), (2,)])
     assert ids(read(database, table_name=f"{schema}.{name}")) == [1, 2]
     assert source(database, table_name=f"{schema}.{name}").total() == 2
@@ -426,7 +422,7 @@ def test_a_query_may_name_its_columns_anew(database, people):
 
 
 def _renamed(database, name):
-    key, text = (quoted(database, column) for column in ("the key", "the name"))
+    key, text = (database.quoted(column) for column in ("the key", "the name"))
     return f"SELECT id AS {key}, name AS {text} FROM {name}"
 
 
