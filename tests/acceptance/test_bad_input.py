@@ -142,7 +142,7 @@ def test_a_wrong_token_claims_nothing_and_says_so_in_one_line(airflow, sandbox, 
     connect("payarc_default", sandbox.connection_json("not-a-token-of-payarc"))
     task = create(airflow, GOOD)
     assert task.state == "failed"
-    (sentence,) = {line for line in re.findall(r"PayArc does not accept the access token \(401\).*", said())}
+    (sentence,) = set(re.findall(r"PayArc does not accept the access token \(401\).*", said()))
     assert "connection's password" in sentence
     assert "no running event loop" not in said(), "nor is it buried in what happened to be handled at the time"
     assert "not-a-token-of-payarc" not in said()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from random import Random
 from typing import get_args
 
@@ -83,15 +85,55 @@ def three_at_once(lab: Lab, database: str, name: str, numbers: Random) -> None:
 
 def suspended_before_sending(lab: Lab, database: str, name: str, numbers: Random) -> None:
     """Suspended between its lease check and its request, on a connection that is open already."""
+    _suspended(lab, database, name, numbers, "sending", numbers.randint(2, 6))
+
+
+def suspended_before_the_lease_check(lab: Lab, database: str, name: str, numbers: Random) -> None:
+    """Suspended when it has claimed, or when it is about to send."""
+    _suspended(lab, database, name, numbers, *numbers.choice((("after_claim", 1), ("before_send", 3))))
+
+
+def _suspended(lab: Lab, database: str, name: str, numbers: Random, point: str, nth: int) -> None:
     world = lab.world(name, database, people(6, numbers), settings={"concurrency": 1}, seed=numbers.randrange(10**6))
     with world:
-        suspended = world.start(stop_at="sending", stop_nth=numbers.randint(2, 6), **SUSPENDED)
+        suspended = world.start(stop_at=point, stop_nth=nth, **SUSPENDED)
         assert suspended.wait_until_stopped(), world.report()
         other = world.start()
         other.wait(12)
         suspended.go_on()
         assert (suspended.wait(), other.wait()) == (0, 0), world.report()
         world.prove(suspended, other, suspended=[suspended])
+
+
+def slow_but_alive(lab: Lab, database: str, name: str, numbers: Random) -> None:
+    """A run that takes several leases over the records it has claimed: the other one waits for it, and takes nothing."""
+    sandbox = {"latency": 0.15}
+    with lab.world(name, database, people(20, numbers), sandbox=sandbox, seed=numbers.randrange(10**6)) as world:
+        slow = world.start(settings={"concurrency": 1, "batch_size": 20})
+        world.wait_for_claims()
+        other = world.start()
+        assert (slow.wait(), other.wait()) == (0, 0), world.report()
+        world.prove(slow, other)
+        assert slow.result["counts"]["created"] == 20, "rows of a run that was alive were taken over"
+
+
+def committed_late(lab: Lab, database: str, name: str, numbers: Random) -> None:
+    """Requests that PayArc carries out long after it lost the client: within ``settle``, but after the lease."""
+    records = people(18, numbers)
+    with lab.world(name, database, records, settings={"settle": 3.0}, seed=numbers.randrange(10**6)) as world:
+        late = {"seconds": 2.3}
+        world.sandbox.faults([{"kind": "hang_before", "skip": numbers.randint(1, 5), "times": 3, **late}])
+        for _ in range(500):
+            if world.attempts and world.sandbox.stats()["faults"]:
+                break
+            world.attempts or world.start()
+            time.sleep(0.01)
+        world.attempts[0].signal(signal.SIGKILL)
+        world.sandbox.faults([{"kind": "late_commit", "times": 2, **late}, {"kind": "late_commit", "status": 500, **late}])
+        done = world.run()
+        assert done.exit == 0, world.report()
+        world.prove(done)
+        assert done.result["counts"]["unknown"] == 3, world.report()
 
 
 def equal_records(lab: Lab, database: str, name: str, numbers: Random) -> None:
@@ -155,8 +197,9 @@ def nearly_equal_keys(lab: Lab, database: str, name: str, numbers: Random) -> No
         assert len({said_by(customer) for customer in world.customers()}) == len(keys)
 
 
-ALWAYS = [lost_answers_and_kills, three_at_once, suspended_before_sending, nearly_equal_keys]
+ALWAYS = [lost_answers_and_kills, three_at_once, suspended_before_sending, slow_but_alive, nearly_equal_keys]
 ONCE = [lost_answers, equal_records, two_sources_in_one_ledger, two_sources_in_two_ledgers]
+ONCE += [suspended_before_the_lease_check, committed_late]
 CASES = [Scenario(tell, database) for tell in ALWAYS for database in DATABASES]
 CASES += [Scenario(tell, DATABASES[number % 3]) for number, tell in enumerate(ONCE)]
 

@@ -199,6 +199,20 @@ def test_a_table_may_have_any_name_of_up_to_50_characters(database, stem):
     assert row(another(ledger, database), "42").customer_id == "c1"
 
 
+def test_a_table_may_be_in_a_schema_of_its_own(database):
+    name = database.name()
+    home = {"sqlite": "main", "postgresql": "elsewhere", "mariadb": database.url.database}[database.kind]
+    if database.kind == "postgresql":
+        database.execute("CREATE SCHEMA elsewhere")
+        database.at_end("DROP SCHEMA elsewhere CASCADE")
+    for _ in range(2):
+        ledger = Ledger(database.engine(), f"{home}.{name}")
+        ledger.open()
+    create(ledger, "42", "c1")
+    assert len(database.rows(f"{home}.{name}")) == 1
+    assert claim(ledger, B, "42")["42"].customer_id == "c1"
+
+
 def test_another_kind_of_database_is_refused_with_those_that_are_supported():
     engine = sa.create_engine("sqlite://")
     engine.dialect.name = "oracle"
