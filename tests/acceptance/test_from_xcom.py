@@ -117,6 +117,15 @@ def test_records_are_mapped_over_and_each_task_pushes_its_own_ids(airflow, sandb
     assert emails(sandbox, ids[0] + ids[1]) == [f"j{number}@example.com" for number in range(5)]
 
 
+def test_each_record_may_have_a_mapped_task_of_its_own(airflow, sandbox):
+    airflow.records(people(2))
+    run = airflow.run(
+        "CreateCustomerOperator.partial(task_id='create', ledger_conn_id='ledger').expand(records=extract())"
+    )
+    ids = [run["create", place].ids for place in range(2)]
+    assert [emails(sandbox, part) for part in ids] == [["j0@example.com"], ["j1@example.com"]]
+
+
 def test_one_list_of_records_goes_to_two_merchants(airflow, sandbox, connect):
     for merchant in ("1", "2"):
         connect(f"merchant_{merchant}", sandbox.connection_json(make_token(merchant)))

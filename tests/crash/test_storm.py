@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import time
 from random import Random
 from typing import get_args
 
@@ -106,7 +104,7 @@ def _suspended(lab: Lab, database: str, name: str, numbers: Random, point: str, 
 
 
 def slow_but_alive(lab: Lab, database: str, name: str, numbers: Random) -> None:
-    """A run that takes several leases over the records it has claimed: the other one waits for it, and takes nothing."""
+    """A run that takes several leases over what it has claimed: the other one waits for it, and takes nothing."""
     sandbox = {"latency": 0.15}
     with lab.world(name, database, people(20, numbers), sandbox=sandbox, seed=numbers.randrange(10**6)) as world:
         slow = world.start(settings={"concurrency": 1, "batch_size": 20})
@@ -122,14 +120,13 @@ def committed_late(lab: Lab, database: str, name: str, numbers: Random) -> None:
     records = people(18, numbers)
     with lab.world(name, database, records, settings={"settle": 3.0}, seed=numbers.randrange(10**6)) as world:
         late = {"seconds": 2.3}
-        world.sandbox.faults([{"kind": "hang_before", "skip": numbers.randint(1, 5), "times": 3, **late}])
-        for _ in range(500):
-            if world.attempts and world.sandbox.stats()["faults"]:
-                break
-            world.attempts or world.start()
-            time.sleep(0.01)
-        world.attempts[0].signal(signal.SIGKILL)
-        world.sandbox.faults([{"kind": "late_commit", "times": 2, **late}, {"kind": "late_commit", "status": 500, **late}])
+        world.sandbox.faults([{"kind": "hang_before", "times": 3, **late}])
+        killed = world.run(stop_at="sending", stop_nth=3, stop_after=0.2)
+        assert killed.killed, world.report()
+        assert world.sandbox.stats()["faults"] == {"hang_before": 3}, world.report()
+        skip = numbers.randint(0, 5)
+        world.sandbox.faults([{"kind": "late_commit", "skip": skip, "times": 2, **late}])
+        world.sandbox.faults([{"kind": "late_commit", "skip": skip, "status": 500, **late}])
         done = world.run()
         assert done.exit == 0, world.report()
         world.prove(done)

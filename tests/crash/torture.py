@@ -75,7 +75,7 @@ class RandomCase:
         plans = [self._plan() for _ in range(owners)]
         settings = {
             "timeout": 0.8,
-            "settle": 1.0,
+            "settle": numbers.choice((1.0, 1.0, 2.5)),
             "lease": numbers.choice((1.3, 1.6, 2.0)),
             "concurrency": numbers.randint(1, 6),
             "batch_size": numbers.choice((3, 8, 20, 100)),
@@ -96,7 +96,7 @@ class RandomCase:
         world = lab.world(
             self.name, self._database, records, table_source=source, seed=seed, settings=settings, sandbox=sandbox
         )
-        faults = self._faults()
+        faults = self._faults(0.6 * settings["settle"])
         with world:
             self._seed_older(world, sandbox)
             world.sandbox.faults(faults)
@@ -123,13 +123,12 @@ class RandomCase:
             plan.append(step | {"seconds": numbers.uniform(0, 4.0 if how == "suspended" else 1.5)})
         return plan
 
-    def _faults(self) -> list[dict[str, Any]]:
+    def _faults(self, late: float) -> list[dict[str, Any]]:
         numbers = self._numbers
         share = numbers.choice((0.0, 0.01, 0.02, 0.04))
         kinds = ("lost_after", "status_after", "html_after", "cut_after", "garbage_after", "hang_after")
         kinds += ("lost_before", "status_before", "html_before", "cut_before", "hang_before", "late_commit")
-        rules = [{"kind": kind, "probability": share, "seconds": 0.4 if "before" in kind else 0.9} for kind in kinds]
-        rules[-1]["seconds"] = 0.5  # well within settle
+        rules = [{"kind": kind, "probability": share, "seconds": late} for kind in kinds]
         reading = ("lost_before", "status_before", "garbage_before", "rate_limited")
         return rules + [{"kind": kind, "method": "GET", "probability": share / 2, "seconds": 1} for kind in reading]
 

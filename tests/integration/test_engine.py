@@ -635,7 +635,7 @@ def test_the_brake_lets_so_many_through_and_a_later_run_does_the_rest(on_sqlite,
 def test_the_brake_counts_neither_what_is_known_nor_what_is_refused(on_sqlite):
     on_sqlite.run(people(5)).ok()
     on_sqlite.sandbox.settings(refuse={"email": [f"j{number}@example.com" for number in range(5, 10)]})
-    outcome = on_sqlite.run(people(13), dataclasses.replace(QUICK, max_new=3), run_id="run 2").ok()
+    outcome = on_sqlite.run(people(13), dataclasses.replace(QUICK, max_new=4), run_id="run 2").ok()
     assert outcome.statuses == {"known": 5, "created": 3}
     assert len(outcome.results.rejected()) == 5
 
@@ -802,9 +802,12 @@ class BrokenSource(ListSource):
 
 def test_a_source_that_fails_half_way_stops_the_run_and_a_later_one_completes(on_sqlite):
     rows = people(30)
+    on_sqlite.sandbox.settings(latency=0.05)
     outcome = on_sqlite.run(BrokenSource(rows[:20], "table people"), dataclasses.replace(QUICK, batch_size=5))
     assert isinstance(outcome.error, PayarcSourceError)
     assert on_sqlite.nothing_is_held()
+    assert len(outcome.ids) == len(on_sqlite.sandbox.customers()), "what was on its way is waited for and recorded"
+    assert "pending" not in on_sqlite.states()
     on_sqlite.prove(rows, on_sqlite.run(rows).ok())
 
 
