@@ -95,6 +95,20 @@ class Run:
             await self._let_go()
 
     async def _main(self) -> None:
+        work = self._work
+        try:
+            whole = await self._work_through()
+        except PayarcError as error:
+            work.halt(error)  # the source, the ledger or PayArc's list: what is on its way is waited for all the same
+        await self._drain()
+        if work.stop:
+            raise work.stop
+        if self._sender.braked or not whole:
+            raise self._sender.braked_error()
+        work.raise_if_undecided()
+
+    async def _work_through(self) -> bool:
+        """Take the input, batch by batch, and settle what is left open; returns whether it came to the input's end."""
         work, sender = self._work, self._sender
         low = work.settings.batch_size // 2
         whole = False
@@ -112,12 +126,7 @@ class Run:
             if sender.braked:
                 break
         await self._settler.settle()
-        await self._drain()
-        if work.stop:
-            raise work.stop
-        if sender.braked or not whole:
-            raise sender.braked_error()
-        work.raise_if_undecided()
+        return whole
 
     async def _drain(self) -> None:
         """Wait until nothing is on its way: all sent, answered and recorded; or stopped."""

@@ -115,18 +115,25 @@ def slow_but_alive(lab: Lab, database: str, name: str, numbers: Random) -> None:
         assert slow.result["counts"]["created"] == 20, "rows of a run that was alive were taken over"
 
 
-def committed_late(lab: Lab, database: str, name: str, numbers: Random) -> None:
-    """Requests that PayArc carries out long after it lost the client: within ``settle``, but after the lease."""
+def committed_after_the_lease(lab: Lab, database: str, name: str, numbers: Random) -> None:
+    """PayArc carries requests out long after their sender was killed: after its lease, but within ``settle``."""
     records = people(18, numbers)
     with lab.world(name, database, records, settings={"settle": 3.0}, seed=numbers.randrange(10**6)) as world:
-        late = {"seconds": 2.3}
-        world.sandbox.faults([{"kind": "hang_before", "times": 3, **late}])
+        world.sandbox.faults([{"kind": "hang_before", "times": 3, "seconds": 2.3}])
         killed = world.run(stop_at="sending", stop_nth=3, stop_after=0.2)
         assert killed.killed, world.report()
         assert world.sandbox.stats()["faults"] == {"hang_before": 3}, world.report()
-        skip = numbers.randint(0, 5)
-        world.sandbox.faults([{"kind": "late_commit", "skip": skip, "times": 2, **late}])
-        world.sandbox.faults([{"kind": "late_commit", "skip": skip, "status": 500, **late}])
+        done = world.run()
+        assert done.exit == 0, world.report()
+        world.prove(done)
+
+
+def committed_after_the_answer(lab: Lab, database: str, name: str, numbers: Random) -> None:
+    """PayArc carries requests out long after it answered 500, or broke the connection off: within ``settle``."""
+    records = people(18, numbers)
+    with lab.world(name, database, records, settings={"settle": 2.0}, seed=numbers.randrange(10**6)) as world:
+        late = {"kind": "late_commit", "skip": numbers.randint(0, 5), "seconds": 1.4}
+        world.sandbox.faults([{**late, "times": 2}, {**late, "status": 500}])
         done = world.run()
         assert done.exit == 0, world.report()
         world.prove(done)
@@ -196,7 +203,7 @@ def nearly_equal_keys(lab: Lab, database: str, name: str, numbers: Random) -> No
 
 ALWAYS = [lost_answers_and_kills, three_at_once, suspended_before_sending, slow_but_alive, nearly_equal_keys]
 ONCE = [lost_answers, equal_records, two_sources_in_one_ledger, two_sources_in_two_ledgers]
-ONCE += [suspended_before_the_lease_check, committed_late]
+ONCE += [suspended_before_the_lease_check, committed_after_the_lease, committed_after_the_answer]
 CASES = [Scenario(tell, database) for tell in ALWAYS for database in DATABASES]
 CASES += [Scenario(tell, DATABASES[number % 3]) for number, tell in enumerate(ONCE)]
 
