@@ -40,7 +40,7 @@ class _Deadline(threading.local):
         return self._at - now()
 
 
-#: Set it in the thread that sends, directly before the request is handed over.
+#: Set it in the thread that sends, before it is decided that the request may go.
 deadline = _Deadline()
 
 
@@ -76,23 +76,42 @@ class _Response(http.client.HTTPResponse):
 
 def _leave_in_time() -> None:
     if deadline.left() <= 0:
-        raise urllib3.exceptions.ConnectTimeoutError("connected after the request's deadline")
+        raise urllib3.exceptions.ConnectTimeoutError("ready to send only after the request's deadline")
 
 
-class _HTTPConnection(urllib3.connection.HTTPConnection):
-    response_class = _Response
+class _Leaving:
+    """Lets no byte out past the deadline, on a new connection or on one that is open already.
+
+    A process may be suspended at any moment, also between two bytes. What was begun in time and not ended in time is
+    broken off: a request that did not arrive whole is none, but that is not for this side to say.
+    """
+
+    sock: Any
+    _begun = False
 
     def connect(self) -> None:
-        super().connect()
+        super().connect()  # type: ignore[misc]
         _leave_in_time()
 
+    def putrequest(self, *args: Any, **kwargs: Any) -> None:
+        self._begun = False
+        super().putrequest(*args, **kwargs)  # type: ignore[misc]
 
-class _HTTPSConnection(urllib3.connection.HTTPSConnection):
+    def send(self, data: Any) -> None:
+        if self.sock is not None and deadline.left() <= 0:
+            if self._begun:
+                raise TimeoutError("the request's deadline has passed")
+            _leave_in_time()
+        super().send(data)  # type: ignore[misc]
+        self._begun = True
+
+
+class _HTTPConnection(_Leaving, urllib3.connection.HTTPConnection):
     response_class = _Response
 
-    def connect(self) -> None:
-        super().connect()
-        _leave_in_time()
+
+class _HTTPSConnection(_Leaving, urllib3.connection.HTTPSConnection):
+    response_class = _Response
 
 
 class _HTTPPool(urllib3.HTTPConnectionPool):

@@ -91,9 +91,10 @@ class Transport:
         settings = session.merge_environment_settings(prepared.url, {}, True, self._verify, None)
         if isinstance(settings["verify"], str) and not os.path.exists(settings["verify"]):
             raise PayarcConfigError("the CA bundle does not exist: mend verify in the connection's extra")
+        # Begun before the decision: what is suspended right after it leaves no more.
+        deadline.set(self._timeout)
         if before_send is not None:
             before_send()
-        deadline.set(self._timeout)
         try:
             return self._exchange(session, prepared, settings)
         finally:

@@ -80,6 +80,7 @@ class Run:
         helpers = [
             self._sender.recorder.run(),
             keep_leases(self._work),
+            self._work.leave_in_time(),
             *(self._sender.run() for _ in range(self._work.settings.concurrency)),
         ]
         tasks = [asyncio.ensure_future(part) for part in (self._main(), *helpers)]

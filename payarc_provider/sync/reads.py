@@ -18,9 +18,11 @@ async def read(work: Work, call: Callable[[], Awaitable[T]]) -> T:
     """
     failures = 0
     while True:
+        if work.stop:
+            raise work.stop
         wait = work.payarc.delay(reading=True)
         if wait > 0:
-            await work.clock.sleep(wait)
+            await work.sleep(wait)
             continue
         try:
             return await call()

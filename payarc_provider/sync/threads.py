@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import functools
+import queue
 import sys
+import threading
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from payarc_provider.api.client import CustomerPage, PayarcClient
@@ -39,29 +42,68 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
 
+class DaemonPool(Executor):
+    """Threads that do not keep the process from ending.
+
+    A task that is told to stop has seconds, and a request may be without an answer for longer; its row stays open.
+    """
+
+    def __init__(self, threads: int, name: str) -> None:
+        self._threads = threads
+        self._name = name
+        self._started = 0
+        self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+
+    def submit(self, call: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Run the call in a thread; to be called from one thread only, the event loop's."""
+        future: Future[T] = Future()
+        self._calls.put((future, functools.partial(call, *args, **kwargs)))
+        if self._started < self._threads:
+            self._started += 1
+            threading.Thread(target=self._run, name=f"{self._name}-{self._started}", daemon=True).start()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Let the threads end when they have done what they are at; never waits."""
+        for _ in range(self._started):
+            self._calls.put(None)
+
+    def _run(self) -> None:
+        while (work := self._calls.get()) is not None:
+            future, call = work
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                result = call()
+            except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to who waits for the future
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+
 class Threads:
     """The pools of one run; leaving the context waits for no request that is still open."""
 
     def __init__(self, concurrency: int) -> None:
-        self.requests = ThreadPoolExecutor(concurrency, thread_name_prefix="payarc-request")
-        self.reads = ThreadPoolExecutor(1, thread_name_prefix="payarc-read")
-        self.ledger = ThreadPoolExecutor(1, thread_name_prefix="payarc-ledger")
-        self.source = ThreadPoolExecutor(1, thread_name_prefix="payarc-source")
+        self.requests = DaemonPool(concurrency, "payarc-request")
+        self.reads = DaemonPool(1, "payarc-read")
+        self.ledger = DaemonPool(1, "payarc-ledger")
+        self.source = DaemonPool(1, "payarc-source")
 
     def shutdown(self) -> None:
         """Start nothing more."""
         for pool in (self.requests, self.reads, self.ledger, self.source):
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown()
 
 
-async def _in(pool: ThreadPoolExecutor, call: Callable[[], T]) -> T:
+async def _in(pool: Executor, call: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(pool, call)
 
 
 class ThreadedFeed:
     """The input, read in the source's thread."""
 
-    def __init__(self, batches: BatchReader, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, batches: BatchReader, pool: Executor) -> None:
         self.total = batches.total
         self._batches = batches
         self._pool = pool

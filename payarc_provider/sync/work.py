@@ -139,6 +139,19 @@ class Work:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), max(left, MOMENT))
 
+    async def leave_in_time(self) -> None:
+        """End the run when the time to leave has come, whatever it is at.
+
+        :raises PayarcError: what stopped the run
+        """
+        await self._stopped.wait()
+        while self.leave_by is None:
+            self._changed.clear()
+            await self._changed.wait()
+        await self.clock.sleep(max(self.leave_by - self.clock.now(), MOMENT))
+        if self.stop:
+            raise self.stop
+
     async def sleep(self, seconds: float) -> None:
         """Wait, or until the run is stopped."""
         with contextlib.suppress(TimeoutError):

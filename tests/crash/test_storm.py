@@ -119,8 +119,8 @@ def committed_after_the_lease(lab: Lab, database: str, name: str, numbers: Rando
     """PayArc carries requests out long after their sender was killed: after its lease, but within ``settle``."""
     records = people(18, numbers)
     with lab.world(name, database, records, settings={"settle": 3.0}, seed=numbers.randrange(10**6)) as world:
-        world.sandbox.faults([{"kind": "hang_before", "times": 3, "seconds": 2.3}])
-        killed = world.run(stop_at="sending", stop_nth=3, stop_after=0.2)
+        world.sandbox.faults([{"kind": "hang_before", "skip": 3, "times": 3, "seconds": 2.3}])
+        killed = world.run(stop_at="sending", stop_nth=6, stop_after=0.2)
         assert killed.killed, world.report()
         assert world.sandbox.stats()["faults"] == {"hang_before": 3}, world.report()
         done = world.run()

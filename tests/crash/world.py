@@ -233,6 +233,7 @@ class World:
         :param records: those that were to be created, if not all
         :param interchangeable: records are equal and without reference, so that one may have adopted another's customer
         """
+        self._wait_for_commits()
         verdict = Verdict()
         wanted = Counter(said_by(record) for record in (self.records if records is None else records))
         customers = self.customers()
@@ -246,6 +247,14 @@ class World:
         if not interchangeable:
             verdict.problems += self._sent_again()
         return verdict
+
+    def _wait_for_commits(self) -> None:
+        """Until PayArc has carried out everything that reached it: a duplicate may be on its way."""
+        for _ in range(6000):
+            if not self.sandbox.stats()["posts"]["open"]:
+                return
+            time.sleep(0.01)
+        raise AssertionError(f"the sandbox is not done\n{self.report()}")
 
     def _sent_again(self) -> list[str]:
         """Requests for a record whose customer was made by an earlier one; the key's first part names the record."""

@@ -324,10 +324,15 @@ def test_before_send_comes_last_and_can_stop_it(serve):
     assert subject.sent == {"POST": 1}
 
 
-def test_time_spent_in_before_send_is_not_the_requests(serve):
+@pytest.mark.parametrize("warm", [False, True], ids=["new connection", "open connection"])
+def test_what_is_suspended_right_after_the_decision_to_send_does_not_leave(serve, warm):
     server = serve(answers(OK))
     subject = transport(server.url, timeout=0.2)
-    assert subject.send("POST", "/customers", "t", before_send=lambda: time.sleep(0.3)).status == 201
+    if warm:
+        subject.send("GET", "/customers", "t")
+    with pytest.raises(PayarcConnectionFailed):
+        subject.send("POST", "/customers", "t", before_send=lambda: time.sleep(0.3))
+    assert "POST" not in subject.sent
 
 
 def test_a_proxy_from_the_environment_does_not_get_what_is_for_this_machine(serve, monkeypatch):
