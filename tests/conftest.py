@@ -18,10 +18,15 @@ from sqlalchemy.engine import URL, make_url
 pytest_plugins = ["payarc_provider.sandbox.pytest_plugin"]
 
 
+def _remove(home: Path, process: int) -> None:
+    if os.getpid() == process:  # and not a child that was forked from it
+        shutil.rmtree(home, ignore_errors=True)
+
+
 def _hermetic_airflow() -> Path:
     """Airflow reads its environment when it is first imported, which collecting a test module may already do."""
     home = Path(tempfile.mkdtemp(prefix="payarc-airflow-"))
-    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    atexit.register(_remove, home, os.getpid())
     for folder in ("dags", "plugins", "logs"):
         (home / folder).mkdir()
     for name in [name for name in os.environ if name.startswith("AIRFLOW_") or name.lower().endswith("_proxy")]:

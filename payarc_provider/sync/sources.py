@@ -16,10 +16,12 @@ from sqlalchemy import Enum, String, and_, bindparam, cast, column, func, inspec
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.sql.elements import ColumnElement, quoted_name
 from sqlalchemy.sql.selectable import FromClause
+from sqlalchemy.types import NullType
 from sqlparse.tokens import Comment
 
 from payarc_provider.exceptions import PayarcConfigError, PayarcSourceError
 from payarc_provider.sync.database import describe
+from payarc_provider.sync.schema import MYSQL
 
 PAGE = 2000
 _MARKER = "payarc_source_query"
@@ -128,14 +130,23 @@ class DatabaseSource:
 
     def _order_enumerations_as_text(self) -> None:
         # They sort by their place in the enumeration, and compare with a parameter as text, or not at all.
-        if not self._is_table:
-            return
-        with self._connect() as connection:
-            columns = inspect(connection).get_columns(self._table_name, schema=self._schema_name)
-        enumerations = {found["name"] for found in columns if isinstance(found["type"], Enum)}
+        enumerations = self._enumerations()
         for place, name in enumerate(self._key_names):
             if name in enumerations:
                 self._key[place] = cast(self._key[place], String(255))
+
+    def _enumerations(self) -> set[str]:
+        if self._is_table:
+            with self._connect() as connection:
+                columns = inspect(connection).get_columns(self._table_name, schema=self._schema_name)
+            return {found["name"] for found in columns if isinstance(found["type"], Enum)}
+        if self._engine.dialect.name not in MYSQL:
+            return set()
+        # MySQL does not tell a query's enumerations from its text. Text it orders the same when cast, and without an
+        # index in any case, for a query has none.
+        with_key = self._select().where(*(one.is_not(None) for one in self._key))
+        first = self._fetch(with_key.limit(literal_column("1")))
+        return {name for row in first for name in self._key_names if isinstance(row[name], str)}
 
     def _without_key(self) -> Iterator[list[dict[str, Any]]]:
         # A NULL is behind no key. There are few such rows, or the key is the wrong column.
@@ -255,7 +266,7 @@ def _behind(key: Sequence[ColumnElement[Any]], after: Sequence[object]) -> Colum
 
 def _bound(place: int, value: object) -> ColumnElement[Any]:
     """A parameter that no query's own can be called like, and that may also be a truth value."""
-    return bindparam(f"payarc_key_{place}", value)
+    return bindparam(f"payarc_key_{place}", value, type_=NullType())  # the driver tells the type, not we
 
 
 def _equal(key: Sequence[ColumnElement[Any]], values: Sequence[object]) -> list[ColumnElement[bool]]:
