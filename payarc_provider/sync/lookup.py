@@ -10,6 +10,7 @@ less those that came on top meanwhile.
 from __future__ import annotations
 
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
@@ -198,6 +199,7 @@ class _Reading(Generic[SeerT]):
         self.still = True
         self.proves = False
         self._began: float | None = None
+        self._top: float | None = None  # the list's own time from which a customer counts as fresh
         self._total: int | None = None
         self._fresh: set[str] = set()
         self._met: set[str] = set()
@@ -232,8 +234,11 @@ class _Reading(Generic[SeerT]):
 
     def _begin(self, page: CustomerPage) -> bool:
         """The first page of a pass; returns whether it is the first pass."""
-        if self._began is None:
-            self._began, self._total = page.date, page.total
+        if self._top is None:
+            newest = created_between(page.customers[0]) if page.customers else None
+            self._top = newest[0] - FRESH_SECONDS if newest else -math.inf
+            self._began = page.date
+            self._total = page.total
             return True
         self.still = self.still and page.total == self._total
         return False
@@ -241,12 +246,17 @@ class _Reading(Generic[SeerT]):
     def _meet(self, customer: dict[str, Any], met: set[str], *, top: bool) -> None:
         its_id = customer_id(customer) or ""
         between = created_between(customer)
-        if self._began is None or (between is not None and between[1] < self._began - FRESH_SECONDS):
+        if between is not None and self._is_older(*between):
             met.add(its_id)
         elif top:
             self._fresh.add(its_id)
         elif its_id not in self._fresh:
             self.still = False
+
+    def _is_older(self, earliest: float, latest: float) -> bool:
+        """Than any customer that came after the first pass began: by PayArc's clock, or by the newest one then."""
+        by_clock = self._began is not None and latest < self._began - FRESH_SECONDS
+        return by_clock or (self._top is not None and earliest < self._top)
 
     def _judge(self, met: set[str], places: int, came: int, total: int | None) -> None:
         if total is None:  # PayArc gives no totals: two passes that agree
@@ -258,7 +268,7 @@ class _Reading(Generic[SeerT]):
             return
         expected = places - len(self._fresh)
         if came:
-            self.proves = self._began is not None and len(met) == expected - came
+            self.proves = len(met) == expected - came
             self.still = False
         else:
             self.proves = expected in (len(met), len(self._met))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from random import Random
 from typing import get_args
 
@@ -71,8 +72,9 @@ def three_at_once(lab: Lab, database: str, name: str, numbers: Random) -> None:
         assert suspended.wait_until_stopped(), world.report()
         # They end when they have taken its records over, so after its lease. If it stopped within a transaction, its
         # locks hold them up, and it has to go on first.
+        together = time.monotonic() + 8
         for other in others:
-            other.wait(12)
+            other.wait(max(0.0, together - time.monotonic()))
         suspended.go_on()
         for attempt in (suspended, *others):
             attempt.wait()
@@ -97,7 +99,7 @@ def _suspended(lab: Lab, database: str, name: str, numbers: Random, point: str, 
         suspended = world.start(stop_at=point, stop_nth=nth, **SUSPENDED)
         assert suspended.wait_until_stopped(), world.report()
         other = world.start()
-        other.wait(12)
+        other.wait(8)
         suspended.go_on()
         assert (suspended.wait(), other.wait()) == (0, 0), world.report()
         world.prove(suspended, other, suspended=[suspended])
@@ -137,7 +139,21 @@ def committed_after_the_answer(lab: Lab, database: str, name: str, numbers: Rand
         done = world.run()
         assert done.exit == 0, world.report()
         world.prove(done)
-        assert done.result["counts"]["unknown"] == 3, world.report()
+        assert done.result["counts"]["unknown"] >= 3, world.report()
+
+
+def times_without_a_zone(lab: Lab, database: str, name: str, numbers: Random) -> None:
+    """PayArc's list in the guide's form, whose times may be of any hour, and over several pages."""
+    sandbox = {"time_style": "guide", "id_style": "guide"}
+    with lab.world(name, database, people(18, numbers), sandbox=sandbox, seed=numbers.randrange(10**6)) as world:
+        hour_ago = time.time() - 3600
+        older = people(150, numbers, tag="older")
+        world.sandbox.seed({**one, "created_at": hour_ago + place} for place, one in enumerate(older))
+        killed = world.run(stop_at="sending", stop_nth=numbers.randint(3, 15))
+        assert killed.killed, world.report()
+        done = world.run()
+        assert done.exit == 0, world.report()
+        world.prove(done)
 
 
 def equal_records(lab: Lab, database: str, name: str, numbers: Random) -> None:
@@ -203,7 +219,7 @@ def nearly_equal_keys(lab: Lab, database: str, name: str, numbers: Random) -> No
 
 ALWAYS = [lost_answers_and_kills, three_at_once, suspended_before_sending, slow_but_alive, nearly_equal_keys]
 ONCE = [lost_answers, equal_records, two_sources_in_one_ledger, two_sources_in_two_ledgers]
-ONCE += [suspended_before_the_lease_check, committed_after_the_lease, committed_after_the_answer]
+ONCE += [times_without_a_zone, suspended_before_the_lease_check, committed_after_the_lease, committed_after_the_answer]
 CASES = [Scenario(tell, database) for tell in ALWAYS for database in DATABASES]
 CASES += [Scenario(tell, DATABASES[number % 3]) for number, tell in enumerate(ONCE)]
 
