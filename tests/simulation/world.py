@@ -603,15 +603,21 @@ class _Wire:
         self.world, self.process = world, process
 
     def _answer(self, future: Any, delay: float, result: Any) -> None:
-        def deliver() -> None:
-            if future.done():
-                return
-            if isinstance(result, BaseException):
-                future.set_exception(result)
-            else:
-                future.set_result(result() if callable(result) else result)
+        self.world.scheduler.after(delay, lambda: self.process.act(lambda: _deliver(future, result)))
 
-        self.world.scheduler.after(delay, lambda: self.process.act(deliver))
+
+def _deliver(future: Any, result: Any) -> None:
+    if future.done():
+        return
+    if isinstance(result, BaseException):
+        future.set_exception(result)
+    else:
+        future.set_result(result() if callable(result) else result)
+
+
+def _between(rng: random.Random) -> float:
+    """Seconds that a transaction takes to get there, or back."""
+    return 0.001 + 0.049 * rng.random()
 
 
 def _short(result: Any) -> Any:
@@ -645,7 +651,7 @@ class SimLedgerPort(_Wire):
             return
         self._running = True
         name, transaction, future = self._queue.pop(0)
-        self.world.scheduler.after(self.world.rng.uniform(0.001, 0.05), lambda: self._happen(name, transaction, future))
+        self.world.scheduler.after(_between(self.world.rng), lambda: self._happen(name, transaction, future))
 
     def _happen(self, name: str, transaction: Callable[[float], Any], future: Any) -> None:
         world = self.world
@@ -663,8 +669,12 @@ class SimLedgerPort(_Wire):
             if dice < world.weather.ledger_before + world.weather.ledger_after:
                 world.fault(self.process.name, name, "takes effect, but its answer is lost")
                 result = LedgerUnavailable("answer lost")
-        self._answer(future, world.rng.uniform(0.001, 0.05), result)
-        future.add_done_callback(lambda _: self._next())
+
+        def answer() -> None:
+            _deliver(future, result)
+            self._next()
+
+        world.scheduler.after(_between(world.rng), lambda: self.process.act(answer))
 
     async def rows(self, keys: Any) -> Any:
         keys = list(keys)
