@@ -49,8 +49,8 @@ __all__ = [
 
 
 @functools.cache
-def _first_paragraph(error: type[Exception]) -> str:
-    return inspect.cleandoc(error.__doc__ or "").split("\n\n")[0].replace("\n", " ")
+def _first_paragraph(text: str) -> str:
+    return inspect.cleandoc(text).split("\n\n")[0].replace("\n", " ")
 
 
 class PayarcError(Exception):
@@ -59,7 +59,7 @@ class PayarcError(Exception):
     may_have_acted: bool = False
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or _first_paragraph(type(self)))
+        super().__init__(message or _first_paragraph(type(self).__doc__ or ""))
 
     @property
     def message(self) -> str:
