@@ -36,6 +36,15 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
     },
 }
 
+ASSET_URIS: list[dict[str, Any]] = [
+    {
+        "schemes": ["payarc"],
+        "handler": "payarc_provider.assets.sanitize_uri",
+        "factory": "payarc_provider.assets.create_asset",
+        "to_openlineage_converter": "payarc_provider.assets.convert_asset_to_openlineage",
+    }
+]
+
 
 def get_provider_info() -> dict[str, Any]:
     """The provider's metadata."""
@@ -52,6 +61,8 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "hooks": [{"integration-name": "PayArc", "python-modules": ["payarc_provider.hooks.payarc"]}],
         "operators": [{"integration-name": "PayArc", "python-modules": ["payarc_provider.operators.customer"]}],
+        "asset-uris": ASSET_URIS,
+        "dataset-uris": ASSET_URIS,  # Airflow 2.11
         "connection-types": [
             {
                 "connection-type": "payarc",

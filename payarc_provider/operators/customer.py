@@ -12,7 +12,9 @@ from payarc_provider.sync.settings import Settings
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.openlineage.extractors import OperatorLineage
 
+    from payarc_provider.operators.observing import Seen
     from payarc_provider.operators.run import Outcome
 
 
@@ -174,10 +176,12 @@ class CreateCustomerOperator(BaseOperator):
         :raises PayarcRecordsRejected: more records were refused than ``max_rejected`` allows; all others are done
         :raises PayarcError: the run could not go on; run again, nothing is sent twice
         """
+        from payarc_provider.operators.observing import fill_assets
         from payarc_provider.operators.run import run
 
         outcome = run(self, context)
         self._push(context, outcome)
+        fill_assets(self, context, outcome.summary)
         outcome.raise_if_too_many_rejected(self.max_rejected, tolerate_known=self.tolerate_known_rejected)
         return outcome.customer_ids if self.push_ids else None
 
@@ -187,6 +191,19 @@ class CreateCustomerOperator(BaseOperator):
             self._terminate()
 
     _terminate: Callable[[], None] | None = None
+    seen: Seen | None = None
+
+    def get_openlineage_facets_on_start(self) -> OperatorLineage[Any, Any]:
+        """For the OpenLineage provider: what the task is going to read and write."""
+        from payarc_provider.operators.lineage import lineage_of
+
+        return lineage_of(self)
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
+        """For the OpenLineage provider: what the task has read and written, also when it failed in the end."""
+        from payarc_provider.operators.lineage import lineage_of
+
+        return lineage_of(self)
 
     def _push(self, context: Context, outcome: Outcome) -> None:
         if not self.do_xcom_push:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 from payarc_provider.api.rate_limit import RateLimiter
 from payarc_provider.hooks.database import sql_engine
 from payarc_provider.hooks.payarc import PayarcHook
+from payarc_provider.hooks.tracing import tracing
+from payarc_provider.operators.observing import meter_of, note_lineage, observed
 from payarc_provider.operators.records import resolve_records
 from payarc_provider.sync.account import Identity, find_scope, token_user
 from payarc_provider.sync.engine import Run
@@ -84,7 +86,7 @@ def run(operator: CreateCustomerOperator, context: Context) -> Outcome:
     settings.check()
     with contextlib.ExitStack() as stack:
         limiter = RateLimiter()
-        client = hook.get_client(limiter)
+        client, observer = hook.get_client(limiter), tracing()
         stack.callback(client.close)
         ledger_engine = sql_engine(operator.ledger_conn_id or operator.sql_conn_id or "", "ledger_conn_id")
         stack.callback(ledger_engine.dispose)
@@ -113,6 +115,7 @@ def run(operator: CreateCustomerOperator, context: Context) -> Outcome:
         results = Results(keep=operator.push_ids)
         pools = stack.enter_context(threads(settings.concurrency))
         clock = SystemClock()
+        payarc = ThreadedPayarc(client, limiter, pools)
         engine = Run(
             me,
             settings,
@@ -122,15 +125,19 @@ def run(operator: CreateCustomerOperator, context: Context) -> Outcome:
             ledger=ThreadedLedger(ledger, me, pools, retry_rejected=settings.retry_rejected)
             if exists
             else cast("LedgerPort", NoLedger()),
-            payarc=ThreadedPayarc(client, limiter, pools),
+            payarc=payarc,
             sink=results,
             clock=clock,
+            observer=observer,
         )
+        note_lineage(operator, scope, source, reader, engine)
+        meter = meter_of(operator, context, engine, client, payarc, clock)
         progress = Progress(
-            clock, cast("logging.Logger", operator.log), engine.counts, lambda: batches.read, batches.total
+            clock, cast("logging.Logger", operator.log), engine.counts, lambda: batches.read, batches.total, meter.tell
         )
         try:
-            run_to_end(_with_progress(engine, progress, operator))
+            with observed(operator, observer, engine, client, meter):
+                run_to_end(_with_progress(engine, progress, operator))
         finally:
             _tell_end(operator, reader, progress, client.requests_sent)
         return Outcome(

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import Counter
 
+from payarc_provider.api.observer import SILENT, Observer
 from payarc_provider.exceptions import PayarcError, PayarcRunStopped
 from payarc_provider.sync.intake import Intake
 from payarc_provider.sync.ledger import Claimant
@@ -34,6 +35,7 @@ class Run:
     :param me: this attempt, as the ledger names it
     :param ledger_id: the ledger's own random id
     :param reader: gives digests of listed customers
+    :param observer: is told of each batch
     """
 
     def __init__(
@@ -48,8 +50,10 @@ class Run:
         payarc: PayarcPort,
         sink: Sink,
         clock: Clock,
+        observer: Observer = SILENT,
     ) -> None:
         self._feed = feed
+        self._observer = observer
         self._work = Work(me, settings, ledger_id, ledger=ledger, payarc=payarc, sink=sink, clock=clock)
         self._sender = Sender(self._work)
         look_up = LookUp(self._work, self._sender, reader)
@@ -61,6 +65,11 @@ class Run:
     def counts(self) -> Counter[str]:
         """Records by what became of them, and what it took."""
         return self._work.counts
+
+    @property
+    def done(self) -> Counter[str]:
+        """What this attempt itself did; see Work."""
+        return self._work.done
 
     def terminate(self) -> None:
         """Leave quickly: start nothing more, record what is answered within seconds, release the rest."""
@@ -118,7 +127,8 @@ class Run:
             if batch is None:
                 whole = True
                 break
-            await self._intake.take(batch)
+            with self._observer.span("payarc.batch", {"payarc.batch.size": len(batch)}):
+                await self._intake.take(batch)
             await work.until(lambda: sender.outbox.qsize() <= low or bool(work.stop or sender.braked or sender.paused))
             if sender.braked:
                 await self._drain()  # what is on its way may be refused, and so give way

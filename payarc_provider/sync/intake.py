@@ -94,13 +94,15 @@ class Intake:
         work = self._work
         if record.errors:
             known = before is not None and before.state == State.REJECTED and before.digest == record.digest
-            work.refuse(record, record.errors, new=not known or work.same_run(before))
+            work.refuse(
+                record, record.errors, new=not known or work.same_run(before), again=known and work.same_run(before)
+            )
         elif row is None:
             work.aside.append(record)
         elif row.state == State.CREATED:
             self._accept_known(record, row)
         elif row.state == State.REJECTED and row.digest == record.digest:
-            work.refuse(record, row.errors, new=work.same_run(row))
+            work.refuse(record, row.errors, new=work.same_run(row), again=work.same_run(row))
         elif _owned(row, work.me.owner) and asked is not None:
             self._sender.queue(self._intent(record, row, asked))
         else:
@@ -114,6 +116,8 @@ class Intake:
         status = Status.KNOWN
         if self._work.same_run(row):
             status = Status.ADOPTED if row.matched_by == "email" else Status.CREATED
+        elif record.key not in self._work.found:
+            self._work.done[Status.KNOWN] += 1
         self._work.accept(record, row.customer_id or "", status, changed=changed)
 
     def _intent(self, record: Record, row: Row, asked: float) -> Intent:

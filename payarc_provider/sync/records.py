@@ -141,6 +141,15 @@ class Reader:
         self.personal_keys = 0
         self._seen_columns: set[str] = set()
 
+    @property
+    def met_mapping(self) -> dict[str, str]:
+        """PayArc field → source column, of the columns that were named or have been met."""
+        return {
+            field: column
+            for field, column in self._columns.items()
+            if self.mapping is not None or column in self._seen_columns
+        }
+
     def read(self, index: int, row: object) -> Record:
         """The record of one row; what is wrong with it stands in its ``errors``."""
         if not isinstance(row, Mapping):

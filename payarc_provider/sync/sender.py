@@ -168,6 +168,7 @@ class Sender:
     def _note_unknown(self, intent: Intent) -> None:
         work = self._work
         work.counts["unknown"] += 1
+        work.done["unknown"] += 1
         work.tries[intent.key] += 1
         work.unknown[intent.key] = intent
         self._unknown_in_a_row += 1
@@ -215,6 +216,11 @@ class Sender:
 def idempotency_key(work: Work, intent: Intent) -> str:
     """The record's code and the attempt, both committed before sending. PayArc may or may not honour it."""
     return f"{reference(work.ledger_id, work.me.account, intent.key)}-{intent.attempt}"
+
+
+def attempt_of(idempotency_key: str) -> int:
+    """The attempt that an `idempotency_key` names."""
+    return int(idempotency_key.rpartition("-")[2])
 
 
 def _as_sent(fields: dict[str, str], customer: dict[str, Any]) -> bool:

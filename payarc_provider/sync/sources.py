@@ -92,13 +92,20 @@ class DatabaseSource:
         self._wanted = list(columns) if columns is not None else None
         self._page_size = page_size
         self._is_table = table_name is not None
-        self._schema_name, self._table_name = _table_name(table_name) if table_name is not None else (None, _MARKER)
+        self._schema_name, self._table_name = (
+            split_table_name(table_name) if table_name is not None else (None, _MARKER)
+        )
         self._from: FromClause = table(
             quoted_name(self._table_name, True),
             schema=quoted_name(self._schema_name, True) if self._schema_name else None,
         )
         self._sql = _one_statement(sql) if sql is not None else None
         self._parameters = parameters
+
+    @property
+    def table(self) -> tuple[Engine, str | None, str] | None:
+        """The engine, the schema as far as it was named, and the table; None for a query."""
+        return (self._engine, self._schema_name, self._table_name) if self._is_table else None
 
     def total(self) -> int | None:
         """The number of rows of a table; of a query it would cost as much as the query."""
@@ -297,7 +304,12 @@ def _says_something(statement: Any) -> bool:
     )
 
 
-def _table_name(name: str) -> tuple[str | None, str]:
+def split_table_name(name: str) -> tuple[str | None, str]:
+    """
+    Schema and table of ``table`` or ``schema.table``, without quotes.
+
+    :raises PayarcConfigError: if it is neither
+    """
     parts = [
         next(group.replace('""', '"').replace("``", "`") for group in found if group).strip()
         for found in _NAME_PART.findall(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import datetime
 import functools
 import queue
@@ -16,10 +17,13 @@ from typing import Any, TypeVar
 
 from payarc_provider.api.client import CustomerPage, PayarcClient
 from payarc_provider.api.rate_limit import RateLimiter
+from payarc_provider.exceptions import PayarcRateLimited
 from payarc_provider.sync.feed import BatchReader
 from payarc_provider.sync.ledger import Claimant, Ledger, Recorded, Row, Settled
 from payarc_provider.sync.records import Record
+from payarc_provider.sync.sender import attempt_of
 from payarc_provider.sync.states import Created
+from payarc_provider.sync.waits import Waits
 
 T = TypeVar("T")
 CREATE = "POST /customers"
@@ -97,7 +101,8 @@ class Threads:
 
 
 async def _in(pool: Executor, call: Callable[[], T]) -> T:
-    return await asyncio.get_running_loop().run_in_executor(pool, call)
+    # In the caller's context, so that a request's span lies within the run's.
+    return await asyncio.get_running_loop().run_in_executor(pool, contextvars.copy_context().run, call)
 
 
 class ThreadedFeed:
@@ -116,6 +121,8 @@ class ThreadedFeed:
 class ThreadedPayarc:
     """PayArc over HTTP, a thread per open request.
 
+    ``waits``: how long the rate limit held requests back, by this machine's clock.
+
     :param limiter: the same one that the client teaches
     """
 
@@ -123,31 +130,45 @@ class ThreadedPayarc:
         self._client = client
         self._limiter = limiter
         self._threads = threads
+        self._clock = SystemClock()
+        self.waits = Waits()
 
     async def ping(self) -> float | None:
         """One cheap authenticated call."""
-        return await _in(self._threads.reads, self._client.ping)
+        return await self._in(self._threads.reads, self._client.ping)
 
     async def create(self, fields: Mapping[str, str], idempotency_key: str, guard: Callable[[], None]) -> Created:
         """One POST."""
 
         def send() -> Created:
-            customer = self._client.create_customer(fields, idempotency_key=idempotency_key, before_send=guard)
+            customer = self._client.create_customer(
+                fields, idempotency_key=idempotency_key, before_send=guard, attempt=attempt_of(idempotency_key)
+            )
             return Created(customer["customer_id"], customer)
 
-        return await _in(self._threads.requests, send)
+        return await self._in(self._threads.requests, send)
 
     async def list_page(self, page: int) -> CustomerPage:
         """One page of 100 customers."""
-        return await _in(self._threads.reads, lambda: self._client.list_page(page, 100))
+        return await self._in(self._threads.reads, lambda: self._client.list_page(page, 100))
 
     def delay(self, reading: bool) -> float:
         """Seconds until the rate limit lets the next request go."""
-        return self._limiter.delay(LIST if reading else CREATE)
+        wait = self._limiter.delay(LIST if reading else CREATE)
+        if wait > 0:
+            self.waits.told(self._clock.now(), wait)
+        return wait
 
     def unreserve(self, reading: bool) -> None:
         """Give back an unused place."""
         self._limiter.release(LIST if reading else CREATE)
+
+    async def _in(self, pool: Executor, call: Callable[[], T]) -> T:
+        try:
+            return await _in(pool, call)
+        except PayarcRateLimited as limited:
+            self.waits.told(self._clock.now(), limited.retry_after or 1.0)
+            raise
 
 
 class ThreadedLedger:
@@ -234,7 +255,7 @@ def run_to_end(main: Coroutine[Any, Any, None]) -> None:
         asyncio.run(main)
         return
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(asyncio.run, main).result()
+        pool.submit(contextvars.copy_context().run, asyncio.run, main).result()
 
 
 @contextlib.contextmanager

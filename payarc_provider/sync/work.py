@@ -30,7 +30,9 @@ class Work:
     sent and got no usable answer. ``aside``: records to be looked at again, since somebody else holds their row or the
     look-up freed it. ``taken``: rows taken over from others and not settled. ``undecided``: key → why the list cannot
     decide. ``exhausted``: key → why it is not tried again in this run. ``promised``: keys that ``max_new`` let pass and
-    that are not finished.
+    that are not finished. ``done``: what this attempt itself did, as metrics count it: a row that it recorded as
+    created, a customer that it met as known, a refusal, an unknown outcome; nothing that another attempt counted.
+    ``found``: keys whose customer this attempt found in PayArc's list.
     """
 
     def __init__(
@@ -52,6 +54,8 @@ class Work:
         self.sink = sink
         self.clock = clock
         self.counts: Counter[str] = Counter()
+        self.done: Counter[str] = Counter()
+        self.found: set[str] = set()
         self.mine: dict[str, Intent] = {}
         self.unknown: dict[str, Intent] = {}
         self.aside: list[Record] = []
@@ -74,10 +78,11 @@ class Work:
         self.counts["changed"] += changed
         self.sink.accepted(record, customer_id, status, changed=changed)
 
-    def refuse(self, record: Record, errors: Errors, *, new: bool) -> None:
-        """The record is refused."""
+    def refuse(self, record: Record, errors: Errors, *, new: bool, again: bool = False) -> None:
+        """The record is refused; ``again`` in this DAG run."""
         self.promised.discard(record.key or "")
         self.counts["rejected"] += 1
+        self.done["rejected"] += not again
         self.sink.refused(record, errors, new=new)
 
     def same_run(self, row: Row | None) -> bool:
