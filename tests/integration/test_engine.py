@@ -65,6 +65,7 @@ class Outcome:
     counts: Counter[str]
     requests: dict[str, int]
     error: PayarcError | None
+    done: Counter[str]
 
     @property
     def ids(self):
@@ -140,7 +141,7 @@ class Bench:
             counts = run.counts
         client.close()
         counts["repeated"] = batches.repeated
-        return Outcome(results, counts, client.requests_sent, error)
+        return Outcome(results, counts, client.requests_sent, error, +run.done)
 
     def rows(self):
         """key → ledger row."""
@@ -249,6 +250,25 @@ def test_a_retry_of_the_same_dag_run_says_created_and_another_run_says_known(ben
     bench.run(rows).ok()
     assert bench.run(rows).ok().statuses == {"created": 3}
     assert bench.run(rows, run_id="run 2").ok().statuses == {"known": 3}
+
+
+def test_over_all_attempts_what_was_done_is_counted_once(on_sqlite):
+    """What metrics are made of: a retry tells the same in its summary, and has done nothing."""
+    on_sqlite.sandbox.settings(refuse={"email": ["j0@example.com"]})
+    on_sqlite.sandbox.faults([{"kind": "lost_after", "method": "POST"}, {"kind": "lost_before", "method": "POST"}])
+    rows = [*people(8), {"id": "bad", "name": "Jo"}]
+    first, retry = on_sqlite.run(rows).ok(), on_sqlite.run(rows).ok()
+    assert first.done == {"created": 7, "rejected": 2, "unknown": 2}
+    assert retry.statuses == {"created": 7}
+    assert retry.done == {}
+    assert on_sqlite.run(rows, run_id="run 2").ok().done == {"known": 7, "rejected": 2}
+
+
+def test_what_is_adopted_is_counted_as_adopted(on_sqlite):
+    on_sqlite.sandbox.seed(people(2))
+    settings = dataclasses.replace(QUICK, match_existing="email")
+    assert on_sqlite.run(people(3), settings).ok().done == {"adopted": 2, "created": 1}
+    assert on_sqlite.run(people(3), settings).ok().done == {}
 
 
 def test_a_table_is_read_and_created_page_by_page_into_a_ledger_in_the_same_database(bench):
@@ -718,6 +738,7 @@ def test_what_a_killed_run_left_is_adopted_where_payarc_has_it_and_sent_where_it
     assert len(bench.sandbox.customers()) == 270
     assert outcome.statuses == {"known": 6, "created": 4}
     assert bench.states() == {"created": 10}
+    assert outcome.done == {"created": 10}, "each customer is counted once, whatever the run says of it"
     assert bench.run(rows).ok().requests == {}
 
 
