@@ -52,7 +52,11 @@ def table_uri(engine: Engine, schema: str | None, table: str) -> str | None:
     scheme, port = _TABLES.get(url.get_backend_name(), (None, 0))
     if scheme is None or not url.host or not url.database:
         return None
-    path = [url.database, schema or sqlalchemy.inspect(engine).default_schema_name or "", table]
     if scheme == "mysql":
         path = [schema or url.database, table]
+    else:
+        try:
+            path = [url.database, schema or sqlalchemy.inspect(engine).default_schema_name or "", table]
+        except sqlalchemy.exc.SQLAlchemyError:  # whether the source can be read is for the source to say
+            return None
     return f"{scheme}://{url.host}:{url.port or port}/" + "/".join(quote(part, safe="") for part in path)

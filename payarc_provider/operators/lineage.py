@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.openlineage.facet import (
@@ -27,6 +29,7 @@ from payarc_provider.sync.sources import split_table_name
 if TYPE_CHECKING:
     from payarc_provider.operators.customer import CreateCustomerOperator
 
+_PLACEHOLDER = re.compile(r"%\(\w+\)s|%s")
 Origins = dict[str, list[tuple[Dataset, str]]]
 """Column → the columns of the inputs that it comes from."""
 
@@ -87,7 +90,10 @@ def _inputs(operator: CreateCustomerOperator) -> tuple[list[Dataset], Origins]:
     database = _Database(operator.sql_conn_id)
     if operator.table is not None:
         return [database.dataset(*split_table_name(operator.table))], {}
-    return database.of_query(operator.sql or "")
+    sql = operator.sql or ""
+    if operator.parameters is not None:  # OpenLineage's parser knows no placeholders of this style
+        sql = _PLACEHOLDER.sub("NULL", sql)
+    return database.of_query(sql)
 
 
 def _upstream(operator: CreateCustomerOperator) -> Iterator[Dataset]:
@@ -117,7 +123,11 @@ class _Database:
         self._hook: Any = BaseHook.get_hook(conn_id)
         self._connection = BaseHook.get_connection(conn_id)
         self._info = self._hook.get_openlineage_database_info(self._connection)
-        self._default_schema = self._hook.get_openlineage_default_schema() if self._info else None
+
+    @cached_property
+    def _default_schema(self) -> str | None:
+        """Asked of the database, and so only where no schema is named; None where there are no schemas."""
+        return self._hook.get_openlineage_default_schema() if self._info else None
 
     @property
     def _namespace(self) -> str:
@@ -129,10 +139,10 @@ class _Database:
         """A table: ``database.schema.table`` where databases have schemas, else ``database.table``."""
         if self._info is None:
             parts = [schema, table]
-        elif self._default_schema is None:
-            parts = [schema or self._info.database or self._connection.schema, table]
+        elif self._info.database is None:
+            parts = [schema or self._default_schema or self._connection.schema, table]
         else:
-            parts = [database or self._info.database or self._connection.schema, schema or self._default_schema, table]
+            parts = [database or self._info.database, schema or self._default_schema, table]
         return Dataset(namespace=self._namespace, name=".".join(part for part in parts if part))
 
     def of_query(self, sql: str) -> tuple[list[Dataset], Origins]:

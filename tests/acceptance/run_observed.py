@@ -32,7 +32,7 @@ def main(report: Path, *names: str) -> None:
     with _around():
         states = [str(bag.dags[name].test().state) for name in names]
     spans = [_told(span) for span in exporter.get_finished_spans()] if exporter else None
-    report.write_text(json.dumps({"states": states, "spans": spans}))
+    report.write_text(json.dumps({"states": states, "spans": spans, "hook_lineage": _hook_lineage()}))
 
 
 def _exporter():
@@ -48,6 +48,16 @@ def _exporter():
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
     return exporter
+
+
+def _hook_lineage() -> dict[str, list[str]]:
+    from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
+
+    collected = get_hook_lineage_collector().collected_assets
+    return {
+        "inputs": sorted({one.asset.uri for one in collected.inputs}),
+        "outputs": sorted({one.asset.uri for one in collected.outputs}),
+    }
 
 
 def _around():

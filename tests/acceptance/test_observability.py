@@ -60,6 +60,7 @@ class Watched:
         self.place = place
         self.states = report["states"]
         self.spans = report["spans"]
+        self.hook_lineage = report["hook_lineage"]
         self.stats: dict[str, list[float]] = defaultdict(list)
         self.kinds: dict[str, str] = {}
         for name, value, kind in came:
@@ -260,6 +261,28 @@ def test_a_query_names_its_tables_and_where_its_columns_come_from(watched):
     assert columns(event["outputs"][0]) == {"email": [("contacts", "address")], "name": [("people", "full_name")]}
 
 
+@pytest.mark.skipif(not OPENLINEAGE, reason="apache-airflow-providers-openlineage is not installed")
+def test_tables_have_their_schema_where_there_are_schemas_and_placeholders_do_not_matter(crm, connect):
+    from payarc_provider.operators.customer import CreateCustomerOperator
+
+    connect("payarc_default", conn_type="payarc", password="token-1", extra={"account": "main"})
+    server = crm.engine.dialect.name == "postgresql"
+    since = "%(since)s" if server else "?"
+    query = f"SELECT p.id, p.full_name AS name FROM people p JOIN crm.orders o ON o.id = p.id WHERE o.at > {since}"
+    parameters = {"since": 1} if server else [1]
+    lineage = CreateCustomerOperator(
+        task_id="create", sql=query, parameters=parameters, sql_conn_id="crm", fields={"name": "name"}
+    ).get_openlineage_facets_on_start()
+
+    people = f"{crm.url.database}.public.people" if server else "people"
+    assert sorted(one.name for one in lineage.inputs) == [
+        f"{crm.url.database}.crm.orders" if server else "crm.orders",
+        people,
+    ]
+    (known,) = lineage.outputs[0].facets["columnLineage"].fields["name"].inputFields
+    assert (known.name, known.field) == (people, "full_name")
+
+
 @pytest.mark.parametrize(("dag", "upstream"), [("from_xcom", "extract"), ("mapped", "extract_many")])
 def test_records_from_xcom_name_the_task_they_come_from(watched, dag, upstream):
     (event,) = watched.events("COMPLETE", dag)
@@ -273,6 +296,11 @@ def test_a_task_that_fails_tells_its_lineage_too(watched):
     (event,) = watched.events("FAIL", "stopped")
 
     assert [name for _, name in named(event["inputs"] + event["outputs"])] == ["main/customers", "refused"]
+
+
+@pytest.mark.skipif(not OPENLINEAGE, reason="no plugin reads hook lineage: OpenLineage's is not installed")
+def test_plugins_that_read_hook_lineage_are_told_what_was_written(watched):
+    assert watched.hook_lineage == {"inputs": [], "outputs": [f"payarc://{watched.place}/main/customers"]}
 
 
 # ---- assets ---------------------------------------------------------------------------------------------------------

@@ -99,6 +99,11 @@ def test_everything_that_is_named_exists():
         for group in info[kind]:
             for module in group["python-modules"]:
                 importlib.import_module(module)
+    for kind in ("asset-uris", "dataset-uris"):
+        for uris in info[kind]:
+            for name in (uris["handler"], uris["factory"], uris["to_openlineage_converter"]):
+                module, _, function = name.rpartition(".")
+                assert callable(getattr(importlib.import_module(module), function))
     (connection_type,) = info["connection-types"]
     module, _, hook = connection_type["hook-class-name"].rpartition(".")
     assert getattr(importlib.import_module(module), hook) is PayarcHook
