@@ -16,9 +16,9 @@ RUN_DURATION = "payarc.run.duration"
 
 
 class Meter:
-    """Sends what has happened since it last did; a run that goes on elsewhere counts on with a meter of its own.
+    """Sends what has happened since it last did, or since it was made.
 
-    :param done: the attempt's own counts, by the names of ``CUSTOMERS``
+    :param customers: counts so far, by the names of ``CUSTOMERS``, from nothing
     :param requests: requests sent so far, by method
     :param waited: seconds of waiting for the rate limit so far
     :param seconds: since the run's beginning
@@ -27,18 +27,18 @@ class Meter:
 
     def __init__(
         self,
-        done: Mapping[str, int],
+        customers: Callable[[], Mapping[str, int]],
         requests: Callable[[], Mapping[str, int]],
         waited: Callable[[], float],
         seconds: Callable[[], float],
         tags: Mapping[str, str],
     ) -> None:
-        self._done = done
+        self._customers = customers
         self._requests = requests
         self._waited = waited
         self._seconds = seconds
         self._tags = dict(tags)
-        self._told: Counter[str] = Counter()
+        self._told = Counter(requests())
         self._told_waited = 0.0
 
     def tell(self, *, end: bool = False) -> None:
@@ -51,8 +51,9 @@ class Meter:
             log.debug("Metrics could not be sent: %s", type(error).__name__)
 
     def _tell(self) -> None:
+        customers = self._customers()
         for name, metric in CUSTOMERS.items():
-            self._count(metric, name, self._done.get(name, 0), {})
+            self._count(metric, name, customers.get(name, 0), {})
         for method, total in self._requests().items():
             self._count(REQUESTS, method, total, {"method": method})
         waited = self._waited()

@@ -66,6 +66,7 @@ class Intake:
         fit: dict[str, Record] = {}
         for record in records:
             if record.key is None or record.unstorable:
+                self._work.met["rejected"] += 1
                 self._work.refuse(record, record.errors, new=True)
             elif record.key in fit:
                 self._work.aside.append(record)
@@ -93,31 +94,40 @@ class Intake:
         """
         work = self._work
         if record.errors:
-            known = before is not None and before.state == State.REJECTED and before.digest == record.digest
-            work.refuse(
-                record, record.errors, new=not known or work.same_run(before), again=known and work.same_run(before)
-            )
+            known = _has_refused(before, record)
+            self._tally_refusal(record, before, row)
+            work.refuse(record, record.errors, new=not known or work.same_run(before))
         elif row is None:
             work.aside.append(record)
         elif row.state == State.CREATED:
             self._accept_known(record, row)
         elif row.state == State.REJECTED and row.digest == record.digest:
-            work.refuse(record, row.errors, new=work.same_run(row), again=work.same_run(row))
+            self._tally_refusal(record, row, row)
+            work.refuse(record, row.errors, new=work.same_run(row))
         elif _owned(row, work.me.owner) and asked is not None:
             self._sender.queue(self._intent(record, row, asked))
         else:
             work.aside.append(record)
 
+    def _tally_refusal(self, record: Record, before: Row | None, row: Row | None) -> None:
+        """Count a refusal that the ledger has: now, since just before, or from this DAG run, which counted it then."""
+        work = self._work
+        if _has_refused(before, record):
+            work.met["rejected"] += not work.same_run(before)
+        else:
+            (work.done if _has_refused(row, record) else work.met)["rejected"] += 1
+
     def _accept_known(self, record: Record, row: Row) -> None:
         changed = row.digest != record.digest
         if changed and row.source != self._work.me.source:
+            self._work.met["rejected"] += 1
             self._work.refuse(record, _other_source(row), new=True)
             return
         status = Status.KNOWN
         if self._work.same_run(row):
             status = Status.ADOPTED if row.matched_by == "email" else Status.CREATED
         elif record.key not in self._work.found:
-            self._work.done[Status.KNOWN] += 1
+            self._work.met[Status.KNOWN] += 1
         self._work.accept(record, row.customer_id or "", status, changed=changed)
 
     def _intent(self, record: Record, row: Row, asked: float) -> Intent:
@@ -165,6 +175,10 @@ class Intake:
 
 def _owned(row: Row | None, owner: str) -> bool:
     return row is not None and row.state == State.PENDING and row.owner == owner
+
+
+def _has_refused(row: Row | None, record: Record) -> bool:
+    return row is not None and row.state == State.REJECTED and row.digest == record.digest
 
 
 def _other_source(row: Row) -> Errors:

@@ -76,8 +76,10 @@ class Recorder:
         if settled.customer_id:
             status = Status.ADOPTED if settled.matched_by == "email" else Status.CREATED
             self._work.done[status] += 1
+            self._work.made += status is Status.CREATED
             self._work.accept(intent.record, settled.customer_id, status, changed=False)
         else:
+            self._work.done["rejected"] += 1
             self._work.refuse(intent.record, settled.errors or {}, new=True)
 
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from payarc_provider.exceptions import PayarcError, PayarcRunStopped
 from payarc_provider.sync.database import LedgerUnavailable
+from payarc_provider.sync.deferral import Deferral
 from payarc_provider.sync.intent import Intent
 from payarc_provider.sync.ledger import Claimant, Row
 from payarc_provider.sync.ports import Clock, LedgerPort, PayarcPort, Sink
@@ -30,9 +31,11 @@ class Work:
     sent and got no usable answer. ``aside``: records to be looked at again, since somebody else holds their row or the
     look-up freed it. ``taken``: rows taken over from others and not settled. ``undecided``: key → why the list cannot
     decide. ``exhausted``: key → why it is not tried again in this run. ``promised``: keys that ``max_new`` let pass and
-    that are not finished. ``done``: what this attempt itself did, as metrics count it: a row that it recorded as
-    created, a customer that it met as known, a refusal, an unknown outcome; nothing that another attempt counted.
-    ``found``: keys whose customer this attempt found in PayArc's list.
+    that are not finished. ``made``: how many customers the DAG run has created, as ``max_new`` counts them.
+
+    For metrics, which count nothing twice: ``done``: what this attempt itself brought about, rows that it recorded and
+    requests without a usable answer. ``met``: records that it only read, known or refused before, and that it would
+    meet again if it read them again. ``found``: keys whose customer this attempt found in PayArc's list.
     """
 
     def __init__(
@@ -55,12 +58,14 @@ class Work:
         self.clock = clock
         self.counts: Counter[str] = Counter()
         self.done: Counter[str] = Counter()
+        self.met: Counter[str] = Counter()
         self.found: set[str] = set()
         self.mine: dict[str, Intent] = {}
         self.unknown: dict[str, Intent] = {}
         self.aside: list[Record] = []
         self.taken: set[str] = set()
         self.promised: set[str] = set()
+        self.made = 0
         self.tries: Counter[str] = Counter()
         self.undecided: dict[str, str] = {}
         self.exhausted: dict[str, str] = {}
@@ -78,12 +83,16 @@ class Work:
         self.counts["changed"] += changed
         self.sink.accepted(record, customer_id, status, changed=changed)
 
-    def refuse(self, record: Record, errors: Errors, *, new: bool, again: bool = False) -> None:
-        """The record is refused; ``again`` in this DAG run."""
+    def refuse(self, record: Record, errors: Errors, *, new: bool) -> None:
+        """The record is refused."""
         self.promised.discard(record.key or "")
         self.counts["rejected"] += 1
-        self.done["rejected"] += not again
         self.sink.refused(record, errors, new=new)
+
+    async def count_made(self) -> None:
+        """Ask the ledger how many customers the DAG run has created, where ``max_new`` wants to know."""
+        if self.settings.max_new is not None and not self.settings.dry_run:
+            self.made = await self.in_ledger(self.ledger.made)
 
     def same_run(self, row: Row | None) -> bool:
         """Whether this DAG run, in whichever try, wrote the row."""
@@ -107,7 +116,8 @@ class Work:
 
         :param within: seconds after which even that is given up
         """
-        self.stop = self.stop or error
+        if self.stop is None or isinstance(self.stop, Deferral):
+            self.stop = error
         if within is not None:
             self.leave_by = self.clock.now() + within
         self._stopped.set()

@@ -199,6 +199,7 @@ def test_a_run_and_its_batch_tell_counts(watched):
         "payarc.customers.rejected": 1,
         "payarc.customers.unknown": 1,
         "payarc.requests": PEOPLE + 2,
+        "payarc.deferred": False,
     }
 
 

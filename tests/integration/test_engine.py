@@ -141,7 +141,7 @@ class Bench:
             counts = run.counts
         client.close()
         counts["repeated"] = batches.repeated
-        return Outcome(results, counts, client.requests_sent, error, +run.done)
+        return Outcome(results, counts, client.requests_sent, error, run.done + run.met)
 
     def rows(self):
         """key → ledger row."""

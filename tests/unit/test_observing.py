@@ -39,7 +39,7 @@ def sent(monkeypatch):
 
 def test_only_what_is_new_is_sent(sent):
     done, requests = Counter(), Counter()
-    meter = Meter(done, lambda: requests, lambda: 0.0, lambda: 9.0, TAGS)
+    meter = Meter(lambda: done, lambda: requests, lambda: 0.0, lambda: 9.0, TAGS)
     meter.tell()
     assert sent == []
     done["created"], requests["POST"] = 3, 4
@@ -57,7 +57,7 @@ def test_only_what_is_new_is_sent(sent):
 
 def test_waiting_is_sent_as_the_time_since_the_last_report(sent):
     waited = [1.5]
-    meter = Meter({}, dict, lambda: waited[0], lambda: 0.0, TAGS)
+    meter = Meter(dict, dict, lambda: waited[0], lambda: 0.0, TAGS)
     meter.tell()
     waited[0] = 4.0
     meter.tell()
@@ -71,7 +71,7 @@ def test_where_metrics_cannot_be_sent_the_run_goes_on(monkeypatch):
         raise OSError("no route to the metrics")
 
     monkeypatch.setattr(Stats, "incr", fails)
-    Meter({"created": 1}, dict, lambda: 0.0, lambda: 0.0, TAGS).tell(end=True)
+    Meter(lambda: {"created": 1}, dict, lambda: 0.0, lambda: 0.0, TAGS).tell(end=True)
 
 
 @pytest.mark.parametrize(
