@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from payarc_provider.sync.checkpoints import reach
 from payarc_provider.sync.intent import Intent
-from payarc_provider.sync.ledger import EPOCH, Row, is_free
+from payarc_provider.sync.ledger import EPOCH, Known, Row, is_free
 from payarc_provider.sync.matching import Existing, Matches
 from payarc_provider.sync.reads import read
 from payarc_provider.sync.records import Record
@@ -38,6 +38,8 @@ class Intake:
         """Find out, claim, queue."""
         work = self._work
         fit = self._fit(records)
+        if fit:
+            fit = self._accept_known(fit, await work.in_ledger(lambda: work.ledger.known(fit.keys())))
         if not fit:
             return
         before = await work.in_ledger(lambda: work.ledger.rows(fit.keys()))
@@ -100,7 +102,7 @@ class Intake:
         elif row is None:
             work.aside.append(record)
         elif row.state == State.CREATED:
-            self._accept_known(record, row)
+            self._accept(record, row)
         elif row.state == State.REJECTED and row.digest == record.digest:
             self._tally_refusal(record, row, row)
             work.refuse(record, row.errors, new=work.same_run(row))
@@ -117,17 +119,26 @@ class Intake:
         else:
             (work.done if _has_refused(row, record) else work.met)["rejected"] += 1
 
-    def _accept_known(self, record: Record, row: Row) -> None:
+    def _accept_known(self, fit: dict[str, Record], known: dict[str, Known]) -> dict[str, Record]:
+        """Give those records that have a customer its id; returns the others."""
+        left = {}
+        for key, record in fit.items():
+            row = known.get(key)
+            changed = row is not None and row.digest != record.digest
+            if row is None or record.errors or (changed and not row.ours):
+                left[key] = record
+            else:
+                status = _status(row.matched_by) if row.this_run else Status.KNOWN
+                self._work.accept(record, row.customer_id, status, changed=changed)
+        return left
+
+    def _accept(self, record: Record, row: Row) -> None:
         changed = row.digest != record.digest
         if changed and row.source != self._work.me.source:
             self._work.met["rejected"] += 1
             self._work.refuse(record, _other_source(row), new=True)
             return
-        status = Status.KNOWN
-        if self._work.same_run(row):
-            status = Status.ADOPTED if row.matched_by == "email" else Status.CREATED
-        elif record.key not in self._work.found:
-            self._work.met[Status.KNOWN] += 1
+        status = _status(row.matched_by) if self._work.same_run(row) else Status.KNOWN
         self._work.accept(record, row.customer_id or "", status, changed=changed)
 
     def _intent(self, record: Record, row: Row, asked: float) -> Intent:
@@ -179,6 +190,10 @@ def _owned(row: Row | None, owner: str) -> bool:
 
 def _has_refused(row: Row | None, record: Record) -> bool:
     return row is not None and row.state == State.REJECTED and row.digest == record.digest
+
+
+def _status(matched_by: str | None) -> Status:
+    return Status.ADOPTED if matched_by == "email" else Status.CREATED
 
 
 def _other_source(row: Row) -> Errors:

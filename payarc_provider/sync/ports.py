@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from payarc_provider.api.client import CustomerPage
-from payarc_provider.sync.ledger import Recorded, Row, Settled
+from payarc_provider.sync.ledger import Known, Recorded, Row, Settled
 from payarc_provider.sync.records import Record
 from payarc_provider.sync.states import Created, Errors, Status
 
@@ -33,6 +33,9 @@ class Feed(Protocol):
 
 class LedgerPort(Protocol):
     """The ledger as one attempt sees it; each method may raise LedgerUnavailable and may then be repeated."""
+
+    async def known(self, keys: Collection[str]) -> dict[str, Known]:
+        """See Ledger.known."""
 
     async def rows(self, keys: Collection[str]) -> dict[str, Row]:
         """See Ledger.rows."""

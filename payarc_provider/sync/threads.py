@@ -19,7 +19,7 @@ from payarc_provider.api.client import CustomerPage, PayarcClient
 from payarc_provider.api.rate_limit import RateLimiter
 from payarc_provider.exceptions import PayarcRateLimited
 from payarc_provider.sync.feed import BatchReader
-from payarc_provider.sync.ledger import Claimant, Ledger, Recorded, Row, Settled
+from payarc_provider.sync.ledger import Claimant, Known, Ledger, Recorded, Row, Settled
 from payarc_provider.sync.records import Record
 from payarc_provider.sync.sender import attempt_of
 from payarc_provider.sync.states import Created, Retry
@@ -180,6 +180,10 @@ class ThreadedLedger:
         self._pool = threads.ledger
         self._retry_rejected = retry_rejected
 
+    async def known(self, keys: Collection[str]) -> dict[str, Known]:
+        """See Ledger.known."""
+        return await _in(self._pool, lambda: self._ledger.known(self._me, keys))
+
     async def rows(self, keys: Collection[str]) -> dict[str, Row]:
         """See Ledger.rows."""
         return await _in(self._pool, lambda: self._ledger.rows(self._me.account, keys))
@@ -247,6 +251,10 @@ class ThreadedLedger:
 
 class NoLedger:
     """A ledger that does not exist yet, for a dry run: every record is new."""
+
+    async def known(self, keys: Collection[str]) -> dict[str, Known]:
+        """No rows."""
+        return {}
 
     async def rows(self, keys: Collection[str]) -> dict[str, Row]:
         """No rows."""

@@ -80,6 +80,8 @@ class Work:
         """The record has its customer."""
         self.promised.discard(record.key or "")
         self.counts[status] += 1
+        if status is Status.KNOWN and record.key not in self.found:
+            self.met[status] += 1
         self.counts["changed"] += changed
         self.sink.accepted(record, customer_id, status, changed=changed)
 

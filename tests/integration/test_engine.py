@@ -816,8 +816,8 @@ def test_a_token_of_another_merchant_does_not_see_the_first_ones_customers_in_it
 class BrokenSource(ListSource):
     """Fails after its first page."""
 
-    def pages(self):
-        yield from super().pages()
+    def pages(self, after=None):
+        yield from super().pages(after)
         raise PayarcSourceError("the source broke")
 
 

@@ -684,6 +684,10 @@ class SimLedgerPort(_Wire):
         self._answer(future, world.rng.uniform(0.001, 0.05), result)
         future.add_done_callback(lambda _: self._next())
 
+    async def known(self, keys: Any) -> Any:
+        keys = list(keys)
+        return await self._call("known", lambda now: self.world.ledger.known(self.me, keys))
+
     async def rows(self, keys: Any) -> Any:
         keys = list(keys)
         return await self._call("rows", lambda now: self.world.ledger.read(keys))
