@@ -10,6 +10,7 @@ from payarc_provider.exceptions import PayarcAuthError, PayarcConnectionFailed, 
 from payarc_provider.sync.checkpoints import reach
 from payarc_provider.sync.intent import Intent
 from payarc_provider.sync.ledger import Settled
+from payarc_provider.sync.pace import Pace
 from payarc_provider.sync.recorder import Recorder
 from payarc_provider.sync.reference import reference, with_reference
 from payarc_provider.sync.states import (
@@ -37,6 +38,7 @@ class Sender:
 
     def __init__(self, work: Work) -> None:
         self._work = work
+        self._pace = Pace(work)
         self.recorder = Recorder(work, self.release_brake)
         self.outbox: asyncio.Queue[Intent] = asyncio.Queue()
         self.braked: list[Intent] = []
@@ -98,7 +100,7 @@ class Sender:
                 return
             if self._brake_holds(intent):
                 return
-            wait = max(self._not_before - work.clock.now(), 0.0) or work.payarc.delay(reading=False)
+            wait = max(self._not_before - work.clock.now(), 0.0) or await self._pace.wait()
             if wait > 0:
                 await work.sleep(wait)
             elif await self._sent(intent):
@@ -152,8 +154,7 @@ class Sender:
             return
         intent.open = False
         if outcome.connected:
-            work.counts["rate_limited"] += 1
-            await work.sleep(1.0 if outcome.wait is None else min(outcome.wait, 3600.0))
+            work.counts["rate_limited"] += 1  # how long to wait, the rate limit knows
             return
         self._unreachable_in_a_row += 1
         rounds = self._unreachable_in_a_row // work.settings.concurrency

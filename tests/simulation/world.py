@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from payarc_provider.api.client import CustomerPage
+from payarc_provider.api.shared_window import Asking, Granted
 from payarc_provider.exceptions import (
     PayarcAuthError,
     PayarcConnectionFailed,
@@ -108,6 +109,8 @@ class World:
         self.rng = rng = random.Random(seed)
         self.scheduler = Scheduler()
         self.told: list[str] | None = [] if tell else None
+        # Whether a place in PayArc's window is to be got from the ledger before each POST.
+        self.sharing = random.Random(f"sharing {seed}").random() < 0.25
         self.shape = self._shape()
         self.weather = self._weather()
         self.ledger = self.ledger_model({})
@@ -694,6 +697,9 @@ class SimLedgerPort(_Wire):
     async def open_without_reference(self) -> Any:
         return await self._call("open_without_reference", lambda now: self.world.ledger.open_without_reference(self.me))
 
+    async def places(self, asking: Asking) -> Granted:
+        return await self._call("places", lambda now: self.world.ledger.take_places(asking, now))
+
     async def alters_values(self, noticed: bool) -> Any:
         def altering(now: float) -> bool:
             self.world.ledger.altering = self.world.ledger.altering or noticed
@@ -708,6 +714,8 @@ class SimPayarc(_Wire):
     def __init__(self, world: World, process: Process, me: Claimant, settings: Settings) -> None:
         super().__init__(world, process)
         self.me, self.settings = me, settings
+        self._not_before = 0.0
+        self._places = 0  # where workers share out PayArc's windows
 
     async def ping(self) -> float | None:
         return await self._read(lambda: self.world.payarc_now)
@@ -748,6 +756,8 @@ class SimPayarc(_Wire):
                 self._answer(future, 0.0, refusal)
                 return
             delay, answer = world.receive(self.process, self.me, fields, idempotency_key, self.settings)
+            if isinstance(answer, PayarcRateLimited):
+                self._not_before = world.scheduler.now + delay + (answer.retry_after or 0.0)
             self._answer(future, delay, answer)
 
         # From the decision to send to the lease check: a thread's turn, the rate limit, a suspension.
@@ -756,10 +766,23 @@ class SimPayarc(_Wire):
         return await future
 
     def delay(self, reading: bool) -> float:
-        return 0.0
+        if reading:
+            return 0.0
+        if self.world.sharing and self._places == 0:
+            return 0.05
+        self._places -= 1
+        return max(0.0, self._not_before - self.world.scheduler.now)
 
     def unreserve(self, reading: bool) -> None:
-        pass
+        self._places += 1
+
+    def asking(self, worker: str, want: int) -> Asking | None:
+        if not self.world.sharing or self._places > 0:
+            return None
+        return Asking(worker, want, limit=3, seconds=5.0, heard=True)
+
+    def granted(self, granted: Granted | None) -> None:
+        self._places = 1 if granted is None else granted.places
 
 
 @dataclass

@@ -1,0 +1,31 @@
+"""Where workers that share a token and a ledger keep the account of a window: one of the ledger's facts.
+
+``rate_limit:<account>:<endpoint>`` holds numbers, times and the workers' random ids; no token. What is in it, and what
+becomes of it, says `payarc_provider.api.shared_window`.
+"""
+
+from __future__ import annotations
+
+import json
+
+from sqlalchemy import select, update
+
+from payarc_provider.api.shared_window import Asking, Granted, take
+from payarc_provider.sync.ledger import Ledger
+from payarc_provider.sync.schema import database_now
+
+
+def take_places(ledger: Ledger, account: str, endpoint: str, asking: Asking) -> Granted:
+    """Ask the account, and tell it, in one short transaction.
+
+    :raises PayarcLedgerError: the ledger's database cannot be used
+    """
+    facts, name = ledger.schema.facts, f"rate_limit:{account}:{endpoint}"
+    ledger.remember(name, "{}")
+    with ledger.database.write() as connection:
+        this = facts.c.name == name
+        value = connection.execute(select(facts.c.value).where(this).with_for_update()).scalar_one()
+        window = json.loads(value)
+        granted = take(window, asking, database_now(connection).timestamp())
+        connection.execute(update(facts).where(this).values(value=json.dumps(window)))
+    return granted
