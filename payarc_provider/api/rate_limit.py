@@ -30,7 +30,6 @@ class RateLimiter:
         self._lock = threading.Lock()
         self._windows: dict[str, Window] = {}
         self._ticks = 0
-        self._account_from: float | None = None  # from when on a common account may be asked; None: there is none
         self.waited = 0.0  #: seconds of waiting told to callers, all of them together
         self.limited = 0  #: how many requests were answered 429
 
@@ -38,7 +37,7 @@ class RateLimiter:
         """Seconds after which to ask again, or 0.0: go now, a place is reserved for ``endpoint``."""
         with self._lock:
             window, now = self._at(endpoint)
-            wait = window.wait(now, self._ticks, by_account=self._by_account(now))
+            wait = window.wait(now, self._ticks)
             if wait > 0:
                 self.waited += wait
                 return wait
@@ -111,16 +110,15 @@ class RateLimiter:
 
     # ---- several workers on one token -----------------------------------------------------------------------------
 
-    def use_account(self) -> None:
-        """There is a common account of windows: where others use one too, it is to be asked for places."""
-        self._account_from = self._clock()
+    def use_account(self, endpoint: str) -> None:
+        """The endpoint's windows have a common account: where others use them too, it is to be asked for places."""
+        with self._lock:
+            self._at(endpoint)[0].account_from = self._clock()
 
     def asking(self, endpoint: str, worker: str, want: int) -> Asking | None:
         """What is to be asked of the account now; None if nothing is. ``granted`` is to follow."""
         with self._lock:
             window, now = self._at(endpoint)
-            if not self._by_account(now):
-                return None
             window.pass_end(now, self._ticks)
             return window.ask(worker, want, now)
 
@@ -129,12 +127,10 @@ class RateLimiter:
         with self._lock:
             window, now = self._at(endpoint)
             if granted is None:
-                window.news, self._account_from = True, now + _WITHOUT_ACCOUNT
+                window.news = window.seen = window.heard
+                window.account_from = now + _WITHOUT_ACCOUNT
             else:
                 window.adopt(granted, now, self._ticks)
-
-    def _by_account(self, now: float) -> bool:
-        return self._account_from is not None and now >= self._account_from
 
     def _at(self, endpoint: str) -> tuple[Window, float]:
         self._ticks += 1

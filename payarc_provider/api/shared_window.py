@@ -22,6 +22,7 @@ _GONE = 60.0  # seconds, or three windows, after which a worker that asks for no
 class Asking:
     """What one worker asks for and knows. Its times are relative, in seconds.
 
+    :param at: the worker's clock when this was put down
     :param want: how many places it can use at once; 0 to tell only
     :param window: the number of the window that it speaks of; None if it is the present one, as far as it knows
     :param over: the number of a window that an answer has shown to be over
@@ -36,6 +37,7 @@ class Asking:
 
     worker: str
     want: int
+    at: float
     window: int | None = None
     over: int | None = None
     limit: int | None = None
@@ -52,11 +54,13 @@ class Asking:
 class Granted:
     """What a worker is given, and what the others know.
 
+    :param at: the worker's clock when this held
     :param places: so many requests may go out before the window's end
     :param full: nothing is left of the window
     :param workers: how many workers have asked lately, this one included
     """
 
+    at: float
     window: int
     places: int
     full: bool
@@ -67,10 +71,12 @@ class Granted:
     length: tuple[float, float] | None
 
 
-def take(account: dict[str, Any], asking: Asking, now: float) -> Granted:
+def take(account: dict[str, Any], asking: Asking, now: float, *, asked_for: float, at: float) -> Granted:
     """Change the account by what a worker asks for and knows; an empty one is that of a first window.
 
     :param now: the clock of the database that keeps the account
+    :param asked_for: how long ago the worker put down what it asks
+    :param at: the worker's clock
     """
     if not account:
         account.update(number=1, granted=0, heard=True, tried=None, opened=None, end=None, workers={})
@@ -79,12 +85,13 @@ def take(account: dict[str, Any], asking: Asking, now: float) -> Granted:
     if asking.over == account["number"] or (account["end"] is not None and now >= account["end"]):
         _open(account, now)
     if asking.window in (None, account["number"]):
-        _note(account, asking, now)
+        _note(account, asking, now - asked_for)
     account["limit"] = asking.limit or account.get("limit")
     account["length"] = asking.length or account.get("length")
     places = _grant(account, asking.want, now)
     opened, end, length = account["opened"], account["end"], account["length"]
     return Granted(
+        at=at,
         window=account["number"],
         places=places,
         full=account["heard"] and account["limit"] is not None and account["granted"] >= account["limit"],
@@ -113,13 +120,15 @@ def _open(account: dict[str, Any], now: float) -> None:
     )
 
 
-def _note(account: dict[str, Any], asking: Asking, now: float) -> None:
+def _note(account: dict[str, Any], asking: Asking, then: float) -> None:
     account["heard"] = account["heard"] or asking.heard
     account["granted"] = max(account["granted"], asking.used)
     if asking.opened_for is not None:
-        account["opened"] = [now - asking.opened_for[1], now - asking.opened_for[0]]
+        account["opened"] = [then - asking.opened_for[1], then - asking.opened_for[0]]
     if asking.ends_in is not None:
-        account["end"] = now + asking.ends_in
+        reckoned = account["opened"][1] + account["seconds"] if account["opened"] and account["seconds"] else 0.0
+        end = then + asking.ends_in
+        account["end"] = min(reckoned, end) if reckoned > then else end
     if asking.refused:
         account["granted"] = max(account["granted"], asking.limit or 0)
 
@@ -136,6 +145,6 @@ def _grant(account: dict[str, Any], want: int, now: float) -> int:
         account["tried"] = now
         account["granted"] += 1
         return 1
-    places = max(0, min(want, left, max(1, left // (2 * len(account["workers"])))))
+    places = max(0, min(want, left, max(1, left // len(account["workers"]))))
     account["granted"] += places
     return places

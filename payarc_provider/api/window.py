@@ -79,14 +79,15 @@ class Window:
     others_before: bool = False
     share: float = 0.5  # which part of a window this worker got, where others use it too
     # ---- of the common account, see shared_window
+    account_from: float = math.inf  # from when on it can be asked
     company: bool = False  # it is kept with other workers
     number: int | None = None  # the window's, there
     number_over: int | None = None
     stock: int = 0  # places that were granted
     full: bool = False
-    asked_at: float = -math.inf
     ask_at: float = -math.inf
-    news: bool = False  # it does not have all that is known here
+    news: bool = False  # it is to be told that the window is open, or used up
+    seen: bool = False  # and when it opened or ends, as this worker has seen
 
     @property
     def exhausted(self) -> bool:
@@ -109,18 +110,17 @@ class Window:
 
     # ---- going ----------------------------------------------------------------------------------------------------
 
-    def wait(self, now: float, tick: int, *, by_account: bool) -> float:
-        """Seconds until a request may go; 0.0: now.
-
-        :param by_account: the common account can be asked for places
-        """
+    def wait(self, now: float, tick: int) -> float:
+        """Seconds until a request may go; 0.0: now."""
         if now - self.last_go > FORGOTTEN:
             self.under_way = self.going = 0
         self.pass_end(now, tick)
         if self.exhausted and self.end is not None:
             return self.end - now
-        if by_account and self.company:
+        if self.company and now >= self.account_from:
             return 0.0 if self.stock and (self.exhausted or self._room()) else ASK_AGAIN
+        if self.shared and not self.heard and now >= max(self.account_from, self.ask_at):
+            return ASK_AGAIN
         if self.exhausted:
             pause = self.last_go + PROBE_EVERY - now
             return max(pause, ASK_AGAIN) if self.going or pause > 0 else 0.0
@@ -157,7 +157,7 @@ class Window:
         self.others_before, self.others = self.others, False
         self.opened_before, self.opened = self.opened, None
         self.begun, self.told = tick, tick
-        self.heard = self.refused = self.full = self.news = False
+        self.heard = self.refused = self.full = self.news = self.seen = False
         self.used = self.lost = self.mine = self.going = self.strays = self.stock = 0
         self.ends_by = self.number = self.number_over = None
 
@@ -204,12 +204,15 @@ class Window:
         self.lost = 0 if sent.tick > self.lost_at else self.lost
         if used >= self.used:
             self.used, self.told = used, tick
-        self.others = self.others or used > self.mine + self.under_way + self.lost + self.strays
+        self.others = self.others or used > self._mine_at_most()
         if used == 1:
-            self.opened = sent.at, now
+            self.opened, self.seen = (sent.at, now), True
         if left is not None and left[1] > 0:
             self._hint(left, sent, now)
         self.news = self.news or first or used == 1
+
+    def _mine_at_most(self) -> int:
+        return self.mine + self.under_way + self.lost + self.strays
 
     def _hint(self, left: tuple[float, float], sent: Sent, now: float) -> None:
         if self.opened is not None:
@@ -221,9 +224,11 @@ class Window:
         """A 429; ``left`` as it tells it."""
         if sent.tick < self.begun:
             return
-        if left is not None and not self.heard and left[1] <= _CLOSE and self.opened is None:
+        if self.heard or left is None or left[1] > _CLOSE:
+            self.others = self.others or self._mine_at_most() < (self.limit or 0)
+        elif self.opened is None:
             self.opened = self.opened_before  # the window before was not over
-        self.heard = self.refused = self.news = True
+        self.heard = self.refused = self.news = self.seen = True
         self.told, self.used, self.stock = tick, max(self.used, self.limit or 0), 0
         if left is None:
             return
@@ -238,6 +243,8 @@ class Window:
 
     def ask(self, worker: str, want: int, now: float) -> Asking | None:
         """What is to be asked of it, or told; None if nothing is."""
+        if now < self.account_from:
+            return None
         if not self.company:
             want = 0
             if not self.shared or now < self.ask_at:
@@ -247,11 +254,12 @@ class Window:
             if not want and not self.news:
                 return None
         opened, end, length = self.opened, self.end, self.length
-        tells = self.news or not self.company
-        self.news, self.asked_at = False, now
+        tells = self.seen or not self.company
+        self.news = self.seen = False
         return Asking(
             worker,
             want,
+            now,
             window=self.number,
             over=self.number_over,
             limit=self.limit,
@@ -274,12 +282,14 @@ class Window:
             self.begin(tick)
         self.number, self.number_over = granted.window, None
         self.limit = granted.limit if self.limit is None else self.limit
-        if granted.length is not None and not self.news:
+        if granted.length is not None and not self.seen:
             self.length = Length(*granted.length)
         if granted.opened_for is not None and self.opened is None:
-            self.opened = self.asked_at - granted.opened_for[1], now - granted.opened_for[0]
-        if granted.ends_in is not None:
-            self.ends_by = now + granted.ends_in
+            self.opened = granted.at - granted.opened_for[1], granted.at - granted.opened_for[0]
+        if granted.ends_in is not None and not self.seen:
+            self.ends_by = granted.at + granted.ends_in
+            if self.end is not None and self.end <= now:
+                self.opened = None  # the account knows better
         self.stock += granted.places
         self.full = granted.full and granted.ends_in is not None and not self.stock
-        self.ask_at = now if granted.places or self.full else now + 2 * ASK_AGAIN
+        self.ask_at = now if granted.places or self.full else now + 3 * ASK_AGAIN

@@ -7,6 +7,7 @@ becomes of it, says `payarc_provider.api.shared_window`.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 from sqlalchemy import select, update
 
@@ -15,9 +16,10 @@ from payarc_provider.sync.ledger import Ledger
 from payarc_provider.sync.schema import database_now
 
 
-def take_places(ledger: Ledger, account: str, endpoint: str, asking: Asking) -> Granted:
+def take_places(ledger: Ledger, account: str, endpoint: str, asking: Asking, clock: Callable[[], float]) -> Granted:
     """Ask the account, and tell it, in one short transaction.
 
+    :param clock: the one by which ``asking`` tells the time
     :raises PayarcLedgerError: the ledger's database cannot be used
     """
     facts, name = ledger.schema.facts, f"rate_limit:{account}:{endpoint}"
@@ -26,6 +28,9 @@ def take_places(ledger: Ledger, account: str, endpoint: str, asking: Asking) -> 
         this = facts.c.name == name
         value = connection.execute(select(facts.c.value).where(this).with_for_update()).scalar_one()
         window = json.loads(value)
-        granted = take(window, asking, database_now(connection).timestamp())
+        # Each end of a window comes out a moment too late, rather than too early, for the time that the clock takes.
+        asked_for = clock() - asking.at
+        now = database_now(connection).timestamp()
+        granted = take(window, asking, now, asked_for=asked_for, at=clock())
         connection.execute(update(facts).where(this).values(value=json.dumps(window)))
     return granted

@@ -15,6 +15,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from payarc_provider.api.client import CustomerPage, PayarcClient
+from payarc_provider.api.deadline import now as machine_clock
 from payarc_provider.api.rate_limit import RateLimiter
 from payarc_provider.api.shared_window import Asking, Granted
 from payarc_provider.sync.feed import BatchReader
@@ -125,7 +126,7 @@ class ThreadedPayarc:
         self._client = client
         self._limiter = limiter
         self._threads = threads
-        limiter.use_account()
+        limiter.use_account(CREATE)
 
     async def ping(self) -> float | None:
         """One cheap authenticated call."""
@@ -232,7 +233,7 @@ class ThreadedLedger:
 
     async def places(self, asking: Asking) -> Granted:
         """See take_places."""
-        return await _in(self._pool, lambda: take_places(self._ledger, self._me.account, CREATE, asking))
+        return await _in(self._pool, lambda: take_places(self._ledger, self._me.account, CREATE, asking, machine_clock))
 
 
 class NoLedger:

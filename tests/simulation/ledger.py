@@ -27,7 +27,7 @@ class LedgerModel:
     window: dict[str, Any] = field(default_factory=dict)
 
     def take_places(self, asking: Asking, now: float) -> Granted:
-        return take(self.window, asking, now)
+        return take(self.window, asking, now, asked_for=0.0, at=0.0)
 
     def read(self, keys: Any) -> dict[str, Row]:
         return {key: self.rows[key] for key in keys if key in self.rows}

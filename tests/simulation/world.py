@@ -779,7 +779,7 @@ class SimPayarc(_Wire):
     def asking(self, worker: str, want: int) -> Asking | None:
         if not self.world.sharing or self._places > 0:
             return None
-        return Asking(worker, want, limit=3, seconds=5.0, heard=True)
+        return Asking(worker, want, 0.0, limit=3, seconds=5.0, heard=True)
 
     def granted(self, granted: Granted | None) -> None:
         self._places = 1 if granted is None else granted.places
