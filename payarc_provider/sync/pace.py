@@ -10,7 +10,7 @@ from payarc_provider.sync.work import MOMENT, Work
 
 log = logging.getLogger(__name__)
 
-_PATIENCE = 5.0  # seconds; who waits longer for the ledger goes on by PayArc's answers alone
+_PATIENCE = 10.0  # seconds; who waits longer for the ledger goes on by PayArc's answers alone
 _MEANWHILE = 0.02  # seconds between looks while another sender asks the ledger
 
 
@@ -21,22 +21,28 @@ class Pace:
         self._work = work
         self._asking = False
 
-    async def wait(self) -> float:
-        """Seconds after which to ask again; 0.0 has reserved a place for one POST."""
+    async def wait(self, unsent: int) -> float:
+        """Seconds after which to ask again; 0.0 has reserved a place for one POST.
+
+        :param unsent: how many are ready to go
+        """
         work = self._work
         wait = work.payarc.delay(reading=False)
         if wait <= 0:
             return wait
         if self._asking:
             return min(wait, _MEANWHILE)
-        asking = work.payarc.asking(work.me.owner[:12], work.settings.concurrency)
+        asking = work.payarc.asking(work.me.owner[:12], min(work.settings.concurrency, unsent))
         if asking is None:
             return wait
         self._asking = True
         try:
             granted = await asyncio.wait_for(work.ledger.places(asking), _PATIENCE)
-        except (PayarcLedgerError, TimeoutError):
-            log.warning("The ledger does not tell what other workers send: going on by PayArc's answers alone")
+        except (PayarcLedgerError, TimeoutError) as error:
+            log.warning(
+                "The ledger does not tell what other workers send (%s): going on by PayArc's answers alone",
+                str(error) or "no answer in time",
+            )
             granted = None
         finally:
             self._asking = False

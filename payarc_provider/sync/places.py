@@ -23,14 +23,17 @@ def take_places(ledger: Ledger, account: str, endpoint: str, asking: Asking, clo
     :raises PayarcLedgerError: the ledger's database cannot be used
     """
     facts, name = ledger.schema.facts, f"rate_limit:{account}:{endpoint}"
-    ledger.remember(name, "{}")
+    this = facts.c.name == name
+    query = select(facts.c.value).where(this).with_for_update()
     with ledger.database.write() as connection:
-        this = facts.c.name == name
-        value = connection.execute(select(facts.c.value).where(this).with_for_update()).scalar_one()
-        window = json.loads(value)
+        value = connection.execute(query).scalar_one_or_none()
+        window = json.loads(value or "{}")
         # Each end of a window comes out a moment too late, rather than too early, for the time that the clock takes.
         asked_for = clock() - asking.at
         now = database_now(connection).timestamp()
         granted = take(window, asking, now, asked_for=asked_for, at=clock())
-        connection.execute(update(facts).where(this).values(value=json.dumps(window)))
+        if value is not None:
+            connection.execute(update(facts).where(this).values(value=json.dumps(window)))
+    if value is None:  # the first worker of all; what it told is lost to a second one, which finds out by itself
+        ledger.remember(name, json.dumps(window))
     return granted

@@ -42,7 +42,7 @@ class Sender:
         self.recorder = Recorder(work, self.release_brake)
         self.outbox: asyncio.Queue[Intent] = asyncio.Queue()
         self.braked: list[Intent] = []
-        self._busy = 0
+        self._busy = self._sending = 0
         self._going = asyncio.Event()
         self._going.set()
         self._altering = False
@@ -61,6 +61,11 @@ class Sender:
         """Whether nothing is on its way and nothing can go out."""
         nothing_to_send = self.outbox.empty() or self._work.stop is not None or self.paused
         return self._busy == 0 and self.recorder.idle and nothing_to_send
+
+    @property
+    def _unsent(self) -> int:
+        """How many are ready to go."""
+        return self.outbox.qsize() + self._busy - self._sending
 
     def queue(self, intent: Intent) -> None:
         """Send it when its turn comes."""
@@ -100,7 +105,7 @@ class Sender:
                 return
             if self._brake_holds(intent):
                 return
-            wait = max(self._not_before - work.clock.now(), 0.0) or await self._pace.wait()
+            wait = max(self._not_before - work.clock.now(), 0.0) or await self._pace.wait(self._unsent)
             if wait > 0:
                 await work.sleep(wait)
             elif await self._sent(intent):
@@ -108,7 +113,11 @@ class Sender:
 
     async def _sent(self, intent: Intent) -> bool:
         """Send once; returns whether the intent is done with, for now or for good."""
-        outcome = await self._attempt(intent)
+        self._sending += 1
+        try:
+            outcome = await self._attempt(intent)
+        finally:
+            self._sending -= 1
         match outcome:
             case Created(customer_id=customer_id):
                 self._answered(intent, Settled(intent.key, customer_id=customer_id))
