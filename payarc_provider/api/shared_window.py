@@ -57,6 +57,7 @@ class Granted:
     :param at: the worker's clock when this held
     :param places: so many requests may go out before the window's end
     :param full: nothing is left of the window
+    :param opens: this worker is to open the next one, without asking again, with one request
     :param workers: how many workers have asked lately, this one included
     """
 
@@ -64,6 +65,7 @@ class Granted:
     window: int
     places: int
     full: bool
+    opens: bool
     workers: int
     limit: int | None
     opened_for: tuple[float, float] | None
@@ -79,7 +81,7 @@ def take(account: dict[str, Any], asking: Asking, now: float, *, asked_for: floa
     :param at: the worker's clock
     """
     if not account:
-        account.update(number=1, granted=0, heard=True, tried=None, opened=None, end=None, workers={})
+        account.update(number=1, granted=0, heard=True, tried=None, opened=None, opener=None, end=None, workers={})
     account["seconds"] = asking.seconds or account.get("seconds")
     _enlist(account, asking.worker, now)
     if asking.over == account["number"] or (account["end"] is not None and now >= account["end"]):
@@ -89,12 +91,16 @@ def take(account: dict[str, Any], asking: Asking, now: float, *, asked_for: floa
     account["limit"] = asking.limit or account.get("limit")
     account["length"] = asking.length or account.get("length")
     places = _grant(account, asking.want, now)
+    full = account["heard"] and account["limit"] is not None and account["granted"] >= account["limit"]
+    if full and asking.want and not places and account["end"] is not None:
+        account["opener"] = account["opener"] or asking.worker
     opened, end, length = account["opened"], account["end"], account["length"]
     return Granted(
         at=at,
         window=account["number"],
         places=places,
-        full=account["heard"] and account["limit"] is not None and account["granted"] >= account["limit"],
+        full=full,
+        opens=account["opener"] == asking.worker,
         workers=len(account["workers"]),
         limit=account["limit"],
         opened_for=None if opened is None else (now - opened[1], now - opened[0]),
@@ -109,13 +115,14 @@ def _enlist(account: dict[str, Any], worker: str, now: float) -> None:
 
 
 def _open(account: dict[str, Any], now: float) -> None:
-    seconds = account["seconds"]
+    seconds, opener = account["seconds"], account["opener"]
     account.update(
         number=account["number"] + 1,
-        granted=0,
+        granted=0 if opener is None else 1,
         heard=False,
-        tried=None,
+        tried=None if opener is None else now,
         opened=None,
+        opener=None,
         end=None if seconds is None else now + seconds + _ROUNDING,
     )
 

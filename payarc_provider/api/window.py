@@ -85,6 +85,7 @@ class Window:
     number_over: int | None = None
     stock: int = 0  # places that were granted
     full: bool = False
+    opener: bool = False  # this worker is to open the next one
     ask_at: float = -math.inf
     news: bool = False  # it is to be told that the window is open, or used up
     seen: bool = False  # and when it opened or ends, as this worker has seen
@@ -158,7 +159,8 @@ class Window:
         self.opened_before, self.opened = self.opened, None
         self.begun, self.told = tick, tick
         self.heard = self.refused = self.full = self.news = self.seen = False
-        self.used = self.lost = self.mine = self.going = self.strays = self.stock = 0
+        self.used = self.lost = self.mine = self.going = self.strays = 0
+        self.stock, self.opener = int(self.opener), False
         self.ends_by = self.number = self.number_over = None
 
     def pass_end(self, now: float, tick: int) -> None:
@@ -236,8 +238,8 @@ class Window:
         if self.opened is not None:
             self.length.learn(sent.at + left[0] - self.opened[1], now + left[1] - self.opened[0])
         self.ends_by = now + max(left[1], PROBE_EVERY)
-        if self.end is not None and self.end <= now:
-            self.opened = None  # it ended later than it was reckoned to
+        if self.end is not None and self.end < max(now, sent.at + left[0]):
+            self.opened = None  # it ends later than it was reckoned to
 
     # ---- a common account -----------------------------------------------------------------------------------------
 
@@ -279,6 +281,7 @@ class Window:
             self.ask_at = now + _LOOK_FOR_COMPANY
             return
         if self.number not in (None, granted.window):
+            self.opener = False
             self.begin(tick)
         self.number, self.number_over = granted.window, None
         self.limit = granted.limit if self.limit is None else self.limit
@@ -291,5 +294,6 @@ class Window:
             if self.end is not None and self.end <= now:
                 self.opened = None  # the account knows better
         self.stock += granted.places
+        self.opener = granted.opens
         self.full = granted.full and granted.ends_in is not None and not self.stock
         self.ask_at = now if granted.places or self.full else now + 3 * ASK_AGAIN
