@@ -22,7 +22,7 @@ from payarc_provider.sync.feed import BatchReader
 from payarc_provider.sync.ledger import Claimant, Ledger, Recorded, Row, Settled
 from payarc_provider.sync.places import take_places
 from payarc_provider.sync.records import Record
-from payarc_provider.sync.states import Created
+from payarc_provider.sync.states import Created, Retry
 
 T = TypeVar("T")
 CREATE = "POST /customers"
@@ -165,7 +165,7 @@ class ThreadedPayarc:
 class ThreadedLedger:
     """The ledger in its own thread, so that its transactions never overlap each other."""
 
-    def __init__(self, ledger: Ledger, me: Claimant, threads: Threads, *, retry_rejected: bool) -> None:
+    def __init__(self, ledger: Ledger, me: Claimant, threads: Threads, *, retry_rejected: Retry) -> None:
         self._ledger = ledger
         self._me = me
         self._pool = threads.ledger
@@ -223,6 +223,10 @@ class ThreadedLedger:
     async def open_without_reference(self) -> bool:
         """See Ledger.open_without_reference."""
         return await _in(self._pool, lambda: self._ledger.open_without_reference(self._me))
+
+    async def made(self) -> int:
+        """See Ledger.made."""
+        return await _in(self._pool, lambda: self._ledger.made(self._me))
 
     async def alters_values(self, noticed: bool) -> bool:
         """Whether PayArc is known to alter this account's values."""
