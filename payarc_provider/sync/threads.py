@@ -16,10 +16,13 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from payarc_provider.api.client import CustomerPage, PayarcClient
+from payarc_provider.api.deadline import now as machine_clock
 from payarc_provider.api.rate_limit import RateLimiter
+from payarc_provider.api.shared_window import Asking, Granted
 from payarc_provider.exceptions import PayarcRateLimited
 from payarc_provider.sync.feed import BatchReader
 from payarc_provider.sync.ledger import Claimant, Known, Ledger, Recorded, Row, Settled
+from payarc_provider.sync.places import take_places
 from payarc_provider.sync.records import Record
 from payarc_provider.sync.sender import attempt_of
 from payarc_provider.sync.states import Created, Retry
@@ -132,6 +135,7 @@ class ThreadedPayarc:
         self._threads = threads
         self._clock = SystemClock()
         self.waits = Waits()
+        limiter.use_account(CREATE)
 
     async def ping(self) -> float | None:
         """One cheap authenticated call."""
@@ -162,6 +166,14 @@ class ThreadedPayarc:
     def unreserve(self, reading: bool) -> None:
         """Give back an unused place."""
         self._limiter.release(LIST if reading else CREATE)
+
+    def asking(self, worker: str, want: int) -> Asking | None:
+        """What is to be asked of the ledger, see RateLimiter.asking."""
+        return self._limiter.asking(CREATE, worker, want)
+
+    def granted(self, granted: Granted | None) -> None:
+        """The ledger's answer."""
+        self._limiter.granted(CREATE, granted)
 
     async def _in(self, pool: Executor, call: Callable[[], T]) -> T:
         try:
@@ -247,6 +259,10 @@ class ThreadedLedger:
         if noticed:
             return await _in(self._pool, lambda: self._ledger.remember(name, "yes") == "yes")
         return await _in(self._pool, lambda: self._ledger.fact(name) == "yes")
+
+    async def places(self, asking: Asking) -> Granted:
+        """See take_places."""
+        return await _in(self._pool, lambda: take_places(self._ledger, self._me.account, CREATE, asking, machine_clock))
 
 
 class NoLedger:
