@@ -36,6 +36,24 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
     },
 }
 
+CONFIG: dict[str, Any] = {
+    "payarc": {
+        "description": 'The page "PayArc customers" in Airflow\'s UI (Airflow 3.1 and newer).',
+        "options": {
+            "ledgers": {
+                "description": (
+                    "The ledgers that the page shows: the connections of their databases, with commas between them. A\n"
+                    "ledger in another table than ``payarc_customers`` is ``connection:table``.\n"
+                ),
+                "version_added": "0.1.0",
+                "type": "string",
+                "example": "crm, billing:finance.payarc_customers",
+                "default": "",
+            }
+        },
+    }
+}
+
 
 def get_provider_info() -> dict[str, Any]:
     """The provider's metadata."""
@@ -52,6 +70,8 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "hooks": [{"integration-name": "PayArc", "python-modules": ["payarc_provider.hooks.payarc"]}],
         "operators": [{"integration-name": "PayArc", "python-modules": ["payarc_provider.operators.customer"]}],
+        "extra-links": ["payarc_provider.operators.link.PayarcDashboardLink"],
+        "config": CONFIG,
         "connection-types": [
             {
                 "connection-type": "payarc",
