@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 UI_FIELD_BEHAVIOUR: dict[str, Any] = {
-    "hidden-fields": ["schema", "login", "port", "extra"],
+    "hidden-fields": ["schema", "login", "extra"],
     "relabeling": {"host": "Base URL", "password": "Access token"},
     "placeholders": {
         "host": "empty for PayArc's own host of the environment",
         "password": "from PayArc's dashboard, under API",
+        "port": "443, for the Test button of Airflow 3.3.1 and 3.3.2",
     },
 }
 

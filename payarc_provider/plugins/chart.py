@@ -9,8 +9,8 @@ from markupsafe import Markup
 from payarc_provider.sync.browse import RunCounts
 from payarc_provider.sync.states import State
 
-WIDTH, HEIGHT = 760, 220
-LEFT, RIGHT, TOP, BOTTOM = 56, 8, 12, 26
+WIDTH, HEIGHT = 1000, 200
+LEFT, RIGHT, TOP, BOTTOM = 64, 0, 12, 26
 STACK = (State.CREATED, State.REJECTED, State.PENDING)
 
 
