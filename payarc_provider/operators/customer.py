@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -118,6 +119,8 @@ class CreateCustomerOperator(BaseOperator):
         self.max_rejected = max_rejected
         self.tolerate_known_rejected = tolerate_known_rejected
         self.push_ids = push_ids
+        self.deferrable = deferrable
+        self.defer_after = defer_after
         self.settings = Settings(
             concurrency=concurrency,
             batch_size=batch_size,
@@ -126,12 +129,12 @@ class CreateCustomerOperator(BaseOperator):
             max_new=max_new,
             match_existing=match_existing,
             dry_run=dry_run,
+            defer_after=defer_after,
             settle=settle,
             lease=lease,
         )
-        _not_yet(group_ids=group_ids, partition=partition)
-        if deferrable and not conf.getboolean("operators", "default_deferrable", fallback=False):
-            _not_yet(deferrable=deferrable)
+        self.group_ids = group_ids
+        self.partition = partition
         self._check()
         if isinstance(records, XComArg):
             # `records` is no template field, because those are stored and shown; so the relation is made here.
@@ -148,7 +151,7 @@ class CreateCustomerOperator(BaseOperator):
         return relating_records(partial)
 
     def _check(self) -> None:
-        from payarc_provider.sync.records import check_fields, check_key
+        from payarc_provider.sync.records import check_fields, check_key, check_partition
 
         given = [name for name in ("records", "table", "sql") if getattr(self, name) is not None]
         if len(given) != 1:
@@ -164,6 +167,9 @@ class CreateCustomerOperator(BaseOperator):
             raise PayarcConfigError("parameters: they belong to sql; leave them out")
         check_key(self.key)
         check_fields(self.fields)
+        check_partition(self.partition)
+        if self.group_ids is not None and (type(self.group_ids) is not int or self.group_ids < 1):
+            raise PayarcConfigError("group_ids: give a whole number from 1, or None for a flat list of ids")
         self.settings.check_counts()
         share = self.max_rejected
         if (
@@ -180,12 +186,31 @@ class CreateCustomerOperator(BaseOperator):
         :raises PayarcRecordsRejected: more records were refused than ``max_rejected`` allows; all others are done
         :raises PayarcError: the run could not go on; run again, nothing is sent twice
         """
-        from payarc_provider.operators.run import run
+        return self._slice(context, resumed=False)
 
-        outcome = run(self, context)
-        self._push(context, outcome)
-        outcome.raise_if_too_many_rejected(self.max_rejected, tolerate_known=self.tolerate_known_rejected)
-        return outcome.customer_ids if self.push_ids else None
+    def resume(self, context: Context, event: Any = None) -> Any:
+        """Go on after a deferral. What is to be known for it stands in the ledger, not in ``event``."""
+        return self._slice(context, resumed=True)
+
+    def _slice(self, context: Context, *, resumed: bool) -> Any:
+        from payarc_provider.operators.run import run
+        from payarc_provider.sync.deferral import Deferral
+
+        try:
+            outcome = run(self, context, resumed=resumed)
+        except Deferral as deferral:
+            seconds = deferral.seconds
+        else:
+            self._push(context, outcome)
+            outcome.raise_if_too_many_rejected(self.max_rejected, tolerate_known=self.tolerate_known_rejected)
+            return self._ids(outcome) if self.push_ids else None
+        return self._give_slot_back(seconds)
+
+    def _give_slot_back(self, seconds: float) -> None:
+        from airflow.providers.common.compat.standard.triggers import TimeDeltaTrigger
+
+        self.log.info("The worker slot is given back: PayArc's rate limit lets nothing through for %.0f s", seconds)
+        self.defer(trigger=TimeDeltaTrigger(datetime.timedelta(seconds=seconds)), method_name="resume")
 
     def on_kill(self) -> None:
         """Airflow stops the task: record what is answered, release the rest, within seconds."""
@@ -203,10 +228,8 @@ class CreateCustomerOperator(BaseOperator):
             instance.xcom_push(key="customers", value=outcome.customers)
             instance.xcom_push(key="rejected", value=outcome.rejected)
             if outcome.too_many_rejected(self.max_rejected, tolerate_known=self.tolerate_known_rejected):
-                instance.xcom_push(key="return_value", value=outcome.customer_ids)
+                instance.xcom_push(key="return_value", value=self._ids(outcome))
 
-
-def _not_yet(**arguments: object) -> None:
-    for name, value in arguments.items():
-        if value:
-            raise PayarcConfigError(f"{name}: not yet supported by this version; leave it out")
+    def _ids(self, outcome: Outcome) -> list[Any]:
+        ids, size = outcome.customer_ids, self.group_ids
+        return [ids[start : start + size] for start in range(0, len(ids), size)] if size else list(ids)
