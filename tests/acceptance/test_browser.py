@@ -68,7 +68,9 @@ def dag(
     """A DAG that has run three times; its id, and Airflow's connections."""
     folder = tmp_path_factory.mktemp("browser")
     connections = {
-        "AIRFLOW_CONN_PAYARC_DEFAULT": json.dumps(json.loads(sandbox.connection_json()) | {"extra": {"account": "shop"}}),
+        "AIRFLOW_CONN_PAYARC_DEFAULT": json.dumps(
+            json.loads(sandbox.connection_json()) | {"extra": {"account": "shop"}}
+        ),
         "AIRFLOW_CONN_LEDGER": json.dumps({"conn_type": "sqlite", "host": str(folder / "ledger.db")}),
     }
     with pytest.MonkeyPatch.context() as patch:
@@ -243,7 +245,9 @@ def test_the_connection_form(browser, sandbox):
         said = browser.text("[role=dialog]", "Verify TLS")
         assert {"Environment", "Account", "Timeout (seconds)", "Verify TLS"} <= set(said.splitlines())
         assert "A token belongs to one of them." in said  # the help text
-        browser.find("//label[contains(., 'Environment')]/following::input[@role='combobox'][1]").send_keys(Keys.ARROW_DOWN)
+        browser.find("//label[contains(., 'Environment')]/following::input[@role='combobox'][1]").send_keys(
+            Keys.ARROW_DOWN
+        )
         assert browser.text("[role=listbox]", "live").splitlines() == ["test", "live"]
         if name == "good":
             browser.picture("connection-extra")

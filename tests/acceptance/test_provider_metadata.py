@@ -79,7 +79,10 @@ print(json.dumps(said))
 @pytest.fixture(scope="module")
 def commands() -> Any:
     """What Airflow's commands say."""
-    lists = [f"{what} -o json" for what in ("plugins", *map("providers {}".format, ("hooks", "behaviours", "links", "widgets")))]
+    lists = [
+        f"{what} -o json"
+        for what in ("plugins", *map("providers {}".format, ("hooks", "behaviours", "links", "widgets")))
+    ]
     return _last_line("-c", COMMANDS, *lists, "config list --section payarc --include-descriptions")
 
 

@@ -78,13 +78,18 @@ def test_the_link_leads_to_the_dashboard_of_the_environment(connect, connection,
 
 
 @pytest.mark.parametrize(
-    ("connection", "address"), [({"password": make_token(expires_in=-1)}, "https://testdashboard.payarc.net/"), (None, "")]
+    ("connection", "address"),
+    [({"password": make_token(expires_in=-1)}, "https://testdashboard.payarc.net/"), (None, "")],
 )
 def test_the_ended_task_has_the_link(airflow, connect, payarc_sandbox, connection, address):
-    connect("payarc_ui", json.dumps({"conn_type": "payarc"} | connection) if connection else payarc_sandbox.connection_json())
+    connect(
+        "payarc_ui",
+        json.dumps({"conn_type": "payarc"} | connection) if connection else payarc_sandbox.connection_json(),
+    )
     airflow.records([{"id": 1, "name": "Zoë Smith"}])
     run = airflow.run(
-        "CreateCustomerOperator(task_id='create', payarc_conn_id='{{ params.conn }}', records=extract(), ledger_conn_id='ledger')",
+        "CreateCustomerOperator(task_id='create', payarc_conn_id='{{ params.conn }}', records=extract(), "
+        "ledger_conn_id='ledger')",
         params={"conn": "payarc_ui"},
     )
 

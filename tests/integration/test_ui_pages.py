@@ -411,7 +411,11 @@ def real(browser: Any, tokens: dict[str, str], sqlite_database: Any, monkeypatch
         ({"conn_type": "sqlite", "host": "{folder}/missing.db"}, 404, "has no ledger"),
         ({"conn_type": "sqlite", "host": "{folder}/no/such/folder.db"}, 404, "has no ledger"),
         ({"conn_type": "sqlite", "host": "{folder}/broken.db"}, 503, "cannot be read"),
-        ({"conn_type": "postgres", "host": "127.0.0.1", "port": 1, "login": "a", "password": "hunter2"}, 503, "reached"),
+        (
+            {"conn_type": "postgres", "host": "127.0.0.1", "port": 1, "login": "a", "password": "hunter2"},
+            503,
+            "reached",
+        ),
     ],
 )
 def test_a_ledger_that_cannot_be_shown_says_why(real, tmp_path, monkeypatch, connection, status, said):
