@@ -16,14 +16,17 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from conftest import Airflow
 
 from payarc_provider.sandbox.server import SandboxServer
+from payarc_provider.sandbox.tokens import make_token
 
 if tuple(map(int, version("apache-airflow").split(".")[:2])) < (3, 3):
     pytest.skip("the browser test knows Airflow 3.3's UI", allow_module_level=True)
@@ -34,6 +37,7 @@ if not (CHROMIUM and CHROMEDRIVER):
     pytest.skip("no Chromium with chromedriver: as root, `make browser` installs Debian's", allow_module_level=True)
 
 from selenium import webdriver  # noqa: E402
+from selenium.common.exceptions import ElementClickInterceptedException, StaleElementReferenceException  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support import expected_conditions as ec  # noqa: E402
@@ -61,11 +65,23 @@ def sandbox() -> Iterator[SandboxServer]:
     server.stop()
 
 
+@dataclass(frozen=True)
+class Dags:
+    """What Airflow has run.
+
+    :param dag_id: of the DAG that has succeeded
+    :param failed: the failed task's page
+    :param connections: Airflow's, as environment variables
+    """
+
+    dag_id: str
+    failed: str
+    connections: dict[str, str]
+
+
 @pytest.fixture(scope="module")
-def dag(
-    _migrated: Path, sandbox: SandboxServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[str, dict[str, str]]]:
-    """A DAG that has run three times; its id, and Airflow's connections."""
+def dags(_migrated: Path, sandbox: SandboxServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dags]:
+    """A DAG that has run three times, and one whose task has failed because its token had expired."""
     folder = tmp_path_factory.mktemp("browser")
     connections = {
         "AIRFLOW_CONN_PAYARC_DEFAULT": json.dumps(
@@ -81,7 +97,12 @@ def dag(
         for run in range(3):
             airflow.records([_record(number) for number in range(100 * run, 100 * run + 40 + 20 * run)])
             assert airflow.test(dag).state == "success"
-        yield dag.dag_id, connections
+        expired = {"conn_type": "payarc", "password": make_token(expires_in=-1)}
+        patch.setenv("AIRFLOW_CONN_PAYARC_EXPIRED", json.dumps(expired))
+        ended = airflow.run(TASK.replace("max_rejected=2", "payarc_conn_id='payarc_expired'").strip())
+        assert ended.state == "failed"
+        task = ended["create_customers"]._instance
+        yield Dags(dag.dag_id, f"/dags/{task.dag_id}/runs/{quote(task.run_id)}/tasks/{task.task_id}", connections)
         airflow.close()
 
 
@@ -91,14 +112,14 @@ def _record(number: int) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def server(dag: tuple[str, dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server(dags: Dags, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Airflow's API server with a login, as a process of its own; where it is."""
     folder = tmp_path_factory.mktemp("server")
     (folder / "passwords.json").write_text(json.dumps({"ada": "ada-pass"}))
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
-    environment = os.environ | dag[1] | {
+    environment = os.environ | dags.connections | {
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API__PORT": str(port),
         "AIRFLOW__API__BASE_URL": f"{address}/",
@@ -160,9 +181,19 @@ class Browser:
         by = By.XPATH if selector.startswith("//") else By.CSS_SELECTOR
         return WebDriverWait(self.driver, PATIENCE).until(ec.element_to_be_clickable((by, selector)))
 
+    def click(self, selector: str) -> None:
+        """Click it, once it is there and nothing lies before it; Airflow may draw it anew meanwhile."""
+
+        def clicked(_: object) -> bool:
+            self.find(selector).click()
+            return True
+
+        passing = [StaleElementReferenceException, ElementClickInterceptedException]
+        WebDriverWait(self.driver, PATIENCE, ignored_exceptions=passing).until(clicked)
+
     def text(self, selector: str, contains: str) -> str:
         """Its text, once it contains this."""
-        WebDriverWait(self.driver, PATIENCE, ignored_exceptions=[Exception]).until(
+        WebDriverWait(self.driver, PATIENCE, ignored_exceptions=[StaleElementReferenceException]).until(
             lambda _: contains in self.find(selector).text
         )
         found: str = self.find(selector).text
@@ -182,23 +213,23 @@ def browser(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
     opened.driver.quit()
 
 
-def test_the_page_is_in_the_menu_and_leads_to_the_task(browser, dag):
+def test_the_page_is_in_the_menu_and_leads_to_the_task(browser, dags):
     browser.open("/")
-    browser.find("button[aria-label=Browse]").click()
-    browser.find("//*[@role='menuitem'][contains(., 'PayArc customers')]").click()
+    browser.click("button[aria-label=Browse]")
+    browser.click("//*[@role='menuitem'][contains(., 'PayArc customers')]")
     browser.driver.switch_to.frame(browser.find("iframe"))
 
     assert "178\ncreated" in browser.text("main", "created")
     assert "2\nrejected" in browser.text("main", "rejected")
     assert len(browser.driver.find_elements(By.CSS_SELECTOR, "svg.chart > g")) == 3
     browser.picture("page")
-    browser.find("//a[text()='C-0010']").click()
+    browser.click("//a[text()='C-0010']")
     assert "at most 40 characters" in browser.text("main", "What to mend")
     browser.picture("record")
-    browser.find("//a[text()='create_customers']").click()
+    browser.click("//a[text()='create_customers']")
     browser.driver.switch_to.default_content()
 
-    WebDriverWait(browser.driver, PATIENCE).until(ec.url_contains(f"/dags/{dag[0]}/runs/"))
+    WebDriverWait(browser.driver, PATIENCE).until(ec.url_contains(f"/dags/{dags.dag_id}/runs/"))
     assert browser.driver.current_url.endswith("/tasks/create_customers")
 
 
@@ -216,22 +247,27 @@ def test_the_page_wears_airflows_theme(browser):
     assert seen == ["rgb(24, 24, 27)", "rgb(255, 255, 255)"]
 
 
-def test_a_task_shows_its_documentation(browser, dag):
-    browser.open(f"/dags/{dag[0]}/tasks/create_customers")
-    browser.find("//button[contains(., 'Task Docs')]").click()
+def test_a_task_shows_its_documentation(browser, dags):
+    browser.open(f"/dags/{dags.dag_id}/tasks/create_customers")
+    browser.click("button[aria-label=Documentation]")
 
-    said = browser.text("[role=dialog]", "each exactly once")
-    assert "upstream tasks, through XCom" in said
-    assert browser.find("[role=dialog] table")  # Markdown has become a table
+    assert browser.find("//h3[contains(., 'each exactly once')]")  # what was Markdown is a heading and a table
+    assert browser.find("//table//td[contains(., 'upstream tasks, through XCom')]")
     browser.picture("task")
 
 
-def test_the_connection_form(browser, sandbox):
+def test_an_ended_task_links_to_payarcs_dashboard(browser, dags):
+    browser.open(f"{dags.failed}/details")
+
+    assert browser.find("a[href='https://testdashboard.payarc.net/']").text == "PayArc dashboard"
+
+
+def test_the_connection_form_and_its_test(browser, sandbox):
     connection = json.loads(sandbox.connection_json())
     host, _, port = connection["host"].removesuffix("/v1").rpartition(":")
     for name, token in (("good", connection["password"]), ("wrong", "not-a-real-token")):
         browser.open("/connections")
-        browser.find("//button[contains(., 'Add Connection')]").click()
+        browser.click("//button[contains(., 'Add Connection')]")
         browser.find("[role=dialog] input[role=combobox]").send_keys("PayArc", Keys.ENTER)
         browser.find("input[name=connection_id]").send_keys(f"payarc_{name}")
         assert {"Base URL", "Access token", "Port"} <= set(browser.text("[role=dialog]", "Access token").splitlines())
@@ -241,7 +277,7 @@ def test_the_connection_form(browser, sandbox):
         browser.find("input[name=host]").send_keys(host)
         browser.find("input[name=port]").send_keys(port)
         browser.find("input[name=password]").send_keys(token)
-        browser.find("//button[contains(., 'Extra Fields')]").click()
+        browser.click("//button[contains(., 'Extra Fields')]")
         said = browser.text("[role=dialog]", "Verify TLS")
         assert {"Environment", "Account", "Timeout (seconds)", "Verify TLS"} <= set(said.splitlines())
         assert "A token belongs to one of them." in said  # the help text
@@ -252,11 +288,11 @@ def test_the_connection_form(browser, sandbox):
         if name == "good":
             browser.picture("connection-extra")
         browser.driver.switch_to.active_element.send_keys(Keys.ESCAPE)
-        browser.find("//*[@role='dialog']//button[contains(., 'Save')]").click()
+        browser.click("//*[@role='dialog']//button[contains(., 'Save')]")
         browser.find(f"//td[contains(., 'payarc_{name}')]")
 
     for name, said in (("good", "PayArc accepts the token"), ("wrong", "PayArc does not accept")):
         browser.open("/connections")
-        browser.find(f"//tr[contains(., 'payarc_{name}')]//button[@aria-label='Test Connection']").click()
+        browser.click(f"//tr[contains(., 'payarc_{name}')]//button[@aria-label='Test Connection']")
         assert said in browser.text("//*[@data-scope='toast'][@data-part='root']", said)
         browser.picture(f"test-{name}")
