@@ -4,7 +4,7 @@ AIRFLOW ?= 2.11.2
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help env demo test torture lint build compat lock clean
+.PHONY: help env demo browser test torture lint build compat lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -26,7 +26,13 @@ $(INSTALLED): requirements-dev.txt pyproject.toml
 demo: env  ## show it: 200 people, two runs, no customer twice
 	@$(BIN)/python demo/run.py
 
-test: lint  ## everything that CI checks
+# Where it cannot be installed, the tests that need it are skipped.
+browser:  ## Debian's Chromium for the browser tests, if it is missing and can be installed
+	@command -v chromedriver >/dev/null || ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ] \
+	|| { echo "Installing Chromium ..."; apt-get update -qq && apt-get install -y -qq chromium chromium-driver >/dev/null; } \
+	|| echo "Chromium could not be installed"
+
+test: lint browser  ## everything that CI checks
 	$(BIN)/pytest
 
 torture: env  ## hours of killed processes and simulated histories, with fresh seeds

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.providers.common.compat.sdk import BaseOperator, XComArg, conf
 
 from payarc_provider.exceptions import PayarcConfigError
+from payarc_provider.operators.doc import task_doc
+from payarc_provider.operators.link import PayarcDashboardLink
 from payarc_provider.sync.settings import Settings
 
 if TYPE_CHECKING:
@@ -72,6 +74,7 @@ class CreateCustomerOperator(BaseOperator):
     template_ext: Sequence[str] = (".sql",)
     template_fields_renderers = {"sql": "sql", "parameters": "json"}  # noqa: RUF012 - Airflow's own form
     ui_color = "#d7ecd9"
+    operator_extra_links = (PayarcDashboardLink(),)
 
     def __init__(
         self,
@@ -138,13 +141,16 @@ class CreateCustomerOperator(BaseOperator):
         if isinstance(records, XComArg):
             # `records` is no template field, because those are stored and shown; so the relation is made here.
             XComArg.apply_upstream_relationship(self, records)
+        self.doc_md = task_doc(vars(self))
 
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:
         """As any operator's, and `records` may be another task's output here too."""
         from payarc_provider.operators.partial import relating_records
 
-        return relating_records(super().partial(**kwargs))
+        partial = super().partial(**kwargs)
+        partial.kwargs["doc_md"] = task_doc(partial.kwargs)
+        return relating_records(partial)
 
     def _check(self) -> None:
         from payarc_provider.sync.records import check_fields, check_key, check_partition

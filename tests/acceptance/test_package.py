@@ -55,6 +55,7 @@ def test_the_wheel_holds_every_module_of_the_checkout(wheel):
     ours = {str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "payarc_provider").rglob("*.py")}
 
     assert ours == {name for name in wheel if name.endswith(".py")}
+    assert {"payarc_provider/plugins/templates/base.html", "payarc_provider/plugins/templates/page.css"} <= set(wheel)
 
 
 def test_the_entry_point_leads_to_the_metadata(wheel):
@@ -63,6 +64,9 @@ def test_the_entry_point_leads_to_the_metadata(wheel):
 
     assert dict(points["apache_airflow_provider"]) == {
         "provider_info": "payarc_provider.get_provider_info:get_provider_info"
+    }
+    assert dict(points["airflow.plugins"]) == {
+        "payarc_customers": "payarc_provider.plugins.customers:PayarcCustomersPlugin"
     }
 
 
