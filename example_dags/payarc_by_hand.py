@@ -1,9 +1,9 @@
 """
 ### Some people, by hand
 
-Trigger this DAG with its form: from which day to which day (not included), how many people at most, and whether to try it
-first. A try checks each record and compares it with the ledger, sends nothing, and says in the XCom `summary` how many
-would be created. Run as often as you like: whoever is a customer already stays one.
+Trigger this DAG with its form: from which day to which day (not included), how many people at most, and whether to
+try it first. A try checks each record and compares it with the ledger, sends nothing, and says in the XCom `summary`
+how many would be created. Run as often as you like: whoever is a customer already stays one.
 
 Needs the connections `payarc_default` (type PayArc) and `crm` (SQLite, PostgreSQL, MySQL or MariaDB).
 """

@@ -1,8 +1,8 @@
 """
 ### What an API lists becomes PayArc customers
 
-The task `sign_ups` asks a CRM's API page by page and returns a list of dicts, under PayArc's field names. XCom hands them
-on, and is no place to remember what has been created, so a database for the ledger is needed.
+The task `sign_ups` asks a CRM's API page by page and returns a list of dicts, under PayArc's field names. XCom hands
+them on, and is no place to remember what has been created, so a database for the ledger is needed.
 
 Needs the connections `payarc_default` (type PayArc), `crm_api` (host: the API's base URL, password: its token) and
 `payarc_ledger` (SQLite, PostgreSQL, MySQL or MariaDB).

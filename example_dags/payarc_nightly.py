@@ -18,7 +18,7 @@ from airflow.timetables.interval import CronDataIntervalTimetable
 from payarc_provider.operators.customer import CreateCustomerOperator
 
 CUSTOMERS = Asset("payarc://test/acme/customers")
-BEGAN = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
+BEGAN = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
 
 @dag(

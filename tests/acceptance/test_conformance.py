@@ -1,7 +1,7 @@
 """What is promised holds on any supported Airflow: sources, XCom shapes and failures, each with every ledger database.
 
-Each case is a DAG that a real Airflow runs against a sandbox over HTTP, and a count at that sandbox. ``make compat`` runs
-this with the built wheel on every version; ``PAYARC_TORTURE=1`` takes each shape and each failure with every source.
+Each case is a DAG that a real Airflow runs against a sandbox over HTTP, and a count at that sandbox. ``make compat``
+runs this with the built wheel on every version; ``PAYARC_TORTURE=1`` takes each shape and failure with every source.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from .servers import PostgreSQL, people, start_redis
 
 PEOPLE = 400
 SHOPS = 60
+NIGHTS = 3
 WORKERS = ("worker-1", "worker-2")
 LATENCY = 0.3
 """Seconds that the sandbox takes for a request: slow enough that a worker can be killed in mid-run."""
@@ -140,7 +141,7 @@ def _partitions(
     made = sandbox.customers("1")
     report.say("customers at the sandbox", len(made), PEOPLE)
     report.say("different people among them", len({customer["email"] for customer in made}), PEOPLE)
-    report.say("ids downstream", airflow.xcom(dag_id, run_id, "count"), str(PEOPLE))
+    report.say("ids downstream", int(airflow.xcom(dag_id, run_id, "count")), PEOPLE)
     report.say("POSTs", sandbox.stats()["posts"]["received"])
 
 
@@ -163,7 +164,19 @@ def _merchants(
 
 
 def _backfill(airflow: Airflow, sandbox: SandboxServer, fill: Callable[..., None], report: Report) -> None:
-    """``airflow backfill create`` of the example DAG payarc_nightly, three days, twice."""
+    print("airflow backfill create, for the example payarc_nightly", flush=True)
+    sandbox.reset()
+    fill("people", NIGHTS * 10)
+    days = ("--from-date", "2026-01-01", "--to-date", f"2026-01-0{NIGHTS}T12:00:00")
+    for again in (False, True):
+        airflow.command(
+            *("backfill", "create", "--dag-id", "payarc_nightly", *days),
+            *(("--reprocess-behavior", "completed") if again else ()),
+        )
+        wait_until("the backfill ends", lambda: airflow.backfilled("payarc_nightly"))
+        report.say("customers, after the same again" if again else "customers", len(sandbox.customers()), NIGHTS * 10)
+        report.say("nights that ended well", airflow.succeeded("payarc_nightly", "backfill"), NIGHTS)
+    report.say("POSTs", sandbox.stats()["posts"]["received"], NIGHTS * 10)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ class Airflow:
             "SCHEDULER__ENABLE_HEALTH_CHECK": "False",
             # A dead worker's task is noticed within half a minute instead of five.
             "SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "5",
-            "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
+            "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
             "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
             "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
             "SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "20",
@@ -148,6 +148,15 @@ class Airflow:
             return bool(state == "success")
 
         wait_until(f"{dag_id} ends", ended)
+
+    def backfilled(self, dag_id: str) -> bool:
+        """Whether all its backfills have ended."""
+        return all(one["completed_at"] for one in self.get(f"backfills?dag_id={dag_id}")["backfills"])
+
+    def succeeded(self, dag_id: str, run_type: str) -> int:
+        """How many of its runs of this type have ended well."""
+        runs = self.get(f"dags/{dag_id}/dagRuns?run_type={run_type}&state=success")
+        return int(runs["total_entries"])
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1, key: str = "return_value") -> Any:
         """What a task pushed."""

@@ -78,17 +78,17 @@ def start_redis(processes: Processes, folder: Path) -> int:
 
 @contextlib.contextmanager
 def people(url: str) -> Iterator[Any]:
-    """A function that fills a table of the CRM with made-up people: ``fill(table, count)``."""
+    """A function that makes a table of the CRM, ``fill(table, count)``: people who signed up on three days."""
     engine = sa.create_engine(url)
 
     def fill(table: str, count: int) -> None:
         with engine.begin() as connection:
             connection.exec_driver_sql(
-                f"CREATE TABLE {table} (id integer PRIMARY KEY, name text, email text, created_at timestamptz)"
+                f"CREATE TABLE {table} (id integer PRIMARY KEY, full_name text, email text, signed_up timestamp)"
             )
             connection.exec_driver_sql(
                 f"INSERT INTO {table} SELECT n, 'John Smith', '{table}.' || n || '@example.com', "
-                f"timestamptz '2026-01-01 12:00Z' + mod(n, 3) * interval '1 day' FROM generate_series(1, {count}) n"
+                f"timestamp '2026-01-01 12:00' + mod(n, 3) * interval '1 day' FROM generate_series(1, {count}) n"
             )
 
     yield fill

@@ -13,6 +13,7 @@ SHARES = 4
 for executor in ("celery", "local"):
     common = {
         "sql_conn_id": "crm",
+        "fields": {"name": "full_name", "email": "email"},
         "ledger_table": f"payarc_{executor}",
         "settle": 10,
         "lease": 15,
