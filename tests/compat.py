@@ -38,6 +38,7 @@ BESIDE = (
 )
 SUITE = (
     "tests/acceptance/test_conformance.py",
+    "tests/acceptance/test_deferral.py",
     "tests/acceptance/test_provider_metadata.py",
     "tests/acceptance/test_examples.py",
     "tests/acceptance/test_readme.py",

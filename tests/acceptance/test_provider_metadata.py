@@ -60,6 +60,25 @@ print(json.dumps({
 }))
 """
 
+# Every module, in a process that has imported none of them yet, with what is an error in all tests.
+IMPORT_ALL = """
+import importlib, json, pkgutil, warnings
+for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+    warnings.filterwarnings("error", category=category, module="payarc_provider")
+import payarc_provider
+
+imported = []
+for module in pkgutil.walk_packages(payarc_provider.__path__, "payarc_provider."):
+    if not module.name.endswith("__main__"):
+        try:
+            importlib.import_module(module.name)
+            imported.append(module.name)
+        except ModuleNotFoundError as missing:  # of what this Airflow does not have, as Airflow 2 has no FastAPI
+            if (missing.name or "").startswith("payarc_provider"):
+                raise
+print(json.dumps(imported))
+"""
+
 
 def _last_line(*command: str) -> Any:
     """The JSON that a new process prints at its end. It starts elsewhere, to find the package that is installed."""
@@ -104,6 +123,12 @@ def test_everything_that_is_named_exists():
     assert getattr(importlib.import_module(module), hook) is PayarcHook
     assert connection_type["connection-type"] == PayarcHook.conn_type
     assert connection_type["hook-name"] == PayarcHook.hook_name
+
+
+def test_no_import_of_ours_is_deprecated():
+    imported = _last_line("-c", IMPORT_ALL)
+
+    assert {"payarc_provider.hooks.payarc", "payarc_provider.operators.customer"} <= set(imported)
 
 
 def test_the_older_form_has_the_same_fields():
