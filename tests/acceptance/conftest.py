@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import inspect
 import itertools
 import json
@@ -54,11 +55,22 @@ def dags_of(path: str | Path) -> dict[str, Any]:
     return dags
 
 
+@functools.cache
+def _keep_api_server() -> None:
+    """Before 3.3, Airflow 3 builds the server that a tested task talks to anew for each task, which takes seconds."""
+    with contextlib.suppress(ImportError):  # Airflow 2 has none
+        from airflow.sdk.execution_time import supervisor
+
+        if not hasattr(supervisor.in_process_api_server, "cache_info"):
+            supervisor.in_process_api_server = functools.cache(supervisor.in_process_api_server)
+
+
 def run_dag(dag: Any, when: datetime.datetime | None = None, **arguments: Any) -> Any:
     """``dag.test()`` of any version.
 
     :param when: the logical date
     """
+    _keep_api_server()
     if when is not None:
         name = "logical_date" if "logical_date" in inspect.signature(dag.test).parameters else "execution_date"
         arguments[name] = when
