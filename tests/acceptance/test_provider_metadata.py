@@ -60,6 +60,25 @@ print(json.dumps({
 }))
 """
 
+# Every module, in a process that has imported none of them yet, with what is an error in all tests.
+IMPORT_ALL = """
+import importlib, json, pkgutil, warnings
+for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+    warnings.filterwarnings("error", category=category, module="payarc_provider")
+import payarc_provider
+
+imported = []
+for module in pkgutil.walk_packages(payarc_provider.__path__, "payarc_provider."):
+    if not module.name.endswith("__main__"):
+        try:
+            importlib.import_module(module.name)
+            imported.append(module.name)
+        except ModuleNotFoundError as missing:  # of what this Airflow does not have, as Airflow 2 has no FastAPI
+            if (missing.name or "").startswith("payarc_provider"):
+                raise
+print(json.dumps(imported))
+"""
+
 
 # Airflow's command line, each time as if it were typed; one process, because it takes seconds to start.
 COMMANDS = """
@@ -175,6 +194,12 @@ def test_everything_that_is_named_exists():
     for name in info["extra-links"]:
         module, _, link = name.rpartition(".")
         assert getattr(importlib.import_module(module), link)
+
+
+def test_no_import_of_ours_is_deprecated():
+    imported = _last_line("-c", IMPORT_ALL)
+
+    assert {"payarc_provider.hooks.payarc", "payarc_provider.operators.customer"} <= set(imported)
 
 
 def test_the_older_form_has_the_same_fields():
