@@ -126,9 +126,8 @@ class CreateCustomerOperator(BaseOperator):
             settle=settle,
             lease=lease,
         )
-        _not_yet(group_ids=group_ids, partition=partition)
-        if deferrable and not conf.getboolean("operators", "default_deferrable", fallback=False):
-            _not_yet(deferrable=deferrable)
+        self.group_ids = group_ids
+        self.partition = partition
         self._check()
         if isinstance(records, XComArg):
             # `records` is no template field, because those are stored and shown; so the relation is made here.
@@ -142,7 +141,7 @@ class CreateCustomerOperator(BaseOperator):
         return relating_records(super().partial(**kwargs))
 
     def _check(self) -> None:
-        from payarc_provider.sync.records import check_fields, check_key
+        from payarc_provider.sync.records import check_fields, check_key, check_partition
 
         given = [name for name in ("records", "table", "sql") if getattr(self, name) is not None]
         if len(given) != 1:
@@ -158,6 +157,9 @@ class CreateCustomerOperator(BaseOperator):
             raise PayarcConfigError("parameters: they belong to sql; leave them out")
         check_key(self.key)
         check_fields(self.fields)
+        check_partition(self.partition)
+        if self.group_ids is not None and (type(self.group_ids) is not int or self.group_ids < 1):
+            raise PayarcConfigError("group_ids: give a whole number from 1, or None for a flat list of ids")
         self.settings.check_counts()
         share = self.max_rejected
         if (
@@ -179,7 +181,7 @@ class CreateCustomerOperator(BaseOperator):
         outcome = run(self, context)
         self._push(context, outcome)
         outcome.raise_if_too_many_rejected(self.max_rejected, tolerate_known=self.tolerate_known_rejected)
-        return outcome.customer_ids if self.push_ids else None
+        return self._ids(outcome) if self.push_ids else None
 
     def on_kill(self) -> None:
         """Airflow stops the task: record what is answered, release the rest, within seconds."""
@@ -197,10 +199,8 @@ class CreateCustomerOperator(BaseOperator):
             instance.xcom_push(key="customers", value=outcome.customers)
             instance.xcom_push(key="rejected", value=outcome.rejected)
             if outcome.too_many_rejected(self.max_rejected, tolerate_known=self.tolerate_known_rejected):
-                instance.xcom_push(key="return_value", value=outcome.customer_ids)
+                instance.xcom_push(key="return_value", value=self._ids(outcome))
 
-
-def _not_yet(**arguments: object) -> None:
-    for name, value in arguments.items():
-        if value:
-            raise PayarcConfigError(f"{name}: not yet supported by this version; leave it out")
+    def _ids(self, outcome: Outcome) -> list[Any]:
+        ids, size = outcome.customer_ids, self.group_ids
+        return [ids[start : start + size] for start in range(0, len(ids), size)] if size else list(ids)

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, cast
 from payarc_provider.api.rate_limit import RateLimiter
 from payarc_provider.hooks.database import sql_engine
 from payarc_provider.hooks.payarc import PayarcHook
+from payarc_provider.operators.mapping import check_length, most_ids
 from payarc_provider.operators.records import resolve_records
 from payarc_provider.sync.account import Identity, find_scope, token_user
 from payarc_provider.sync.engine import Run
 from payarc_provider.sync.feed import BatchReader
 from payarc_provider.sync.ledger import Claimant, Ledger
 from payarc_provider.sync.progress import Progress
-from payarc_provider.sync.records import Reader
+from payarc_provider.sync.records import Reader, check_partition
 from payarc_provider.sync.results import Results
 from payarc_provider.sync.sources import DatabaseSource, ListSource, Source
 from payarc_provider.sync.threads import (
@@ -109,7 +110,13 @@ def run(operator: CreateCustomerOperator, context: Context) -> Outcome:
             run_id=instance.run_id,
             task_id=instance.task_id,
         )
-        batches = BatchReader(source, reader, settings.batch_size)
+        partition = check_partition(operator.partition)
+        if (most := most_ids(operator, context)) is not None and not settings.dry_run:
+            ahead = Reader(operator.key, operator.fields, ledger.ledger_id)
+            check_length(
+                BatchReader(source, ahead, settings.batch_size, partition), most, operator.task_id, operator.group_ids
+            )
+        batches = BatchReader(source, reader, settings.batch_size, partition)
         results = Results(keep=operator.push_ids)
         pools = stack.enter_context(threads(settings.concurrency))
         clock = SystemClock()

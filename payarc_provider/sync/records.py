@@ -111,6 +111,13 @@ def _encodes(text: str) -> bool:
     return True
 
 
+def share_of(key: str | None, shares: int) -> int:
+    """Which of ``shares`` shares, from 0, a key belongs to: always the same; what has no key belongs to the first."""
+    if key is None:
+        return 0
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest()) % shares
+
+
 def looks_personal(key: str) -> bool:
     """Whether a key looks like an email address, which a key must not be."""
     return _EMAIL.search(key) is not None
@@ -160,6 +167,13 @@ class Reader:
         if errors:
             return self._refused(index, key, raw, errors)
         return Record(index, key, fields, self.digest(fields), {})
+
+    def key_of(self, row: object) -> str | None:
+        """The row's key, None where it has none that can be used."""
+        try:
+            return self._key(row) if isinstance(row, Mapping) else None
+        except UnusableKey:
+            return None
 
     def digest(self, fields: Mapping[str, str]) -> str:
         """Keyed hash of what is sent (32 hexadecimal digits); unambiguous, for values hold no control characters."""
@@ -217,6 +231,19 @@ def check_key(key: str | Sequence[str]) -> tuple[str, ...]:
             'key: give a column name such as key="id", or several different ones such as key=["tenant", "id"]'
         )
     return columns
+
+
+def check_partition(partition: Sequence[int] | None) -> tuple[int, int] | None:
+    """The partition.
+
+    :raises PayarcConfigError: when it is no share of a whole
+    """
+    if partition is None:
+        return None
+    numbers = list(partition) if isinstance(partition, Sequence) and not isinstance(partition, str) else []
+    if [type(number) for number in numbers] != [int, int] or not 0 <= numbers[0] < numbers[1]:
+        raise PayarcConfigError("partition: give (i, n) with i from 0 to n - 1, such as (0, 4) for the first of four")
+    return numbers[0], numbers[1]
 
 
 def check_fields(fields: Mapping[str, str] | None) -> dict[str, str] | None:

@@ -144,21 +144,26 @@ def test_an_argument_that_cannot_be_meant_is_refused_by_name(argument, value):
         {"match_existing": "email"},
         {"fields": {"email": "mail", "name": "full name"}},
         {"key": ("tenant", "id")},
+        {"group_ids": 100},
+        {"partition": (0, 2)},
+        {"partition": [1, 2]},
+        {"deferrable": True, "defer_after": 60},
     ],
 )
 def test_an_argument_that_can_be_meant_is_accepted(arguments):
     build(**FROM_TABLE, **arguments)
 
 
-@pytest.mark.parametrize("argument", [{"group_ids": 100}, {"partition": (0, 2)}, {"deferrable": True}])
-def test_what_this_version_cannot_do_yet_is_refused_and_never_ignored(argument):
-    (name,) = argument
-    assert refusal(**FROM_TABLE, **argument).startswith(f"{name}: not yet supported")
+@pytest.mark.parametrize(
+    "partition", [(0,), (0, 0), (4, 4), (-1, 4), ("0", "4"), (0.0, 4), (True, 2), "04", 4, (0, 1, 2)]
+)
+def test_a_partition_that_is_no_share_of_a_whole_is_refused(partition):
+    assert refusal(**FROM_TABLE, partition=partition).startswith("partition: give (i, n)")
 
 
-@pytest.mark.parametrize("argument", [{"group_ids": None}, {"partition": None}, {"deferrable": False}])
-def test_what_this_version_cannot_do_yet_may_be_left_at_its_default(argument):
-    build(**FROM_TABLE, **argument)
+@pytest.mark.parametrize("group_ids", [0, -1, 1.5, True, "100"])
+def test_a_group_of_no_whole_number_of_ids_is_refused(group_ids):
+    assert refusal(**FROM_TABLE, group_ids=group_ids).startswith("group_ids: give a whole number")
 
 
 def test_a_dag_may_be_parsed_where_deferrable_is_airflows_default(monkeypatch):

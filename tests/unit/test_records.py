@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime
 import json
 import uuid
+from collections import Counter
 from decimal import Decimal
 
 import pytest
 
 from payarc_provider.exceptions import PayarcConfigError
-from payarc_provider.sync.records import MAX_KEY, Reader, UnusableKey, key_text, shown
+from payarc_provider.sync.records import MAX_KEY, Reader, UnusableKey, key_text, share_of, shown
 
 SECRET = "0" * 32
 ID = uuid.UUID("2f5b6c1e-9d3a-4d5f-8a51-0f6d8f6f2b11")
@@ -307,3 +308,18 @@ def test_a_listed_customer_with_another_field_or_value_has_another_digest_or_non
     sent = one.read(0, {"id": 1, "name": "John Smith", "phone": "5417543010"})
     listed = {"name": "John Smith", "phone": "5417543010", "source_id": None, **more}
     assert one.digest_of_customer(listed, sent.names) != sent.digest
+
+
+# ---- shares --------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_belongs_to_the_same_share_for_ever():
+    """Workers of different versions may share a table, so that these numbers must not change."""
+    assert [share_of(key, 4) for key in ("1", "2", "3", "42", "é", '["north","1"]')] == [2, 0, 1, 2, 3, 3]
+    assert share_of(None, 4) == 0
+
+
+def test_shares_are_about_equal():
+    counts = Counter(share_of(str(number), 4) for number in range(10_000))
+    assert set(counts) == {0, 1, 2, 3}
+    assert min(counts.values()) > 2_300
