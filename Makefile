@@ -4,7 +4,7 @@ AIRFLOW ?= 2.11.2
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help env demo test torture lint build compat lock clean
+.PHONY: help env demo test torture bench lint build compat lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -33,6 +33,17 @@ torture: env  ## hours of killed processes and simulated histories, with fresh s
 	$(BIN)/python -m tests.simulation --mutants
 	$(BIN)/python -m tests.simulation --histories 1000000
 	cd tests && ../$(BIN)/python -m crash.torture --kills 500
+
+BENCH := .venv/bench
+
+bench: $(BENCH)/.installed  ## measure it beside others, 20 minutes: docs/benchmarks.md; QUICK=1: small, 3 minutes
+	$(BENCH)/bin/python -m benchmarks $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
+
+$(BENCH)/.installed: $(INSTALLED) benchmarks/requirements.txt
+	$(BIN)/uv venv -q --clear -p $(BIN)/python $(BENCH)
+	$(BIN)/uv pip install -q -p $(BENCH)/bin/python -r requirements-dev.txt -r benchmarks/requirements.txt
+	$(BIN)/uv pip install -q -p $(BENCH)/bin/python --no-build-isolation --no-deps -e .
+	@touch $@
 
 lint: env  ## style and types
 	$(BIN)/ruff check -q

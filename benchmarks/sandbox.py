@@ -13,16 +13,20 @@ from typing import Any, Self
 
 
 class Sandbox:
-    """A context manager; every :meth:`begin` gives an empty one with other settings."""
+    """A context manager; every :meth:`begin` gives an empty one with other settings.
 
-    def __init__(self) -> None:
+    :param nice: how far it stands back behind other processes
+    """
+
+    def __init__(self, nice: int = 0) -> None:
+        self._nice = nice
         self._process: subprocess.Popen[str] | None = None
         self.origin = ""
         self.token = ""
         self._cpu = 0.0
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "payarc_provider.sandbox", "--port", "0"]
+        command = ["nice", "-n", str(self._nice), sys.executable, "-m", "payarc_provider.sandbox", "--port", "0"]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout
         lines = [self._process.stdout.readline() for _ in range(4)]
@@ -42,19 +46,11 @@ class Sandbox:
         """PayArc's base URL."""
         return f"{self.origin}/v1"
 
-    def connection(self) -> str:
-        """The sandbox as an Airflow connection."""
-        return json.dumps({"conn_type": "payarc", "host": self.url, "password": self.token, "extra": {"timeout": 30}})
-
     def begin(self, **settings: Any) -> None:
         """Empty, with these settings."""
         self._call("reset", {})
         self._call("settings", settings)
         self._cpu = self._cpu_now()
-
-    def settings(self, **settings: Any) -> None:
-        """Change settings, and keep the customers."""
-        self._call("settings", settings)
 
     def stats(self) -> dict[str, Any]:
         """Its counts since it began, ``cpu`` (seconds) among them."""

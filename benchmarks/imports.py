@@ -1,0 +1,33 @@
+"""What importing the operator costs a DAG file, over importing Airflow's own base class."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+from benchmarks.speed import median_spread
+from benchmarks.world import World
+
+_CODE = """
+import time
+from airflow.providers.common.compat.sdk import BaseOperator
+start = time.perf_counter()
+import payarc_provider.operators.customer
+print(time.perf_counter() - start)
+"""
+
+
+def import_time(world: World, runs: int) -> dict[str, Any]:
+    """Seconds, over so many fresh processes."""
+    command = [sys.executable, "-c", _CODE]
+    subprocess.run(command, env=world.environment(), check=True, capture_output=True)  # compiled afterwards
+    seconds = [
+        float(
+            subprocess.run(command, env=world.environment(), check=True, capture_output=True, text=True).stdout.split()[
+                -1
+            ]
+        )
+        for _ in range(runs)
+    ]
+    return median_spread(seconds)
