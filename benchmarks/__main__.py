@@ -91,9 +91,7 @@ def _write(results: dict[str, Any], size: Size, folder: Path) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small, to see that it works; figures mean little")
-    parser.add_argument(
-        "--only", nargs="+", choices=PHASES, help="measure these again, and keep the rest of the last run"
-    )
+    parser.add_argument("--only", nargs="+", choices=PHASES, help="measure these again, keep the rest")
     parser.add_argument("--docs", type=Path, help="where to write (docs; with --quick .bench/quick)")
     return parser.parse_args()
 

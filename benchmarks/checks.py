@@ -56,7 +56,7 @@ def _limits(results: Results) -> Iterator[Check]:
         )
     if slot := results["limits"].get("deferring"):
         yield Check(
-            f"`deferrable=True` at 30 a minute, {slot['windows']} windows: worker slot held by our own code, per window",
+            f"`deferrable=True` at 30 a minute, {slot['windows']} windows: worker slot held by our code, per window",
             "≤ 6 s",
             f"{slot['per_window']:.2f} s",
             slot["per_window"] <= 6 and slot["customers"] == slot["records"],

@@ -127,8 +127,8 @@ def _known(world: World, sandbox: Sandbox, count: int, rounds: int) -> dict[str,
         told["rss_peak"].append(mine["rss_peak"])
         told["cpu"].append(mine["cpu"])
         say(
-            f"known: {count} in {mine['seconds']:.1f} s ({told['rates'][-1]:.0f}/s), bare loop {told['bare'][-1]:.0f}/s, "
-            f"{mine['rss_peak']:.0f} MB"
+            f"known: {count} in {mine['seconds']:.1f} s ({told['rates'][-1]:.0f}/s), "
+            f"bare loop {told['bare'][-1]:.0f}/s, {mine['rss_peak']:.0f} MB"
         )
     stats = sandbox.stats()
     return told | {"posts": stats["posts"]["received"], "requests": sum(stats["requests"].values())}

@@ -1,4 +1,4 @@
-"""How many answers a second the sandbox can give at the most: so that nobody is slowed by it and takes it for PayArc."""
+"""How many answers a second the sandbox can give at the most, so that it is nobody's bottleneck unnoticed."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 FIELDS = ("name", "email", "description", "phone", "country")
-_GIVEN = "Ana Béatrice Chloé Dmitri Eoin Fatima Håkon Jean-Luc Kofi Léa Mary-Ann Núria Priya Renée Søren Zoë".split()
-_FAMILY = "Álvarez Brontë D'Angelo García-López Ito Jönsson Lefèvre N'Diaye O'Brien Park Smith-Jones".split()
+_GIVEN = ["Ana", "Béatrice", "Dmitri", "Eoin", "Fatima", "Håkon", "Jean-Luc", "Kofi", "Mary-Ann", "Núria", "Zoë"]
+_FAMILY = ["Álvarez", "Brontë", "D'Angelo", "García-López", "Ito", "Jönsson", "N'Diaye", "O'Brien", "Smith-Jones"]
 _COMPANIES = ["Bagel bar", "Bike workshop", "Book café", "Donut shop", "Flower stall", "Print studio", "Tea house"]
 
 Person = dict[str, Any]

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.world import World
 
-SQLITE = {"conn_type": "sqlite", "host": "STATE/ledger.db"}
+SQLITE = {"conn_type": "sqlite"}
 
 
 @dataclass(frozen=True)

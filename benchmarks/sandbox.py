@@ -68,7 +68,7 @@ class Sandbox:
         """Every customer."""
         return list(self._call("customers"))
 
-    def wait_for(self, created: int, alive: subprocess.Popen[str]) -> None:
+    def wait_for(self, created: int, alive: subprocess.Popen[Any]) -> None:
         """Until there are so many customers, or the process that makes them has ended."""
         while self.created() < created and alive.poll() is None:
             time.sleep(0.02)

@@ -69,10 +69,7 @@ class Child:
 
 
 class World:
-    """A context manager: a folder that is removed at the end, and a PostgreSQL in it.
-
-    :param folder: to work in; a new one in the system's folder for temporary files by default
-    """
+    """A context manager: a folder that is removed at the end, and a PostgreSQL in it."""
 
     def __init__(self) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="payarc-bench-"))

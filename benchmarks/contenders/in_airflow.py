@@ -30,7 +30,7 @@ def operator(url: str, token: str, crm: str, state: str, threads: int, limit: li
 
 
 def http(url: str, token: str, crm: str, state: str, threads: int, limit: list[float] | None) -> dict[str, Any]:
-    """A mapped HttpOperator; what an earlier run of this state finished is not done again, as Airflow would retry it."""
+    """A mapped HttpOperator; tasks that succeeded before are not run again, as in Airflow."""
     done = Path(state, "done")
     finished = set(done.read_text().split()) if done.exists() else set()
     bodies = [body for body in as_json(crm) if json.loads(body)["email"] not in finished]

@@ -62,11 +62,11 @@ def run(
     with DAG("bench", schedule=None):
         operator = CreateCustomerOperator(
             task_id="create",
+            table="people",
             sql_conn_id="crm",
             ledger_conn_id="ledger",
             concurrency=threads,
             push_ids=False,
-            **source,
             **arguments,
         )
     mine = context(operator, run_id)
