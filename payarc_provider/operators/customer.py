@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -115,6 +116,8 @@ class CreateCustomerOperator(BaseOperator):
         self.max_rejected = max_rejected
         self.tolerate_known_rejected = tolerate_known_rejected
         self.push_ids = push_ids
+        self.deferrable = deferrable
+        self.defer_after = defer_after
         self.settings = Settings(
             concurrency=concurrency,
             batch_size=batch_size,
@@ -123,6 +126,7 @@ class CreateCustomerOperator(BaseOperator):
             max_new=max_new,
             match_existing=match_existing,
             dry_run=dry_run,
+            defer_after=defer_after,
             settle=settle,
             lease=lease,
         )
@@ -176,12 +180,31 @@ class CreateCustomerOperator(BaseOperator):
         :raises PayarcRecordsRejected: more records were refused than ``max_rejected`` allows; all others are done
         :raises PayarcError: the run could not go on; run again, nothing is sent twice
         """
-        from payarc_provider.operators.run import run
+        return self._slice(context, resumed=False)
 
-        outcome = run(self, context)
-        self._push(context, outcome)
-        outcome.raise_if_too_many_rejected(self.max_rejected, tolerate_known=self.tolerate_known_rejected)
-        return self._ids(outcome) if self.push_ids else None
+    def resume(self, context: Context, event: Any = None) -> Any:
+        """Go on after a deferral. What is to be known for it stands in the ledger, not in ``event``."""
+        return self._slice(context, resumed=True)
+
+    def _slice(self, context: Context, *, resumed: bool) -> Any:
+        from payarc_provider.operators.run import run
+        from payarc_provider.sync.deferral import Deferral
+
+        try:
+            outcome = run(self, context, resumed=resumed)
+        except Deferral as deferral:
+            seconds = deferral.seconds
+        else:
+            self._push(context, outcome)
+            outcome.raise_if_too_many_rejected(self.max_rejected, tolerate_known=self.tolerate_known_rejected)
+            return self._ids(outcome) if self.push_ids else None
+        return self._give_slot_back(seconds)
+
+    def _give_slot_back(self, seconds: float) -> None:
+        from airflow.providers.common.compat.standard.triggers import TimeDeltaTrigger
+
+        self.log.info("The worker slot is given back: PayArc's rate limit lets nothing through for %.0f s", seconds)
+        self.defer(trigger=TimeDeltaTrigger(datetime.timedelta(seconds=seconds)), method_name="resume")
 
     def on_kill(self) -> None:
         """Airflow stops the task: record what is answered, release the rest, within seconds."""

@@ -5,25 +5,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import datetime
 import logging
+import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from payarc_provider.api.rate_limit import RateLimiter
+from payarc_provider.exceptions import PayarcLedgerError
 from payarc_provider.hooks.database import sql_engine
 from payarc_provider.hooks.payarc import PayarcHook
 from payarc_provider.operators.mapping import check_length, most_ids
 from payarc_provider.operators.records import resolve_records
 from payarc_provider.sync.account import Identity, find_scope, token_user
+from payarc_provider.sync.deferral import Deferral, Note, Notes
 from payarc_provider.sync.engine import Run
 from payarc_provider.sync.feed import BatchReader
 from payarc_provider.sync.ledger import Claimant, Ledger
 from payarc_provider.sync.progress import Progress
-from payarc_provider.sync.records import Reader, check_partition
+from payarc_provider.sync.records import Reader, check_fields, check_key, check_partition
 from payarc_provider.sync.results import Results
-from payarc_provider.sync.sources import DatabaseSource, ListSource, Source
+from payarc_provider.sync.sources import DatabaseSource, ListSource, Place, Source
 from payarc_provider.sync.threads import (
     NoLedger,
     SystemClock,
@@ -77,79 +82,149 @@ class Outcome:
         )
 
 
-def run(operator: CreateCustomerOperator, context: Context) -> Outcome:
-    """Run the operator's task."""
-    settings = operator.settings
-    hook = PayarcHook(operator.payarc_conn_id)
-    settings = dataclasses.replace(settings, timeout=hook.settings.timeout)
-    settings.check()
+def run(operator: CreateCustomerOperator, context: Context, *, resumed: bool) -> Outcome:
+    """Run the operator's task, or go on with it after it has been deferred.
+
+    :raises Deferral: nothing can be sent for a while, everything is let go of, and a note tells the next slice
+    """
     with contextlib.ExitStack() as stack:
-        limiter = RateLimiter()
-        client = hook.get_client(limiter)
-        stack.callback(client.close)
-        ledger_engine = sql_engine(operator.ledger_conn_id or operator.sql_conn_id or "", "ledger_conn_id")
-        stack.callback(ledger_engine.dispose)
-        ledger = Ledger(ledger_engine, operator.ledger_table)
-        exists = ledger.open(create=not settings.dry_run)
-        identity = Identity(hook.settings.place, hook.settings.account, token_user(hook.claims.sub, hook.token()))
-        scope = (
-            find_scope(ledger, identity, client.get_customer, remember=not settings.dry_run)
-            if exists
-            else identity.own_scope
+        return _TaskRun(operator, context, stack).run(resumed=resumed)
+
+
+class _TaskRun:
+    """What one slice of a task works with; ``stack`` closes it."""
+
+    def __init__(self, operator: CreateCustomerOperator, context: Context, stack: contextlib.ExitStack) -> None:
+        self._operator = operator
+        hook = PayarcHook(operator.payarc_conn_id)
+        settings = dataclasses.replace(
+            operator.settings,
+            timeout=hook.settings.timeout,
+            defer_after=operator.defer_after if operator.deferrable and not operator.settings.dry_run else None,
         )
-        reader = Reader(operator.key, operator.fields, ledger.ledger_id or uuid.uuid4().hex)
-        source = _source(operator, reader, context, stack.callback)
-        instance = context["ti"]
-        me = Claimant(
-            account=scope,
-            owner=uuid.uuid4().hex,
-            source=source.name[:500],
+        settings.check()
+        self._limiter = RateLimiter()
+        self._client = hook.get_client(self._limiter)
+        stack.callback(self._client.close)
+        engine = sql_engine(operator.ledger_conn_id or operator.sql_conn_id or "", "ledger_conn_id")
+        stack.callback(engine.dispose)
+        self._ledger = Ledger(engine, operator.ledger_table)
+        self._exists = self._ledger.open(create=not settings.dry_run)
+        self._source = _source(operator, context, stack.callback)
+        self._partition = check_partition(operator.partition)
+        self._task = context["ti"]
+        self._me = Claimant(
+            account=self._scope(hook),
+            owner="",  # each pass is an owner of its own
+            source=self._source.name[:500],
             lease=settings.lease,
             settle=settings.settle,
-            dag_id=instance.dag_id,
-            run_id=instance.run_id,
-            task_id=instance.task_id,
+            dag_id=self._task.dag_id,
+            run_id=self._task.run_id,
+            task_id=self._task.task_id,
         )
-        partition = check_partition(operator.partition)
-        if (most := most_ids(operator, context)) is not None and not settings.dry_run:
-            ahead = Reader(operator.key, operator.fields, ledger.ledger_id)
-            check_length(
-                BatchReader(source, ahead, settings.batch_size, partition), most, operator.task_id, operator.group_ids
-            )
-        batches = BatchReader(source, reader, settings.batch_size, partition)
-        results = Results(keep=operator.push_ids)
-        pools = stack.enter_context(threads(settings.concurrency))
+        self._settings = settings
+        self._pools = stack.enter_context(threads(settings.concurrency))
+        self._check_mapped_downstream(context)
+
+    def _scope(self, hook: PayarcHook) -> str:
+        identity = Identity(hook.settings.place, hook.settings.account, token_user(hook.claims.sub, hook.token()))
+        if not self._exists:
+            return identity.own_scope
+        return find_scope(
+            self._ledger, identity, self._client.get_customer, remember=not self._operator.settings.dry_run
+        )
+
+    def _check_mapped_downstream(self, context: Context) -> None:
+        operator = self._operator
+        most = most_ids(operator, context)
+        if most is not None and not self._settings.dry_run:
+            check_length(self._batches(self._reader(), None), most, operator.task_id, operator.group_ids)
+
+    def _reader(self) -> Reader:
+        return Reader(self._operator.key, self._operator.fields, self._ledger.ledger_id or uuid.uuid4().hex)
+
+    def _batches(self, reader: Reader, after: Place | None) -> BatchReader:
+        return BatchReader(self._source, reader, self._settings.batch_size, self._partition, after)
+
+    def run(self, *, resumed: bool) -> Outcome:
+        """From where the last slice ended to the input's end, and once more over all of it if that was in its midst."""
+        if not self._exists:
+            return self._pass(None, None)
+        task = self._task
+        notes = Notes(self._ledger, (task.dag_id, task.run_id, task.task_id, task.map_index))
+        source = f"{self._source.name} by {self._operator.key} in {self._partition}"
+        note = notes.read(task.try_number, source) if resumed else None
+        if note is None:
+            note = Note(task.try_number, source, began=self._ledger.now().isoformat(), started=time.time())
+        if self._settings.retry_rejected:
+            # Not those that this try has had refused already: they would be sent in each slice again.
+            moment = datetime.datetime.fromisoformat(note.began)
+            self._settings = dataclasses.replace(self._settings, retry_rejected=moment)
+        try:
+            if note.values is not None:
+                self._pass(note, note.values)
+            outcome = self._pass(note, None)
+        except Deferral:
+            notes.write(note)
+            raise
+        except BaseException:
+            with contextlib.suppress(PayarcLedgerError):  # the note is of no use, and does no harm
+                notes.remove()
+            raise
+        notes.remove()
+        return outcome
+
+    def _pass(self, note: Note | None, after: Place | None) -> Outcome:
+        """Read the input from a place to its end."""
+        operator, settings = self._operator, self._settings
+        reader = self._reader()
+        batches = self._batches(reader, after)
+        results = Results(keep=operator.push_ids and after is None)
         clock = SystemClock()
+        me = dataclasses.replace(self._me, owner=uuid.uuid4().hex)
+        ledger = (
+            ThreadedLedger(self._ledger, me, self._pools, retry_rejected=settings.retry_rejected)
+            if self._exists
+            else cast("LedgerPort", NoLedger())
+        )
         engine = Run(
             me,
             settings,
-            ledger.ledger_id,
+            self._ledger.ledger_id,
             reader,
-            feed=ThreadedFeed(batches, pools.source),
-            ledger=ThreadedLedger(ledger, me, pools, retry_rejected=settings.retry_rejected)
-            if exists
-            else cast("LedgerPort", NoLedger()),
-            payarc=ThreadedPayarc(client, limiter, pools),
+            feed=ThreadedFeed(batches, self._pools.source),
+            ledger=ledger,
+            payarc=ThreadedPayarc(self._client, self._limiter, self._pools),
             sink=results,
             clock=clock,
         )
         progress = Progress(
             clock, cast("logging.Logger", operator.log), engine.counts, lambda: batches.read, batches.total
         )
+        before = Counter(self._client.requests_sent)
         try:
             run_to_end(_with_progress(engine, progress, operator))
+        except Deferral:
+            if note is not None:
+                place = batches.place_before(engine.oldest_unsent)
+                note.leave(place, answers=engine.answers, unknown=engine.counts["unknown"])
+            raise
         finally:
-            _tell_end(operator, reader, progress, client.requests_sent)
+            requests = Counter(self._client.requests_sent) - before
+            spent = {
+                "unknown_outcomes": engine.counts["unknown"],
+                "rate_limited": engine.counts["rate_limited"],
+                "requests": requests.total(),
+                "posts": requests["POST"],
+            }
+            if note is not None:
+                note.add(spent)
+            _tell_end(operator, reader, progress, requests)
         return Outcome(
-            summary=_summary(
-                engine.counts,
-                results,
-                batches,
-                client.requests_sent,
-                limiter,
-                progress.seconds,
-                dry_run=settings.dry_run,
-            ),
+            summary=_summary(engine.counts, results, batches, settings.dry_run)
+            | (note.counts | {"deferrals": note.deferrals} if note is not None else spent | {"deferrals": 0})
+            | {"seconds": round(progress.seconds if note is None else time.time() - note.started, 3)},
             customer_ids=results.customer_ids(),
             customers=results.customers(),
             rejected=results.rejected(),
@@ -193,16 +268,7 @@ def _tell_end(operator: CreateCustomerOperator, reader: Reader, progress: Progre
     )
 
 
-def _summary(
-    counts: Any,
-    results: Results,
-    batches: BatchReader,
-    requests: dict[str, int],
-    limiter: RateLimiter,
-    seconds: float,
-    *,
-    dry_run: bool,
-) -> dict[str, Any]:
+def _summary(counts: Counter[str], results: Results, batches: BatchReader, dry_run: bool) -> dict[str, Any]:
     summary = {
         "records": batches.read - batches.repeated,
         "created": counts["created"],
@@ -212,18 +278,13 @@ def _summary(
         "rejected": results.refused_count,
         "rejected_new": results.refused_new,
         "repeated": batches.repeated,
-        "unknown_outcomes": counts["unknown"],
-        "rate_limited": counts["rate_limited"],
-        "requests": sum(requests.values()),
-        "posts": requests.get("POST", 0),
-        "seconds": round(seconds, 3),
     }
     if dry_run:
         summary |= {"dry_run": True, "would_create": counts["would_create"], "pending": counts["pending"]}
     return summary
 
 
-def _source(operator: CreateCustomerOperator, reader: Reader, context: Context, at_end: Callable[..., Any]) -> Source:
+def _source(operator: CreateCustomerOperator, context: Context, at_end: Callable[..., Any]) -> Source:
     instance = context["ti"]
     if operator.records is not None:
         rows = resolve_records(operator, operator.records, context)
@@ -233,11 +294,11 @@ def _source(operator: CreateCustomerOperator, reader: Reader, context: Context, 
     name = f"table {operator.table} of {operator.sql_conn_id}"
     if operator.sql is not None:
         name = f"query of {instance.dag_id}.{instance.task_id} on {operator.sql_conn_id}"
-    columns = list(reader.mapping.values()) if reader.mapping is not None else None
+    mapping = check_fields(operator.fields)
     return DatabaseSource(
         engine,
-        reader.key_columns,
-        columns,
+        check_key(operator.key),
+        list(mapping.values()) if mapping is not None else None,
         name=name,
         table_name=operator.table,
         sql=operator.sql,

@@ -11,6 +11,7 @@ import logging
 from collections import Counter
 
 from payarc_provider.exceptions import PayarcError, PayarcRunStopped
+from payarc_provider.sync.deferral import Deferral
 from payarc_provider.sync.intake import Intake
 from payarc_provider.sync.ledger import Claimant
 from payarc_provider.sync.matching import Existing
@@ -55,12 +56,19 @@ class Run:
         look_up = LookUp(self._work, self._sender, reader)
         existing = Existing(self._work) if settings.match_existing else None
         self._intake = Intake(self._work, self._sender, existing, look_up.settle)
+        self._look_up = look_up
         self._settler = Settler(self._work, self._sender, self._intake, look_up, self._drain)
+        self.oldest_unsent: int | None = None
 
     @property
     def counts(self) -> Counter[str]:
         """Records by what became of them, and what it took."""
         return self._work.counts
+
+    @property
+    def answers(self) -> int:
+        """How many usable answers PayArc has given."""
+        return self._sender.answers
 
     def terminate(self) -> None:
         """Leave quickly: start nothing more, record what is answered within seconds, release the rest."""
@@ -75,6 +83,8 @@ class Run:
         Ends in success only when every accepted record has its id; otherwise raises what stopped it, after everything
         that can be recorded and let go has been.
 
+        :raises Deferral: when the rate limit lets nothing through for ``defer_after`` or more; ``oldest_unsent`` is
+            then the index of the first record that was claimed and not sent, None if there is none
         :raises PayarcError: what stopped the run
         """
         helpers = [
@@ -111,6 +121,7 @@ class Run:
     async def _work_through(self) -> bool:
         """Take the input, batch by batch, and settle what is left open; returns whether it came to the input's end."""
         work, sender = self._work, self._sender
+        await work.count_made()
         low = work.settings.batch_size // 2
         whole = False
         while not work.stop:
@@ -120,7 +131,7 @@ class Run:
                 break
             await self._intake.take(batch)
             await work.until(lambda: sender.outbox.qsize() <= low or bool(work.stop or sender.braked or sender.paused))
-            if sender.braked:
+            if sender.braked or sender.held_until is not None:
                 await self._drain()  # what is on its way may be refused, and so give way
             if len(work.unknown) >= work.settings.batch_size or sender.paused or (sender.braked and work.unknown):
                 await self._settler.settle()
@@ -132,6 +143,20 @@ class Run:
     async def _drain(self) -> None:
         """Wait until nothing is on its way: all sent, answered and recorded; or stopped."""
         await self._work.until(lambda: self._sender.idle)
+        while self._sender.held_until is not None and not self._work.stop:
+            await self._give_back_or_wait_here(self._sender.held_until)
+            await self._work.until(lambda: self._sender.idle)
+
+    async def _give_back_or_wait_here(self, until: float) -> None:
+        """The rate limit lets nothing through for long, and nothing is on its way."""
+        work = self._work
+        if work.unknown:
+            await self._look_up.settle()  # while the wait goes on
+        left = until - work.clock.now()
+        if work.settings.defer_after is not None and left >= work.settings.defer_after:
+            work.halt(Deferral(left))
+        else:
+            self._sender.wait_here()
 
     async def _let_go(self) -> None:
         """Record what is known, then release every row: nothing goes out after this."""
@@ -141,7 +166,9 @@ class Run:
                 await self._sender.recorder.record_group(RELEASE_SECONDS)
             except PayarcError as error:
                 log.warning("Answers could not be recorded; a look-up will find their customers: %s", error)
-        unsent = [intent.key for intent in work.mine.values() if not intent.close_gate()]
+        intents = [intent for intent in work.mine.values() if not intent.close_gate()]
+        self.oldest_unsent = min((intent.record.index for intent in intents), default=None)
+        unsent = [intent.key for intent in intents]
         if not (work.mine or work.taken):
             return
         try:

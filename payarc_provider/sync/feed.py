@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 from payarc_provider.sync.records import Reader, Record, share_of
-from payarc_provider.sync.sources import Source
+from payarc_provider.sync.sources import Place, Source
+
+_REMEMBERED = 8  # batches; no more than two or three hold records that are still to be sent
 
 
 class BatchReader:
@@ -13,21 +16,44 @@ class BatchReader:
 
     :param size: records per batch
     :param partition: (i, n): only share i of n
+    :param after: the place behind which to begin, as ``place_before`` gave it; None for the source's beginning
     """
 
-    def __init__(self, source: Source, reader: Reader, size: int, partition: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        reader: Reader,
+        size: int,
+        partition: tuple[int, int] | None = None,
+        after: Place | None = None,
+    ) -> None:
         self.total = source.total() if partition is None else None
         self.read = 0
         self.repeated = 0
+        self._source = source
+        self._after = after
         self._reader = reader
         self._size = size
         self._partition = partition
-        self._rows = (row for page in source.pages() for row in page)
+        self._begun: deque[tuple[int, Place | None]] = deque(maxlen=_REMEMBERED)
+        self._place = after
+        self._rows = (row for page in source.pages(after) for row in page)
         self._batches = self._cut()
 
     def next_batch(self) -> list[Record] | None:
         """The next batch, None at the end."""
         return next(self._batches, None)
+
+    def place_before(self, index: int | None) -> Place | None:
+        """Where to go on so that the record with this index is read again, if it is one of the latest.
+
+        :param index: None to go on behind all that have been read
+        :return: None for the source's beginning
+        """
+        if index is None:
+            return self._place
+        earlier = [place for first, place in self._begun if first <= index]
+        return earlier[-1] if earlier else (self._begun[0][1] if self._begun else self._place)
 
     def _cut(self) -> Iterator[list[Record]]:
         batch: list[Record] = []
@@ -45,10 +71,15 @@ class BatchReader:
                 record = self._contradicts(record)
             batch.append(record)
             if len(batch) >= self._size:
-                yield batch
+                yield self._begin(batch, self._source.place(row, index + 1, self._after))
                 batch, first = [], {}
         if batch:
-            yield batch
+            yield self._begin(batch, self._place)
+
+    def _begin(self, batch: list[Record], its_end: Place | None) -> list[Record]:
+        self._begun.append((batch[0].index, self._place))
+        self._place = its_end
+        return batch
 
     def _is_ours(self, row: object) -> bool:
         if self._partition is None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy.exc
-from sqlalchemy import and_, bindparam, delete, inspect, or_, select, update
+from sqlalchemy import and_, bindparam, delete, func, inspect, or_, select, update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.sql.elements import ColumnElement
@@ -23,12 +23,13 @@ from payarc_provider.sync.database import Database, sorted_errors
 from payarc_provider.sync.forgotten import first_attempt, forgotten_ids
 from payarc_provider.sync.records import Record
 from payarc_provider.sync.schema import MAX_ACCOUNT, MYSQL, database_now, schema
-from payarc_provider.sync.states import Errors, State
+from payarc_provider.sync.states import Errors, Retry, State
 
 EPOCH = datetime.datetime.fromtimestamp(0, datetime.UTC)
 _ROW_COLUMNS = (
     "key", "state", "customer_id", "reference", "digest", "fields", "source", "owner", "lease_until", "settle",
     "sent_after", "attempt", "error", "matched_by", "dag_id", "run_id",
+    "settled_at",
 )  # fmt: skip
 
 
@@ -52,6 +53,7 @@ class Row:
     matched_by: str | None
     dag_id: str | None
     run_id: str | None
+    settled_at: datetime.datetime | None = None
 
     @property
     def errors(self) -> Errors:
@@ -200,6 +202,19 @@ class Ledger:
         self._insert_fact(name, value)
         return self.fact(name) or value
 
+    def replace_fact(self, name: str, value: str | None) -> None:
+        """Keep a fact in place of what was kept under its name; None keeps none."""
+        facts = self.schema.facts
+        with self.database.write() as connection:
+            connection.execute(delete(facts).where(facts.c.name == name))
+            if value is not None:
+                connection.execute(facts.insert().values(name=name, value=value))
+
+    def now(self) -> datetime.datetime:
+        """The database's clock, in UTC."""
+        with self.database.read() as connection:
+            return database_now(connection)
+
     def _insert_fact(self, name: str, value: str) -> None:
         if self.fact(name) is None:
             with self.database.write() as connection:
@@ -223,6 +238,20 @@ class Ledger:
         )
         with self.database.read() as connection:
             return [row[0] for row in connection.execute(query)]
+
+    def made(self, me: Claimant) -> int:
+        """How many customers the task has created in its DAG run, in whichever try; adopted ones do not count."""
+        rows = self._rows
+        query = select(func.count()).where(
+            rows.c.account == me.account,
+            rows.c.state == State.CREATED,
+            rows.c.dag_id == me.dag_id,
+            rows.c.run_id == me.run_id,
+            rows.c.task_id == me.task_id,
+            or_(rows.c.matched_by.is_(None), rows.c.matched_by != "email"),
+        )
+        with self.database.read() as connection:
+            return int(connection.execute(query).scalar_one())
 
     def has_rows(self, account: str) -> bool:
         """Whether the account has any row."""
@@ -249,7 +278,7 @@ class Ledger:
         references: Mapping[str, str | None],
         sent_after: datetime.datetime,
         *,
-        retry_rejected: bool = False,
+        retry_rejected: Retry = False,
     ) -> dict[str, Row]:
         """Claim what is free among these records, and read all of their rows back.
 
@@ -520,11 +549,19 @@ class Ledger:
         return [rows.c.account == me.account, rows.c.state == State.PENDING, rows.c.owner == me.owner]
 
 
-def is_free(record: Record, row: Row | None, retry_rejected: bool) -> bool:
+def is_free(record: Record, row: Row | None, retry_rejected: Retry) -> bool:
     """Whether this record's row may be claimed: there is none, or nothing of it is open and there is reason to try."""
     if row is None or row.unsent:
         return True
-    return row.state == State.REJECTED and (row.digest != record.digest or (retry_rejected and not record.errors))
+    if row.state != State.REJECTED:
+        return False
+    return row.digest != record.digest or (not record.errors and _to_be_retried(row, retry_rejected))
+
+
+def _to_be_retried(row: Row, retry_rejected: Retry) -> bool:
+    if isinstance(retry_rejected, bool):
+        return retry_rejected
+    return row.settled_at is None or row.settled_at < retry_rejected
 
 
 def ripe_at(row: Row) -> datetime.datetime:

@@ -72,6 +72,9 @@ class LedgerPort(Protocol):
     async def open_without_reference(self) -> bool:
         """See Ledger.open_without_reference."""
 
+    async def made(self) -> int:
+        """See Ledger.made."""
+
     async def alters_values(self, noticed: bool) -> bool:
         """Whether PayArc is known to alter values; ``noticed`` makes it known."""
 

@@ -18,7 +18,6 @@ from payarc_provider.sync.states import (
     LeaseTooShort,
     Outcome,
     Refused,
-    Status,
     Unknown,
     Wrong,
     outcome_of,
@@ -31,8 +30,12 @@ log = logging.getLogger(__name__)
 class Sender:
     """Sends what is in the outbox.
 
-    It pauses when PayArc gives no usable answer many times in a row, until those are looked up; and holds back what
-    the ``max_new`` brake does not let through.
+    It pauses when PayArc gives no usable answer many times in a row, until those are looked up, and before a wait for
+    the rate limit from ``defer_after`` on, until it is decided who waits; and holds back what the ``max_new`` brake
+    does not let through.
+
+    ``answers``: how many usable answers have come. ``held_until``: until when the rate limit lets nothing through, this
+    process's clock, where that is long.
     """
 
     def __init__(self, work: Work) -> None:
@@ -48,10 +51,12 @@ class Sender:
         self._unreachable_in_a_row = 0
         self._pauses = 0
         self._not_before = float("-inf")
+        self.answers = 0
+        self.held_until: float | None = None
 
     @property
     def paused(self) -> bool:
-        """Whether nothing is sent until the unknown outcomes have been looked up."""
+        """Whether nothing is sent until somebody says so."""
         return not self._going.is_set()
 
     @property
@@ -73,6 +78,12 @@ class Sender:
     def go_on(self) -> None:
         """The unknown outcomes have been looked up."""
         self._unknown_in_a_row = 0
+        if self.held_until is None:
+            self._going.set()
+
+    def wait_here(self) -> None:
+        """What is left of the long wait is waited for in this process."""
+        self.held_until = None
         self._going.set()
 
     async def run(self) -> None:
@@ -98,11 +109,22 @@ class Sender:
                 return
             if self._brake_holds(intent):
                 return
-            wait = max(self._not_before - work.clock.now(), 0.0) or work.payarc.delay(reading=False)
-            if wait > 0:
+            if (wait := self._not_before - work.clock.now()) > 0:
                 await work.sleep(wait)
+            elif (wait := work.payarc.delay(reading=False)) > 0:
+                await self._wait_for_limit(wait)
             elif await self._sent(intent):
                 return
+
+    async def _wait_for_limit(self, wait: float) -> None:
+        """Wait, unless that is long: then everybody stops sending."""
+        longest = self._work.settings.defer_after
+        if longest is None or wait < longest:
+            await self._work.sleep(wait)
+            return
+        self.held_until = self._work.clock.now() + wait
+        self._going.clear()
+        self._work.changed()
 
     async def _sent(self, intent: Intent) -> bool:
         """Send once; returns whether the intent is done with, for now or for good."""
@@ -153,7 +175,7 @@ class Sender:
         intent.open = False
         if outcome.connected:
             work.counts["rate_limited"] += 1
-            await work.sleep(1.0 if outcome.wait is None else min(outcome.wait, 3600.0))
+            await self._wait_for_limit(1.0 if outcome.wait is None else min(outcome.wait, 3600.0))
             return
         self._unreachable_in_a_row += 1
         rounds = self._unreachable_in_a_row // work.settings.concurrency
@@ -162,6 +184,7 @@ class Sender:
         self._not_before = work.clock.now() + min(30.0, 0.5 * 2**rounds)
 
     def _answered(self, intent: Intent, settled: Settled) -> None:
+        self.answers += 1
         self._unknown_in_a_row = self._unreachable_in_a_row = self._pauses = 0
         self.recorder.answer(intent, settled)
 
@@ -193,7 +216,7 @@ class Sender:
         most = self._work.settings.max_new
         if most is None or intent.key in self._work.promised:
             return False
-        if self._work.counts[Status.CREATED] + len(self._work.promised) < most:
+        if self._work.made + len(self._work.promised) < most:
             self._work.promised.add(intent.key)
             return False
         self.braked.append(intent)

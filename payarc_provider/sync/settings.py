@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from payarc_provider.exceptions import PayarcConfigError
+from payarc_provider.sync.states import Retry
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,16 +19,18 @@ class Settings:
     :param lease: for which a claim holds without being renewed
     :param max_new: how many customers the DAG run may create, None for any number
     :param margin: by how much PayArc's clocks may differ from each other
+    :param defer_after: waits for the rate limit from this on end the run with a Deferral; None waits them out
     :param patience: for which an unreachable ledger, or records in other hands that do not move, are waited for
     """
 
     concurrency: int = 8
     batch_size: int = 500
     reference: bool = True
-    retry_rejected: bool = False
+    retry_rejected: Retry = False
     max_new: int | None = None
     match_existing: Literal["email"] | None = None
     dry_run: bool = False
+    defer_after: float | None = None
     timeout: float = 30.0
     settle: float = 60.0
     lease: float = 120.0
@@ -52,8 +55,10 @@ class Settings:
             raise PayarcConfigError("max_new: give a whole number, or None for no brake")
         if self.match_existing not in (None, "email"):
             raise PayarcConfigError('match_existing: give "email", or None')
-        for name in ("settle", "lease"):
+        for name in ("settle", "lease", "defer_after"):
             seconds = getattr(self, name)
+            if seconds is None and name == "defer_after":
+                continue
             if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
                 raise PayarcConfigError(f"{name}: give seconds, more than 0")
 

@@ -79,6 +79,8 @@ class LookUp:
             recorded = await work.in_ledger(lambda: work.ledger.record(found))
             for key in recorded.taken_ids:  # by another run, since it was asked who has what
                 findings.undecided[key] = [findings.found.pop(key)[0]]
+            work.promised -= findings.found.keys()
+            await work.count_made()
         if findings.absent:
             await work.in_ledger(lambda: work.ledger.record_absence(findings.absent))
         reach("after_lookup_record")

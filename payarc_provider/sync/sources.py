@@ -28,6 +28,10 @@ _MARKER = "payarc_source_query"
 _NAME_PART = re.compile(r'"((?:[^"]|"")+)"|`((?:[^`]|``)+)`|\[([^\]]+)\]|([^."`\[\]]+)')
 
 
+Place = Sequence[object]
+"""A place between two rows of a source: the values of the key behind which it lies, or how many rows lie before it."""
+
+
 class Source(Protocol):
     """Rows, in order."""
 
@@ -36,8 +40,11 @@ class Source(Protocol):
     def total(self) -> int | None:
         """How many rows there are, where that is cheap to know."""
 
-    def pages(self) -> Iterator[Sequence[object]]:
-        """The rows, page by page."""
+    def pages(self, after: Place | None = None) -> Iterator[Sequence[object]]:
+        """The rows behind a place, page by page; all of them by default."""
+
+    def place(self, row: object, count: int, after: Place | None) -> Place | None:
+        """The place behind a row, the ``count``-th behind ``after``; None where only all can be read again."""
 
 
 class ListSource:
@@ -55,10 +62,14 @@ class ListSource:
         """The number of records."""
         return len(self._rows)
 
-    def pages(self) -> Iterator[Sequence[object]]:
-        """The records, page by page."""
-        for start in range(0, len(self._rows), PAGE):
+    def pages(self, after: Place | None = None) -> Iterator[Sequence[object]]:
+        """The records behind a place, page by page."""
+        for start in range(_count(after), len(self._rows), PAGE):
             yield self._rows[start : start + PAGE]
+
+    def place(self, row: object, count: int, after: Place | None) -> Place | None:
+        """How many records there are up to this one."""
+        return [_count(after) + count]
 
 
 class DatabaseSource:
@@ -107,12 +118,17 @@ class DatabaseSource:
         with self._connect() as connection:
             return int(self._execute(connection, select(func.count()).select_from(self._from))[0][0])
 
-    def pages(self) -> Iterator[Sequence[object]]:
+    def place(self, row: object, count: int, after: Place | None) -> Place | None:
+        """The key's values; rows without a key come first, and only all of them can be read again."""
+        values = _values(row, self._key_names) if isinstance(row, Mapping) else [None]
+        return None if None in values else values
+
+    def pages(self, after: Place | None = None) -> Iterator[Sequence[object]]:
         """The rows as dicts: first those without a key, which can only be refused, then the others by key."""
         self._check_columns()
         self._order_enumerations_as_text()
-        yield from self._without_key()
-        after: Sequence[object] | None = None
+        if after is None:
+            yield from self._without_key()
         before: list[list[object]] = []
         while True:
             page = self._page(after)
@@ -271,6 +287,10 @@ def _bound(place: int, value: object) -> ColumnElement[Any]:
 
 def _equal(key: Sequence[ColumnElement[Any]], values: Sequence[object]) -> list[ColumnElement[bool]]:
     return [one == _bound(place, value) for place, (one, value) in enumerate(zip(key, values, strict=True))]
+
+
+def _count(after: Place | None) -> int:
+    return int(str(after[0])) if after else 0
 
 
 def _values(row: Mapping[str, object], names: Sequence[str]) -> list[object]:

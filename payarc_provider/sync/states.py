@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -16,6 +17,8 @@ from payarc_provider.exceptions import (
 )
 
 Errors = dict[str, list[str]]
+Retry = bool | datetime.datetime
+"""Whether refused rows are tried again though their data are the same: all, none, or those refused before a moment."""
 
 
 class State(StrEnum):

@@ -19,7 +19,7 @@ from payarc_provider.api.rate_limit import RateLimiter
 from payarc_provider.sync.feed import BatchReader
 from payarc_provider.sync.ledger import Claimant, Ledger, Recorded, Row, Settled
 from payarc_provider.sync.records import Record
-from payarc_provider.sync.states import Created
+from payarc_provider.sync.states import Created, Retry
 
 T = TypeVar("T")
 CREATE = "POST /customers"
@@ -153,7 +153,7 @@ class ThreadedPayarc:
 class ThreadedLedger:
     """The ledger in its own thread, so that its transactions never overlap each other."""
 
-    def __init__(self, ledger: Ledger, me: Claimant, threads: Threads, *, retry_rejected: bool) -> None:
+    def __init__(self, ledger: Ledger, me: Claimant, threads: Threads, *, retry_rejected: Retry) -> None:
         self._ledger = ledger
         self._me = me
         self._pool = threads.ledger
@@ -211,6 +211,10 @@ class ThreadedLedger:
     async def open_without_reference(self) -> bool:
         """See Ledger.open_without_reference."""
         return await _in(self._pool, lambda: self._ledger.open_without_reference(self._me))
+
+    async def made(self) -> int:
+        """See Ledger.made."""
+        return await _in(self._pool, lambda: self._ledger.made(self._me))
 
     async def alters_values(self, noticed: bool) -> bool:
         """Whether PayArc is known to alter this account's values."""

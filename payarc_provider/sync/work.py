@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from payarc_provider.exceptions import PayarcError, PayarcRunStopped
 from payarc_provider.sync.database import LedgerUnavailable
+from payarc_provider.sync.deferral import Deferral
 from payarc_provider.sync.intent import Intent
 from payarc_provider.sync.ledger import Claimant, Row
 from payarc_provider.sync.ports import Clock, LedgerPort, PayarcPort, Sink
@@ -30,7 +31,7 @@ class Work:
     sent and got no usable answer. ``aside``: records to be looked at again, since somebody else holds their row or the
     look-up freed it. ``taken``: rows taken over from others and not settled. ``undecided``: key → why the list cannot
     decide. ``exhausted``: key → why it is not tried again in this run. ``promised``: keys that ``max_new`` let pass and
-    that are not finished.
+    that are not finished. ``made``: how many customers the DAG run has created, as ``max_new`` counts them.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Work:
         self.aside: list[Record] = []
         self.taken: set[str] = set()
         self.promised: set[str] = set()
+        self.made = 0
         self.tries: Counter[str] = Counter()
         self.undecided: dict[str, str] = {}
         self.exhausted: dict[str, str] = {}
@@ -80,6 +82,11 @@ class Work:
         self.counts["rejected"] += 1
         self.sink.refused(record, errors, new=new)
 
+    async def count_made(self) -> None:
+        """Ask the ledger how many customers the DAG run has created, where ``max_new`` wants to know."""
+        if self.settings.max_new is not None and not self.settings.dry_run:
+            self.made = await self.in_ledger(self.ledger.made)
+
     def same_run(self, row: Row | None) -> bool:
         """Whether this DAG run, in whichever try, wrote the row."""
         return (
@@ -102,7 +109,8 @@ class Work:
 
         :param within: seconds after which even that is given up
         """
-        self.stop = self.stop or error
+        if self.stop is None or isinstance(self.stop, Deferral):
+            self.stop = error
         if within is not None:
             self.leave_by = self.clock.now() + within
         self._stopped.set()

@@ -63,6 +63,7 @@ def test_the_four_xcoms_have_exactly_these_shapes(airflow, sandbox, crm):
         "repeated": 0,
         "unknown_outcomes": 0,
         "rate_limited": 0,
+        "deferrals": 0,
         "requests": 4,
         "posts": 3,
     }

@@ -57,8 +57,8 @@ def run_all(seed: int, histories: int, jobs: int) -> int:
                 minutes = (time.monotonic() - started) / 60
                 print(f"{total.histories} histories from seed {seed} in {minutes:.1f} min: 0 violations", flush=True)
     print(
-        f"{total.events} events, {total.faults} faults, {total.owners} attempts, {total.customers} customers created; "
-        f"{total.full} histories with at least 2 owners, 30 events and a fault"
+        f"{total.events} events, {total.faults} faults, {total.owners} attempts, {total.deferrals} deferrals, "
+        f"{total.customers} customers created; {total.full} histories with at least 2 owners, 30 events and a fault"
     )
     return 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from payarc_provider.api.client import CustomerPage
@@ -17,6 +17,7 @@ from payarc_provider.exceptions import (
     PayarcUnknownOutcome,
 )
 from payarc_provider.sync.database import LedgerUnavailable
+from payarc_provider.sync.deferral import Deferral
 from payarc_provider.sync.engine import Run
 from payarc_provider.sync.ledger import Claimant, Row
 from payarc_provider.sync.records import Reader, Record
@@ -93,6 +94,8 @@ class Shape:
     settles: tuple[float, float] = (4.0, 4.0)
     mimic: bool = False
     """The third record's own description is what the second one's customer bears; only some runs give references."""
+    limit: int | None = None
+    """After so many requests of a process, the rate limit lets nothing through for seconds; some runs are deferred."""
     outage: tuple[float, float] | None = None
     """From when to when nobody reaches the ledger."""
 
@@ -122,6 +125,7 @@ class World:
         self.allowed: dict[str, int] = {}
         self.faults = 0
         self.owners = 0
+        self.deferrals = 0
         self.ended_well = 0
         self._ids = 0
         self.failure: Violation | None = None
@@ -146,6 +150,8 @@ class World:
         if rng.random() < 0.12:
             shape.mimic = shape.equal_records = True
             shape.long_descriptions = shape.altering = shape.other_source = shape.changed = False
+        if rng.random() < 0.25:
+            shape.limit = rng.choice((1, 2, 3))
         if rng.random() < 0.2:
             begin = rng.uniform(0, 30)
             shape.outage = (begin, begin + rng.uniform(1, 25))
@@ -207,7 +213,7 @@ class World:
     def _calm_down(self) -> None:
         self.tell("calm")
         self.weather = Weather()
-        self.shape.outage = None
+        self.shape.outage = self.shape.limit = None
         self.shape.moving = False
         for process in self.processes:
             process.resume()
@@ -222,15 +228,20 @@ class World:
 
     # ---- attempts -----------------------------------------------------------------------------------------------
 
-    def attempt(self, number: int, *, last: bool = False, again: int = 0) -> Any:
-        """A process that runs the engine over the records; it may be suspended or killed, and is then run again."""
+    def attempt(
+        self, number: int, *, last: bool = False, again: int = 0, slice_of: tuple[list[Record], int] | None = None
+    ) -> Any:
+        """A process that runs the engine over the records; it may be suspended or killed, and is then run again.
+
+        :param slice_of: the records of a run that was deferred, and at which of them it goes on
+        """
         rng = self.rng
         self.owners += 1
         name = f"P{len(self.processes)}"
         process = Process(self.scheduler, name)
         self.processes.append(process)
         second_source = self.shape.other_source and number % 2 == 1 and not last
-        records = self.records(number, second_source=second_source)
+        records = slice_of[0] if slice_of else self.records(number, second_source=second_source)
         settle = self.shape.settles[number % 2]
         settings = Settings(
             concurrency=2,
@@ -244,6 +255,7 @@ class World:
             held_patience=120.0,
             max_unknown_in_a_row=4,
             max_connection_failures_in_a_row=3,
+            defer_after=2.0 if self.shape.limit is not None and not last and (slice_of or rng.random() < 0.7) else None,
         )
         me = Claimant(
             ACCOUNT,
@@ -255,34 +267,54 @@ class World:
             "last" if last else f"run{number}",
             "task",
         )
-        sink = Sink(self, records)
-        offset = rng.uniform(-500, 500)
-        clock = SimClock(self, process, offset)
-        run = Run(
-            me,
-            settings,
-            LEDGER_ID,
-            READER,
-            feed=SimFeed(self, process, records, settings.batch_size),
-            ledger=SimLedgerPort(self, process, me),
-            payarc=SimPayarc(self, process, me, settings),
-            sink=sink,
-            clock=clock,
-        )
+        clock = SimClock(self, process, rng.uniform(-500, 500))
+        payarc = SimPayarc(self, process, settings)
+        runs: list[Run] = []
+
+        async def slices() -> None:
+            if slice_of is not None and slice_of[1] > 0:
+                await over(records[slice_of[1] :], slice_of[1])
+            await over(records, 0)
+
+        async def over(part: list[Record], first: int) -> None:
+            owner = replace(me, owner=f"{name}{'abc'[len(runs)]}")
+            sink = Sink(self, part)
+            run = Run(
+                owner,
+                settings,
+                LEDGER_ID,
+                READER,
+                feed=SimFeed(self, process, part, settings.batch_size),
+                ledger=SimLedgerPort(self, process, owner),
+                payarc=payarc.of(owner),
+                sink=sink,
+                clock=clock,
+            )
+            runs.append(run)
+            try:
+                await run.run()
+            except Deferral as deferral:
+                place = min(len(records) - 1, first if run.oldest_unsent is None else run.oldest_unsent)
+                self._defer(number, records, place, deferral.seconds)
+                raise
+            self.ended_well += 1
+            sink.check_complete()
+
         self.tell(
             name,
             "starts as",
             me.source,
             "with",
             [(record.key, record.fields.get("name"), bool(record.errors)) for record in records],
+            f"from {slice_of[1]} on" if slice_of else "",
         )
-        task = process.start(run.run())
-        task.add_done_callback(lambda task: self._ended(process, task, sink))
+        task = process.start(slices())
+        task.add_done_callback(lambda task: self._ended(process, task))
         if not last:
             self._doom(process, number, again)
             if rng.random() < 0.15:
                 when = rng.choice((rng.uniform(0, 2), rng.uniform(0, 20)))
-                self.scheduler.after(when, lambda: process.act(lambda: self._stop(process, run)))
+                self.scheduler.after(when, lambda: process.act(lambda: self._stop(process, runs[-1])))
         return task
 
     def _doom(self, process: Process, number: int, again: int) -> None:
@@ -316,13 +348,18 @@ class World:
         self.fault(process.name, "is told to stop")
         run.terminate()
 
-    def _ended(self, process: Process, task: Any, sink: Sink) -> None:
+    def _defer(self, number: int, records: list[Record], place: int, seconds: float) -> None:
+        """Its slot is given back; later another process goes on."""
+        self.fault("run", number, "is deferred at", place, "for", seconds)
+        self.deferrals += 1
+        when = self.scheduler.now + seconds
+        if when < HISTORY_SECONDS - 5:
+            self.scheduler.after(seconds, lambda: self.attempt(number, again=2, slice_of=(records, place)))
+
+    def _ended(self, process: Process, task: Any) -> None:
         problem = task.exception() if not task.cancelled() else None
         self.tell(process.name, "ends:", repr(problem) if problem else "success")
-        if problem is None:
-            self.ended_well += 1
-            sink.check_complete()
-        elif not isinstance(problem, PayarcError):
+        if problem is not None and not isinstance(problem, PayarcError):
             self.violated(f"{process.name} broke: {problem!r}")
         # Its threads live on until the process is gone.
         self.scheduler.after(self.rng.uniform(0, 12), process.kill)
@@ -705,9 +742,17 @@ class SimLedgerPort(_Wire):
 class SimPayarc(_Wire):
     """PayArc as one process reaches it."""
 
-    def __init__(self, world: World, process: Process, me: Claimant, settings: Settings) -> None:
+    def __init__(self, world: World, process: Process, settings: Settings) -> None:
         super().__init__(world, process)
-        self.me, self.settings = me, settings
+        self.settings = settings
+        self.me: Any = None
+        self._left = world.shape.limit
+        self._shut_until = 0.0
+
+    def of(self, me: Claimant) -> SimPayarc:
+        """As this owner reaches it; the limit is the process's."""
+        self.me = me
+        return self
 
     async def ping(self) -> float | None:
         return await self._read(lambda: self.world.payarc_now)
@@ -756,10 +801,21 @@ class SimPayarc(_Wire):
         return await future
 
     def delay(self, reading: bool) -> float:
+        limit = self.world.shape.limit
+        if reading or limit is None or self._left is None:
+            return 0.0
+        if self.world.scheduler.now < self._shut_until:
+            return self._shut_until - self.world.scheduler.now
+        if self._left == 0:
+            self._left = limit
+            self._shut_until = self.world.scheduler.now + self.world.rng.uniform(0.5, 8.0)
+            return self._shut_until - self.world.scheduler.now
+        self._left -= 1
         return 0.0
 
     def unreserve(self, reading: bool) -> None:
-        pass
+        if not reading and self._left is not None:
+            self._left += 1
 
 
 @dataclass
@@ -772,12 +828,14 @@ class Tally:
     owners: int = 0
     customers: int = 0
     full: int = 0
+    deferrals: int = 0
 
     def count(self, history: World) -> None:
         self.histories += 1
         self.events += history.scheduler.events
         self.faults += history.faults
         self.owners += history.owners
+        self.deferrals += history.deferrals
         self.customers += sum(not customer.noise for customer in history.customers)
         self.full += history.scheduler.events >= 30 and history.faults >= 1 and history.owners >= 2
 
