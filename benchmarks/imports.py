@@ -21,13 +21,10 @@ print(time.perf_counter() - start)
 def import_time(world: World, runs: int) -> dict[str, Any]:
     """Seconds, over so many fresh processes."""
     command = [sys.executable, "-c", _CODE]
-    subprocess.run(command, env=world.environment(), check=True, capture_output=True)  # compiled afterwards
-    seconds = [
-        float(
-            subprocess.run(command, env=world.environment(), check=True, capture_output=True, text=True).stdout.split()[
-                -1
-            ]
-        )
-        for _ in range(runs)
-    ]
-    return median_spread(seconds)
+
+    def once() -> float:
+        done = subprocess.run(command, env=world.environment(), check=True, capture_output=True, text=True)
+        return float(done.stdout.split()[-1])
+
+    once()  # afterwards everything is compiled
+    return median_spread([once() for _ in range(runs)])

@@ -54,11 +54,9 @@ def run(
     **arguments: Any,
 ) -> dict[str, Any]:
     """Execute the operator once; its ``summary``."""
-    ledger = {
-        name: value.replace("STATE", state) if isinstance(value, str) else value for name, value in ledger.items()
-    }
+    if ledger["conn_type"] == "sqlite":
+        ledger = {**ledger, "host": f"{state}/ledger.db"}
     connect(url, token, crm, ledger, timeout)
-    source = {} if "sql" in arguments else {"table": "people"}
     with DAG("bench", schedule=None):
         operator = CreateCustomerOperator(
             task_id="create",
