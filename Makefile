@@ -41,7 +41,7 @@ bench: $(BENCH)/.installed  ## measure it beside others, 20 minutes: docs/benchm
 
 $(BENCH)/.installed: $(INSTALLED) benchmarks/requirements.txt
 	$(BIN)/uv venv -q --clear -p $(BIN)/python $(BENCH)
-	$(BIN)/uv pip install -q -p $(BENCH)/bin/python -r requirements-dev.txt -r benchmarks/requirements.txt
+	$(BIN)/uv pip install -q --compile-bytecode -p $(BENCH)/bin/python -r requirements-dev.txt -r benchmarks/requirements.txt
 	$(BIN)/uv pip install -q -p $(BENCH)/bin/python --no-build-isolation --no-deps -e .
 	@touch $@
 

@@ -37,7 +37,7 @@ class Size:
 
 
 FULL = Size("make bench", 3, 2000, 400, 1_000_000, 2, 300, 1500, 4, 200_000)
-QUICK = Size("make bench QUICK=1", 1, 300, 100, 20_000, 1, 90, 180, 2, 3_000)
+QUICK = Size("make bench QUICK=1", 1, 200, 100, 20_000, 1, 90, 180, 2, 2_000)
 
 
 def main() -> None:

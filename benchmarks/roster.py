@@ -97,7 +97,7 @@ HTTP = Contender(
     "`HttpOperator.partial(…).expand(data=…)`, one task instance per record, by `dag.test()`, which runs them one "
     "after the other in one process; under a scheduler each would also start a process",
     ("apache-airflow-providers-http",),
-    most=100,
+    most=60,
     in_airflow=True,
 )
 ROSTER = (POOL, SQLITE_LEDGER, POSTGRESQL_LEDGER, SDK, DLT, DRT, OPERATOR, HTTP)

@@ -94,7 +94,7 @@ class World:
         kept = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith("AIRFLOW_") and not name.lower().endswith("_proxy")
+            if not name.startswith(("AIRFLOW_", "PYTHON")) and not name.lower().endswith("_proxy")
         }
         airflow = {
             "AIRFLOW_HOME": str(self.home / "airflow"),
