@@ -46,7 +46,8 @@ def test_the_least_time_is_all_windows_but_the_last_and_one_latency(records: int
 
 def test_window_use_is_reckoned_from_the_sandbox_log() -> None:
     def post(arrived: float, status: int) -> dict[str, Any]:
-        return {"arrived": arrived, "committed": arrived + 0.025 if status == 201 else None, "status": status}
+        made = arrived + 0.025 if status == 201 else None
+        return {"arrived": arrived, "committed": made, "status": status, "idempotency_key": "code-1"}
 
     log = [post(100.0, 201)] * 30 + [post(100.1, 429), post(105.0, 201), post(105.1, 429)]
     found = told(log, 31)
@@ -54,6 +55,15 @@ def test_window_use_is_reckoned_from_the_sandbox_log() -> None:
     assert found["ratio"] == pytest.approx(1.0)
     assert found["limited"] == pytest.approx(2 / 31)
     assert found["limited_later"] == pytest.approx(1 / 31)
+
+
+def test_each_worker_has_a_first_window_of_its_own() -> None:
+    def post(arrived: float, worker: str, status: int) -> dict[str, Any]:
+        made = arrived if status == 201 else None
+        return {"arrived": arrived, "committed": made, "status": status, "idempotency_key": f"{worker}-1"}
+
+    log = [post(0, "one", 201), post(6, "one", 429), post(6, "two", 201), post(7, "two", 429)]
+    assert told(log, 2, {"one": "worker-1", "two": "worker-2"})["limited_later"] == pytest.approx(1 / 2)
 
 
 @pytest.mark.parametrize(("ratio", "held"), [(0.951, True), (0.949, False)])
