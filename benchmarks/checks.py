@@ -31,12 +31,12 @@ def _speed(results: Results) -> Iterator[Check]:
         if found := results["speed"].get(contender.name):
             ratio, posts = found["ratio"]["median"], found["posts_per_customer"]
             yield Check(
-                f"speed of the bare pool, {contender.ledger} ledger, {found['records']:,} records",
+                f"speed over the bare pool's: {contender.name}, {found['records']:,} records",
                 "≥ 0.95",
                 f"{ratio:.3f}",
                 ratio >= 0.95,
             )
-            yield Check(f"POSTs per customer, {contender.ledger} ledger", "1.000", f"{posts:.3f}", posts == 1)
+            yield Check(f"POSTs per customer: {contender.name}", "1.000", f"{posts:.3f}", posts == 1)
 
 
 def _limits(results: Results) -> Iterator[Check]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.checks import checks
 from benchmarks.limits import ideal
-from benchmarks.roster import ROSTER, SQLITE_LEDGER, Contender
+from benchmarks.roster import ROSTER, Contender
 
 MANY = 1000
 NOT_MEASURED = "–"
@@ -128,6 +128,8 @@ def _page(results: dict[str, Any], command: str) -> Iterator[str]:
     yield "- *Duplicates, lost*: the process gets SIGKILL when half of the customers exist, and is then run again to"
     yield "  its end. For the mapped `HttpOperator`, only tasks that had not succeeded are run again, as Airflow does"
     yield "  it; in `dag.test()` one task is under way at a time, under a scheduler as many as it has slots."
+    yield "  This provider ran with `settle=5`, `lease=10` and a timeout of 5 s: so long a rerun waits before it looks"
+    yield "  up what was open. By default it waits for three minutes."
     yield "- *Window use*: the least time that the records need, over the time they took. 100 % means that every window"
     yield "  was used up as soon as it opened."
     yield "- *Rerun*: the same command again, when all is done."
@@ -180,25 +182,32 @@ def plot(results: dict[str, Any], path: Path) -> None:
     own = ["#2e7d4f" if contender.ours else "#9aa5b1" for contender in shown]
     figure, panels = plt.subplots(1, 3, figsize=(12, 0.42 * len(shown) + 1.2), sharey=True, layout="constrained")
     rates = [results["speed"][contender.name]["rate"]["median"] for contender in shown]
-    _bars(panels[0], names, rates, own, "customers per second at 50 ms latency", "{:.0f}")
+    _bars(panels[0], names, rates, own, "customers per second\nat 50 ms latency", "{:.0f}")
     killed = [results["killed"].get(contender.name) for contender in shown]
-    shares = [100 * one["duplicates"] / one["records"] if one else 0 for one in killed]
-    _bars(panels[1], names, shares, own, "duplicates after SIGKILL at half and a rerun, %", "{:.1f}")
-    slots = [slot_seconds(results, contender) or 0 for contender in shown]
+    shares = [100 * one["duplicates"] / one["records"] if one else None for one in killed]
+    _bars(panels[1], names, shares, own, "duplicates, %\nafter SIGKILL at half and a rerun", "{:.1f}")
     deferring = deferring_slot_seconds(results)
-    if deferring is not None:
-        at = next((index for index, contender in enumerate(shown) if contender is SQLITE_LEDGER), None)
-        if at is not None:
-            slots[at] = deferring
-    _bars(panels[2], names, slots, own, "worker-slot seconds per 1,000 at 30 a minute", "{:,.0f}")
+    slots = [
+        deferring if contender.ledger and deferring is not None else slot_seconds(results, contender)
+        for contender in shown
+    ]
+    _bars(
+        panels[2],
+        names,
+        slots,
+        own,
+        "worker-slot s per 1,000 at 30 a minute\n(this provider: deferrable=True)",
+        "{:,.0f}",
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
 
-def _bars(panel: Any, names: list[str], values: list[float], colours: list[str], title: str, form: str) -> None:
-    bars = panel.barh(names, values, color=colours)
-    panel.bar_label(bars, [form.format(value) for value in values], padding=3)
+def _bars(panel: Any, names: list[str], values: list[float | None], colours: list[str], title: str, form: str) -> None:
+    bars = panel.barh(names, [value or 0 for value in values], color=colours)
+    labels = [form.format(value) if value is not None else "not measured" for value in values]
+    panel.bar_label(bars, labels, padding=3)
     panel.set_title(title, fontsize=9)
     panel.spines[["top", "right"]].set_visible(False)
-    panel.margins(x=0.15)
+    panel.margins(x=0.2)
