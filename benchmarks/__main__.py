@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +45,7 @@ QUICK = Size("make bench QUICK=1", 1, 200, 100, 20_000, 1, 90, 180, 2, 2_000)
 def main() -> None:
     """Measure, write, print."""
     options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no database server stays behind
     size = QUICK if options.quick else FULL
     kept = CHECKOUT / ".bench" / ("quick.json" if options.quick else "results.json")
     kept.parent.mkdir(exist_ok=True)

@@ -17,7 +17,7 @@ from payarc_provider.api.base_url import check_base_url
 from payarc_provider.api.customer import customer_id as id_of
 from payarc_provider.api.customer import path_id
 from payarc_provider.api.errors import read_object, refusal, unknown_outcome
-from payarc_provider.api.rate_limit import RateLimiter
+from payarc_provider.api.rate_limit import RateLimiter, Sent
 from payarc_provider.api.token import clean_token
 from payarc_provider.api.transport import Answer, Transport
 from payarc_provider.exceptions import PayarcConfigError, PayarcConnectionFailed, PayarcUnknownOutcome
@@ -175,18 +175,19 @@ class PayarcClient:
         endpoint = f"{method} {'/customers' if of is None else _ONE}"
 
         def send(token: str) -> Answer:
+            sent = None if self._limiter is None else self._limiter.depart(endpoint)
             try:
                 answer = self._transport.send(
                     method, path, token, params=params, fields=fields, headers=headers, before_send=before_send
                 )
             except PayarcUnknownOutcome:
-                self._learn(endpoint, None, {})
+                self._learn(endpoint, sent, None, {})
                 raise
             except PayarcConnectionFailed:
                 if self._limiter is not None:
                     self._limiter.release(endpoint)
                 raise
-            self._learn(endpoint, answer.status, answer.headers)
+            self._learn(endpoint, sent, answer.status, answer.headers)
             return answer
 
         token = clean_token(self._token(False))
@@ -200,9 +201,9 @@ class PayarcClient:
             raise error
         return answer
 
-    def _learn(self, endpoint: str, status: int | None, headers: Mapping[str, str]) -> None:
-        if self._limiter is not None:
-            self._limiter.learn(endpoint, status, headers)
+    def _learn(self, endpoint: str, sent: Sent | None, status: int | None, headers: Mapping[str, str]) -> None:
+        if self._limiter is not None and sent is not None:
+            self._limiter.learn(sent, status, headers)
         if self._on_answer is not None and status is not None:
             self._on_answer(endpoint, headers, status)
 

@@ -157,6 +157,8 @@ class _TaskRun:
         note = notes.read(task.try_number, source) if resumed else None
         if note is None:
             note = Note(task.try_number, source, began=self._ledger.now().isoformat(), started=time.time())
+        else:
+            self._limiter.restore(note.limits, max(0.0, time.time() - note.left_at))
         if self._settings.retry_rejected:
             # Not those that this try has had refused already: they would be sent in each slice again.
             moment = datetime.datetime.fromisoformat(note.began)
@@ -208,6 +210,7 @@ class _TaskRun:
         except Deferral:
             if note is not None:
                 place = batches.place_before(engine.oldest_unsent)
+                note.limits = self._limiter.export()
                 note.leave(place, answers=engine.answers, unknown=engine.counts["unknown"])
             raise
         finally:

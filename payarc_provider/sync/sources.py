@@ -129,19 +129,20 @@ class DatabaseSource:
         self._order_enumerations_as_text()
         if after is None:
             yield from self._without_key()
-        before: list[list[object]] = []
+        before: list[dict[str, Any]] = []
         while True:
             page = self._page(after)
             if not page:
                 return
-            if after is not None and _values(page[0], self._key_names) in before:
+            first = _values(page[0], self._key_names)
+            if any(row[self._key_names[0]] == first[0] and _values(row, self._key_names) == first for row in before):
                 raise PayarcSourceError(
                     f"{self.name} cannot be read in the order of its key: the database does not find the key's "
                     "values again. "
                     "Give a query that casts the key to an integer or to text"
                 )
-            before = [_values(row, self._key_names) for row in page]
-            after = before[-1]
+            before = page
+            after = _values(page[-1], self._key_names)
             yield page
 
     def _order_enumerations_as_text(self) -> None:
@@ -206,7 +207,7 @@ class DatabaseSource:
         with self._connect() as connection:
             result = self._run(connection, statement)
             names = list(result.keys())
-            return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+            return [dict(zip(names, row)) for row in result.all()]  # noqa: B905 - a row has a value for each name
 
     def _execute(self, connection: Connection, statement: Any) -> Sequence[Any]:
         rows: Sequence[Any] = self._run(connection, statement).fetchall()

@@ -15,9 +15,12 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from payarc_provider.api.client import CustomerPage, PayarcClient
+from payarc_provider.api.deadline import now as machine_clock
 from payarc_provider.api.rate_limit import RateLimiter
+from payarc_provider.api.shared_window import Asking, Granted
 from payarc_provider.sync.feed import BatchReader
-from payarc_provider.sync.ledger import Claimant, Ledger, Recorded, Row, Settled
+from payarc_provider.sync.ledger import Claimant, Known, Ledger, Recorded, Row, Settled
+from payarc_provider.sync.places import take_places
 from payarc_provider.sync.records import Record
 from payarc_provider.sync.states import Created, Retry
 
@@ -123,6 +126,7 @@ class ThreadedPayarc:
         self._client = client
         self._limiter = limiter
         self._threads = threads
+        limiter.use_account(CREATE)
 
     async def ping(self) -> float | None:
         """One cheap authenticated call."""
@@ -149,6 +153,14 @@ class ThreadedPayarc:
         """Give back an unused place."""
         self._limiter.release(LIST if reading else CREATE)
 
+    def asking(self, worker: str, want: int) -> Asking | None:
+        """What is to be asked of the ledger, see RateLimiter.asking."""
+        return self._limiter.asking(CREATE, worker, want)
+
+    def granted(self, granted: Granted | None) -> None:
+        """The ledger's answer."""
+        self._limiter.granted(CREATE, granted)
+
 
 class ThreadedLedger:
     """The ledger in its own thread, so that its transactions never overlap each other."""
@@ -158,6 +170,10 @@ class ThreadedLedger:
         self._me = me
         self._pool = threads.ledger
         self._retry_rejected = retry_rejected
+
+    async def known(self, keys: Collection[str]) -> dict[str, Known]:
+        """See Ledger.known."""
+        return await _in(self._pool, lambda: self._ledger.known(self._me, keys))
 
     async def rows(self, keys: Collection[str]) -> dict[str, Row]:
         """See Ledger.rows."""
@@ -223,9 +239,17 @@ class ThreadedLedger:
             return await _in(self._pool, lambda: self._ledger.remember(name, "yes") == "yes")
         return await _in(self._pool, lambda: self._ledger.fact(name) == "yes")
 
+    async def places(self, asking: Asking) -> Granted:
+        """See take_places."""
+        return await _in(self._pool, lambda: take_places(self._ledger, self._me.account, CREATE, asking, machine_clock))
+
 
 class NoLedger:
     """A ledger that does not exist yet, for a dry run: every record is new."""
+
+    async def known(self, keys: Collection[str]) -> dict[str, Known]:
+        """No rows."""
+        return {}
 
     async def rows(self, keys: Collection[str]) -> dict[str, Row]:
         """No rows."""
