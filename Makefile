@@ -37,12 +37,13 @@ torture: env  ## hours of killed processes and simulated histories, with fresh s
 BENCH := .venv/bench
 
 bench: $(BENCH)/.installed  ## measure it beside others, 20 minutes: docs/benchmarks.md; QUICK=1: small, 3 minutes
-	$(BENCH)/bin/python -m benchmarks $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
+	@$(BENCH)/bin/python -m benchmarks $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
 
 $(BENCH)/.installed: $(INSTALLED) benchmarks/requirements.txt
-	$(BIN)/uv venv -q --clear -p $(BIN)/python $(BENCH)
-	$(BIN)/uv pip install -q --compile-bytecode -p $(BENCH)/bin/python -r requirements-dev.txt -r benchmarks/requirements.txt
-	$(BIN)/uv pip install -q -p $(BENCH)/bin/python --no-build-isolation --no-deps -e .
+	@echo "Installing what is measured into $(BENCH) ..."
+	@$(BIN)/uv venv -q --clear -p $(BIN)/python $(BENCH)
+	@$(BIN)/uv pip install -q --compile-bytecode -p $(BENCH)/bin/python -r requirements-dev.txt -r benchmarks/requirements.txt
+	@$(BIN)/uv pip install -q -p $(BENCH)/bin/python --no-build-isolation --no-deps -e .
 	@touch $@
 
 lint: env  ## style and types
