@@ -18,7 +18,7 @@ from payarc_provider.operators.customer import CreateCustomerOperator
 
 @dag(schedule=None, start_date=datetime.datetime(2026, 1, 1), catchup=False, doc_md=__doc__, tags=["payarc"])
 def payarc_from_xcom():
-    @task
+    @task(show_return_value_in_logs=False)  # names and addresses do not belong in logs
     def sign_ups() -> list[dict[str, str]]:
         return [
             {"id": "web-1", "name": "Chloé O'Brien", "email": "chloe@example.com"},

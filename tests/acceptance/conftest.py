@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
+import functools
+import inspect
 import itertools
 import json
 import os
@@ -33,6 +36,45 @@ with DAG({dag_id!r}, schedule=None, start_date=began, catchup=False{options}) as
             return json.load(file)
 
 """
+
+
+def dag_bag(path: str | Path) -> Any:
+    """The DAGs of a file or a folder."""
+    try:
+        from airflow.dag_processing.dagbag import DagBag
+    except ImportError:  # before Airflow 3.2
+        from airflow.models.dagbag import DagBag
+    return DagBag(str(path))
+
+
+def dags_of(path: str | Path) -> dict[str, Any]:
+    """The DAGs of a file that can be imported, by id."""
+    bag = dag_bag(path)
+    assert bag.import_errors == {}
+    dags: dict[str, Any] = bag.dags
+    return dags
+
+
+@functools.cache
+def _keep_api_server() -> None:
+    """Before 3.3, Airflow 3 builds the server that a tested task talks to anew for each task, which takes seconds."""
+    with contextlib.suppress(ImportError):  # Airflow 2 has none
+        from airflow.sdk.execution_time import supervisor
+
+        if not hasattr(supervisor.in_process_api_server, "cache_info"):
+            supervisor.in_process_api_server = functools.cache(supervisor.in_process_api_server)
+
+
+def run_dag(dag: Any, when: datetime.datetime | None = None, **arguments: Any) -> Any:
+    """``dag.test()`` of any version.
+
+    :param when: the logical date
+    """
+    _keep_api_server()
+    if when is not None:
+        name = "logical_date" if "logical_date" in inspect.signature(dag.test).parameters else "execution_date"
+        arguments[name] = when
+    return dag.test(**arguments)
 
 
 @dataclass
@@ -98,22 +140,16 @@ class Airflow:
 
     def dag(self, body: str, **options: Any) -> Any:
         """The DAG of a new file; the body may use ``extract``, ``task`` and ``CreateCustomerOperator``."""
-        try:
-            from airflow.dag_processing.dagbag import DagBag
-        except ImportError:  # before Airflow 3.2
-            from airflow.models.dagbag import DagBag
         dag_id = f"test_{next(_numbers)}"
         path = Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"]) / f"{dag_id}.py"
         self._files.append(path)
         given = "".join(f", {name}={value!r}" for name, value in options.items())
         path.write_text(PRELUDE.format(dag_id=dag_id, options=given) + textwrap.indent(textwrap.dedent(body), "    "))
-        bag = DagBag(str(path))
-        assert bag.import_errors == {}
-        return bag.dags[dag_id]
+        return dags_of(path)[dag_id]
 
-    def test(self, dag: Any) -> DagRun:
-        """Run a DAG once."""
-        run = dag.test()
+    def test(self, dag: Any, when: datetime.datetime | None = None) -> DagRun:
+        """Run a DAG once; with a logical date, a second time is the same DAG run again."""
+        run = run_dag(dag, when)
         tasks = {
             (one.task_id, one.map_index): TaskRun(str(one.state) if one.state else None, one.try_number, one)
             for one in run.get_task_instances()
@@ -214,19 +250,43 @@ class Crm:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def crm(request: pytest.FixtureRequest, tmp_path: Path, connect: Callable[..., None]) -> Iterator[Crm]:
     """The connection ``crm``: to SQLite, then to PostgreSQL by Airflow's own PostgresHook."""
+    with _crm(request, tmp_path, connect) as found:
+        yield found
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
+def any_crm(request: pytest.FixtureRequest, tmp_path: Path, connect: Callable[..., None]) -> Iterator[Crm]:
+    """As ``crm``, and to MariaDB by Airflow's own MySqlHook too."""
+    with _crm(request, tmp_path, connect) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def _crm(request: pytest.FixtureRequest, tmp_path: Path, connect: Callable[..., None]) -> Iterator[Crm]:
     if request.param == "sqlite":
         connect("crm", conn_type="sqlite", host=str(tmp_path / "crm.db"))
         found = Crm(make_url(f"sqlite:///{tmp_path}/crm.db"))
         yield found
         found.engine.dispose()
         return
-    url: URL = request.getfixturevalue("postgresql_url")
-    host = url.host or url.query.get("host")
-    fields = {"login": url.username, "password": url.password, "host": host, "port": url.port, "schema": url.database}
-    connect("crm", conn_type="postgres", **{name: value for name, value in fields.items() if value})
+    url: URL = request.getfixturevalue(f"{request.param}_url")
+    connect("crm", **_as_connection(url))
     found = Crm(url)
     yield found
     with found.engine.begin() as connection:
+        quote = connection.dialect.identifier_preparer.quote
         for name in sa.inspect(connection).get_table_names():
-            connection.exec_driver_sql(f'DROP TABLE "{name}" CASCADE')
+            connection.exec_driver_sql(f"DROP TABLE {quote(name)} CASCADE")
     found.engine.dispose()
+
+
+def _as_connection(url: URL) -> dict[str, Any]:
+    """The fields of an Airflow connection to this database."""
+    host = url.host or url.query.get("host")
+    fields = {"login": url.username, "password": url.password, "host": host, "port": url.port, "schema": url.database}
+    if url.get_backend_name() == "postgresql":
+        fields["conn_type"] = "postgres"
+    else:
+        pytest.importorskip("airflow.providers.mysql", reason="apache-airflow-providers-mysql is not installed")
+        fields |= {"conn_type": "mysql", "extra": {"client": "pymysql", "charset": "utf8mb4"}}
+    return {name: value for name, value in fields.items() if value}

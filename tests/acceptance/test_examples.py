@@ -7,19 +7,57 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from payarc_provider.sandbox import SandboxServer
+from payarc_provider.sandbox import SandboxServer, make_token
 
 PROGRAM = Path(__file__).with_name("run_examples.py")
+CHECKOUT = PROGRAM.parents[2]
+EXAMPLES = {path.stem for path in (CHECKOUT / "example_dags").glob("*.py")}
 PEOPLE = [
-    (1, "Zoë O'Brien", "zoe@example.com", "Donut shop", "(202) 555-0101", "US"),
-    (2, "Jean-Luc Žižka", "jean-luc.example.com", "Tea house", "(202) 555-0102", "US"),
-    (3, "Kofi Park", "kofi@example.com", None, None, None),
+    (1, "Zoë O'Brien", "zoe@example.com", "Donut shop", "(202) 555-0101", "US", "2026-01-01 09:00:00"),
+    (2, "Jean-Luc Žižka", "jean-luc.example.com", "Tea house", "(202) 555-0102", "US", "2026-03-05 23:59:59"),
+    (3, "Kofi Park", "kofi@example.com", None, None, None, "2026-03-06 02:00:00"),
 ]
+SIGN_UPS = [
+    [{"uuid": "6f1c", "first_name": "Núria", "last_name": "Ito", "email": "nuria@example.com", "phone": "2025550104"}],
+    [{"uuid": "9b2e", "first_name": "Søren", "last_name": "Park", "email": "soren@example.com"}],
+]
+# DAG, logical date, conf. Each DAG has a CRM, a ledger and a merchant of its own.
+PLAN: list[tuple[str, str | None, dict[str, Any]]] = [
+    ("payarc_by_hand", None, {"since": "2026-01-01", "until": "2026-02-01", "limit": 5, "dry_run": True}),
+    ("payarc_by_hand", None, {"since": "2026-01-01", "until": "2026-02-01", "limit": 5, "dry_run": False}),
+    ("payarc_nightly", "2026-03-06T02:00:00+00:00", {}),
+    ("payarc_nightly", "2026-03-07T02:00:00+00:00", {}),
+    ("payarc_after_nightly", None, {}),
+    ("payarc_from_table", None, {}),
+    ("payarc_from_xcom", None, {}),
+    ("payarc_from_api", None, {}),
+    ("payarc_fan_out", None, {}),
+    ("payarc_merchants", None, {}),
+]
+
+
+class CrmApi(BaseHTTPRequestHandler):
+    """What the DAG payarc_from_api asks: two pages."""
+
+    def do_GET(self) -> None:
+        """Answer."""
+        page = int(parse_qs(urlsplit(self.path).query)["page"][0])
+        right = self.headers["Authorization"] == "Bearer not-a-real-token"
+        body = json.dumps({"people": SIGN_UPS[page - 1], "next_page": page + 1 if page < len(SIGN_UPS) else None})
+        self.send_response(200 if right else 401)
+        self.end_headers()
+        self.wfile.write(body.encode() if right else b"")
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -30,62 +68,137 @@ def sandbox():
 
 
 @pytest.fixture(scope="module")
-def ran(sandbox: SandboxServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def crm_api():
+    """The base URL of an API that lists people."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), CrmApi) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def ran(sandbox: SandboxServer, crm_api: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What came of running them all."""
     home = tmp_path_factory.mktemp("airflow")
-    crm = sqlite3.connect(home / "crm.db")
-    with crm:
-        crm.execute("CREATE TABLE people (id INTEGER PRIMARY KEY, full_name, email, company, phone, country)")
-        crm.executemany("INSERT INTO people VALUES (?, ?, ?, ?, ?, ?)", PEOPLE)
-    crm.close()
     environment = {
         **os.environ,
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
-        "AIRFLOW__CORE__DAGS_FOLDER": str(PROGRAM.parents[2] / "example_dags"),
-        "AIRFLOW_CONN_PAYARC_DEFAULT": sandbox.connection_json(),
-        "AIRFLOW_CONN_CRM": json.dumps({"conn_type": "sqlite", "host": str(home / "crm.db")}),
-        "AIRFLOW_CONN_PAYARC_LEDGER": json.dumps({"conn_type": "sqlite", "host": str(home / "ledger.db")}),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(CHECKOUT / "example_dags"),
+        "AIRFLOW_CONN_PAYARC_ACME": sandbox.connection_json(make_token("acme")),
+        "AIRFLOW_CONN_PAYARC_BOLT": sandbox.connection_json(make_token("bolt")),
+        "AIRFLOW_CONN_CRM_API": json.dumps({"conn_type": "http", "host": crm_api, "password": "not-a-real-token"}),
     }
-    command = [sys.executable, str(PROGRAM), str(home / "report.json")]
+    own = {name: _connections(home, sandbox, name) for name in {name for name, _, _ in PLAN}}
+    (home / "plan.json").write_text(json.dumps([[*what, own[what[0]]] for what in PLAN]))
+    command = [sys.executable, str(PROGRAM), str(home / "plan.json"), str(home / "report.json")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
     return json.loads((home / "report.json").read_text())
 
 
-def test_they_import(ran):
+def _connections(home: Path, sandbox: SandboxServer, dag_id: str) -> dict[str, str]:
+    crm = sqlite3.connect(home / f"{dag_id}.db")
+    with crm:
+        crm.execute(
+            "CREATE TABLE people (id INTEGER PRIMARY KEY, full_name, email, company, phone, country, signed_up)"
+        )
+        crm.executemany("INSERT INTO people VALUES (?, ?, ?, ?, ?, ?, ?)", PEOPLE)
+        for merchant in ("acme", "bolt"):
+            crm.execute(f"CREATE TABLE {merchant}_people (id INTEGER PRIMARY KEY, full_name, email)")
+            crm.execute(f"INSERT INTO {merchant}_people VALUES (1, 'Ana Park', 'ana@{merchant}.example.com')")
+    crm.close()
+    ledger = json.dumps({"conn_type": "sqlite", "host": str(home / f"{dag_id}.ledger.db")})
+    return {
+        "AIRFLOW_CONN_PAYARC_DEFAULT": sandbox.connection_json(make_token(dag_id)),
+        "AIRFLOW_CONN_CRM": json.dumps({"conn_type": "sqlite", "host": str(home / f"{dag_id}.db")}),
+        "AIRFLOW_CONN_PAYARC_LEDGER": ledger,
+    }
+
+
+def tasks(ran, dag_id, task_id, nth=0):
+    """The tasks with this id, mapped or not, of the DAG's n-th run."""
+    run = [run for run in ran["runs"] if run["dag"] == dag_id][nth]
+    return [task for task in run["tasks"] if task["task"] == task_id]
+
+
+def created(ran, dag_id, nth=0):
+    """What the task that creates the customers pushed."""
+    (task,) = tasks(ran, dag_id, "create_customers", nth)
+    return task["xcom"]
+
+
+def emails(sandbox, merchant):
+    """Of the customers of a merchant, in order."""
+    return sorted(customer["email"] for customer in sandbox.customers(merchant))
+
+
+def test_all_of_them_import_say_what_they_need_and_end_well(ran):
     assert ran["import_errors"] == {}
-    assert set(ran["dags"]) == {"payarc_from_table", "payarc_from_xcom"}
-    assert all(dag["doc"] for dag in ran["dags"].values())
+    assert set(ran["docs"]) == {name for name, _, _ in PLAN} >= EXAMPLES
+    assert all(ran["docs"].values())
+    assert [(run["dag"], run["state"]) for run in ran["runs"]] == [(name, "success") for name, _, _ in PLAN]
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [
+        ("payarc_by_hand", ["zoe@example.com"]),
+        ("payarc_nightly", ["kofi@example.com"]),
+        ("payarc_from_table", ["kofi@example.com", "zoe@example.com"]),
+        ("payarc_from_xcom", ["chloe@example.com", "jean-luc@example.com"]),
+        ("payarc_from_api", ["nuria@example.com", "soren@example.com"]),
+        ("payarc_fan_out", ["kofi@example.com", "zoe@example.com"]),
+        ("acme", ["ana@acme.example.com"]),
+        ("bolt", ["ana@bolt.example.com"]),
+    ],
+)
+def test_each_person_is_made_once_and_nobody_else(ran, sandbox, name, made):
+    assert emails(sandbox, name) == made
 
 
 @pytest.mark.parametrize("name", ["payarc_from_table", "payarc_from_xcom"])
-def test_each_customer_is_made_once_and_handed_downstream(ran, sandbox, name):
-    dag = ran["dags"][name]
+def test_each_id_goes_downstream(ran, sandbox, name):
+    ids = created(ran, name)["return_value"]
 
-    assert dag["state"] == "success"
-    assert len(dag["ids"]) == len(set(dag["ids"])) == 2
-    assert set(dag["ids"]) <= {customer["customer_id"] for customer in sandbox.customers()}
-    assert dag["mapped"] == ["success", "success"]
-
-
-def test_nothing_else_is_made(ran, sandbox):
-    assert {customer["email"] for customer in sandbox.customers()} == {
-        "zoe@example.com",
-        "kofi@example.com",
-        "chloe@example.com",
-        "jean-luc@example.com",
-    }
-    assert sandbox.stats()["posts"]["received"] == 5
+    assert len(ids) == len(set(ids)) == 2
+    assert set(ids) <= {customer["customer_id"] for customer in sandbox.customers()}
+    assert [task["state"] for task in tasks(ran, name, "welcome")] == ["success", "success"]
 
 
 def test_what_payarc_refuses_is_told(ran):
-    assert ran["dags"]["payarc_from_table"]["rejected"] == [
+    assert created(ran, "payarc_from_table")["rejected"] == [
         {"key": "2", "errors": {"email": ["The email must be a valid email address."]}}
     ]
 
 
-def test_every_count_of_the_summary_is_documented(ran):
-    readme = (PROGRAM.parents[2] / "README.md").read_text()
+def test_by_hand_tries_first_and_then_creates(ran):
+    (tried,) = tasks(ran, "payarc_by_hand", "try_customers", 0)
+    (left,) = tasks(ran, "payarc_by_hand", "create_customers", 0)
 
-    assert [name for name in ran["dags"]["payarc_from_table"]["summary"] if f"`{name}`" not in readme] == []
+    assert tried["xcom"]["summary"]["would_create"] == 1
+    assert left["state"] == "skipped"
+    assert created(ran, "payarc_by_hand", 1)["summary"]["created"] == 1
+
+
+def test_a_night_takes_the_people_of_its_interval(ran):
+    nights = [created(ran, "payarc_nightly", nth) for nth in range(2)]
+
+    assert [night["summary"]["records"] for night in nights] == [1, 1]
+    assert [night["summary"]["created"] for night in nights] == [0, 1]
+    assert [one["key"] for one in nights[0]["rejected"]] == ["2"]
+
+
+def test_groups_of_ids_are_fanned_out(ran):
+    assert [len(group) for group in created(ran, "payarc_fan_out")["return_value"]] == [2]
+    assert [task["xcom"]["return_value"] for task in tasks(ran, "payarc_fan_out", "invite")] == [2]
+
+
+def test_each_merchant_has_a_task_of_its_own(ran):
+    assert [task["map_index"] for task in tasks(ran, "payarc_merchants", "create_customers")] == [0, 1]
+
+
+def test_every_count_of_the_summary_is_documented(ran):
+    readme = (CHECKOUT / "README.md").read_text()
+
+    assert [name for name in created(ran, "payarc_from_table")["summary"] if f"`{name}`" not in readme] == []

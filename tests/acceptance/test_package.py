@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import configparser
 import email
+import re
+import runpy
 import subprocess
 import sys
 import tarfile
@@ -12,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 import payarc_provider
 
@@ -38,6 +41,14 @@ def wheel(dist: Path) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
+@pytest.fixture(scope="module")
+def sdist(dist: Path) -> set[str]:
+    """The sdist's files."""
+    (path,) = dist.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        return {one.name.partition("/")[2] for one in archive.getmembers() if one.isfile()}
+
+
 def _of_dist_info(wheel: dict[str, bytes], end: str) -> str:
     (content,) = (content for name, content in wheel.items() if name.endswith(f".dist-info/{end}"))
     return content.decode()
@@ -51,10 +62,11 @@ def test_the_wheel_holds_the_package_alone(wheel):
     assert not [name for name in wheel if "__pycache__" in name]
 
 
-def test_the_wheel_holds_every_module_of_the_checkout(wheel):
-    ours = {str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "payarc_provider").rglob("*.py")}
+def test_the_wheel_holds_every_file_of_the_package(wheel):
+    folder = CHECKOUT / "payarc_provider"
+    ours = {str(path.relative_to(CHECKOUT)) for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"}
 
-    assert ours == {name for name in wheel if name.endswith(".py")}
+    assert ours == {name for name in wheel if ".dist-info/" not in name}
 
 
 def test_the_entry_point_leads_to_the_metadata(wheel):
@@ -63,6 +75,9 @@ def test_the_entry_point_leads_to_the_metadata(wheel):
 
     assert dict(points["apache_airflow_provider"]) == {
         "provider_info": "payarc_provider.get_provider_info:get_provider_info"
+    }
+    assert dict(points["airflow.plugins"]) == {
+        "payarc_customers": "payarc_provider.plugins.customers:PayarcCustomersPlugin"
     }
 
 
@@ -77,19 +92,54 @@ def test_the_wheel_says_what_it_is(wheel):
     assert _of_dist_info(wheel, "licenses/LICENSE") == (CHECKOUT / "LICENSE").read_text()
 
 
+def test_the_index_will_take_both_and_show_the_readme(dist):
+    twine = [sys.executable, "-m", "twine", "check", "--strict", *map(str, dist.iterdir())]
+    checked = subprocess.run(twine, capture_output=True, text=True, check=False)
+
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert checked.stdout.count("PASSED") == 2
+
+
 def test_the_version_stands_in_one_place():
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
 
     assert "version" not in project
     assert "version" in project["dynamic"]
+    assert payarc_provider.__version__ in (CHECKOUT / "CHANGELOG.md").read_text()
 
 
-def test_the_sdist_holds_what_is_needed_to_build_and_test(dist):
-    (path,) = dist.glob("*.tar.gz")
-    with tarfile.open(path) as archive:
-        files = {name.partition("/")[2] for name in archive.getnames()}
-
+def test_the_sdist_holds_what_is_needed_to_build_and_test(sdist):
     needed = {"LICENSE", "Makefile", "README.md", "demo/run.py", "pyproject.toml", "requirements-dev.txt"}
-    assert needed <= files
-    assert {"tests/acceptance/test_package.py", "example_dags/payarc_from_table.py"} <= files
-    assert not [name for name in files if name.startswith((".venv", ".demo", ".git/")) or "__pycache__" in name]
+
+    assert needed <= sdist
+    assert {"tests/acceptance/test_package.py", "example_dags/payarc_from_table.py"} <= sdist
+
+
+def test_the_sdist_holds_nothing_that_was_left_lying_about(sdist):
+    stray = {name for name in sdist if name.endswith((".pyc", ".db", ".log", ".whl", ".tar.gz")) or "/." in name}
+    known = subprocess.run(["git", "ls-files"], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+
+    assert stray == set()
+    assert not [name for name in sdist - {".gitignore"} if name.startswith((".", "build/", "dist/"))]
+    if known.returncode == 0:  # else this is no checkout but an sdist itself
+        tops = {name.partition("/")[0] for name in known.stdout.splitlines()}
+        assert {name.partition("/")[0] for name in sdist} <= tops | {"PKG-INFO"}
+
+
+def test_the_locked_requirements_name_no_index():
+    locked = (CHECKOUT / "requirements-dev.txt").read_text()
+
+    assert not re.search(r"://|^-", locked, re.MULTILINE)
+
+
+def test_github_tests_every_python_and_every_airflow_that_is_supported():
+    workflow = CHECKOUT / ".github" / "workflows" / "ci.yml"
+    if not workflow.exists():
+        pytest.skip("this is an sdist, which has no workflows")
+    jobs = yaml.safe_load(workflow.read_text())["jobs"]
+    classifiers = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["classifiers"]
+    compat = runpy.run_path(str(CHECKOUT / "tests" / "compat.py"))
+
+    pythons = [name.rpartition(" ")[2] for name in classifiers if name.startswith("Programming Language :: Python ::")]
+    assert jobs["test"]["strategy"]["matrix"]["python"] == pythons
+    assert jobs["compat"]["strategy"]["matrix"]["airflow"] == list(compat["AIRFLOWS"])

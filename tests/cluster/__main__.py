@@ -1,0 +1,188 @@
+"""``make cluster``: what is promised, under CeleryExecutor and LocalExecutor, with a worker killed in mid-run.
+
+Needs nothing but the environment that ``make cluster`` installs: PostgreSQL and Redis are its own, on free ports.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from payarc_provider.sandbox import SandboxServer, make_token
+
+from .airflow import Airflow
+from .processes import ClusterError, Processes, wait_until
+from .servers import PostgreSQL, people, start_redis
+
+PEOPLE = 400
+SHOPS = 60
+NIGHTS = 3
+WORKERS = ("worker-1", "worker-2")
+LATENCY = 0.3
+"""Seconds that the sandbox takes for a request: slow enough that a worker can be killed in mid-run."""
+
+
+class Report:
+    """The figures, as they come."""
+
+    def __init__(self) -> None:
+        self.missed = 0
+
+    def say(self, what: str, found: object, wanted: object = None) -> None:
+        """One figure; where one was wanted, it is compared."""
+        verdict = ""
+        if wanted is not None:
+            verdict = "ok" if found == wanted else f"MISSED: {wanted} wanted"
+            self.missed += found != wanted
+        print(f"  {what:58} {found!s:>8}  {verdict}", flush=True)
+
+
+def main() -> int:
+    """Run all; the exit status is 0 if every figure is as wanted."""
+    home = Path(tempfile.mkdtemp(prefix="payarc-cl-"))  # short: it holds a Unix socket
+    report = Report()
+    kept = False
+    postgresql = PostgreSQL(home / "pg")
+    try:
+        _run_all(home, postgresql, report)
+    except ClusterError as error:
+        print(f"\n{error}\nLogs: {home}", flush=True)
+        kept = True
+        return 1
+    finally:
+        postgresql.stop()
+        if not (kept or report.missed):
+            shutil.rmtree(home, ignore_errors=True)
+    print(f"\n{report.missed} figures missed" if report.missed else "\nAll as it should be", flush=True)
+    return int(report.missed > 0)
+
+
+def _run_all(home: Path, postgresql: PostgreSQL, report: Report) -> None:
+    for database in ("airflow", "crm"):
+        postgresql.create(database)
+    with SandboxServer(latency=LATENCY) as sandbox, people(postgresql.url("crm")) as fill:
+        connections = {"crm": postgresql.connection("crm"), "payarc_ledger": postgresql.connection("crm")}
+        connections["payarc_default"] = sandbox.connection_json(timeout=8)
+        for merchant in ("2", "3"):
+            connections[f"merchant_{merchant}"] = sandbox.connection_json(make_token(merchant), timeout=8)
+        airflow = Airflow(home / "airflow", postgresql, connections)
+        brokers = Processes(home, airflow.processes.environment)
+        try:
+            _celery(airflow, start_redis(brokers, home), sandbox, fill, report)
+            airflow.processes.stop()
+            _local(airflow, sandbox, fill, report)
+            _backfill(airflow, sandbox, fill, report)
+        finally:
+            airflow.processes.stop()
+            brokers.stop()
+
+
+def _celery(airflow: Airflow, broker: int, sandbox: SandboxServer, fill: Callable[..., None], report: Report) -> None:
+    print("CeleryExecutor: PostgreSQL, Redis, two workers", flush=True)
+    airflow.command("db", "migrate")
+    airflow.start("CeleryExecutor", broker=broker)
+    for name in WORKERS:
+        airflow.worker(name)
+    seconds = airflow.wait_until_healthy({"partitions_celery", "merchants_celery"})
+    report.say("healthy after, seconds", round(seconds))
+
+    def kill(run_id: str) -> str:
+        tasks = {task["pid"] for task in airflow.tasks("partitions_celery", run_id) if task["state"] == "running"}
+        shares = {worker: len(tasks & airflow.processes.pids(worker)) for worker in WORKERS}
+        busiest = max(shares, key=lambda worker: shares[worker])
+        report.say("tasks on each worker", ", ".join(map(str, shares.values())))
+        report.say("processes killed", airflow.processes.kill(busiest))
+        return busiest
+
+    fill("people_celery", PEOPLE)
+    _partitions("celery", airflow, sandbox, kill, airflow.worker, report)
+    _merchants("celery", airflow, sandbox, fill, report)
+
+
+def _local(airflow: Airflow, sandbox: SandboxServer, fill: Callable[..., None], report: Report) -> None:
+    print("LocalExecutor", flush=True)
+    sandbox.reset()
+    airflow.start("LocalExecutor")
+    report.say("healthy after, seconds", round(airflow.wait_until_healthy({"partitions_local"})))
+
+    def kill(run_id: str) -> str:
+        report.say("processes killed, the scheduler with its tasks", airflow.processes.kill("scheduler"))
+        return "scheduler"
+
+    fill("people_local", PEOPLE)
+    _partitions("local", airflow, sandbox, kill, airflow.component, report)
+    _merchants("local", airflow, sandbox, fill, report)
+
+
+def _partitions(
+    executor: str,
+    airflow: Airflow,
+    sandbox: SandboxServer,
+    kill: Callable[[str], str],
+    start: Callable[[str], None],
+    report: Report,
+) -> None:
+    dag_id = f"partitions_{executor}"
+    began = time.monotonic()
+    run_id = airflow.trigger(dag_id)
+    wait_until("some customers are there", lambda: len(sandbox.customers("1")) > PEOPLE // 8)
+    killed = kill(run_id)
+    report.say("customers when it was killed, fewer than all", _fewer(sandbox, PEOPLE))
+    start(killed)
+    airflow.wait_for(dag_id, run_id)
+    report.say("one table in 4 partitions, seconds", round(time.monotonic() - began))
+    tasks = [task for task in airflow.tasks(dag_id, run_id) if task["task_id"] == "create"]
+    report.say("tasks that Airflow ran again, at least one", sum(task["try_number"] > 1 for task in tasks))
+    report.missed += all(task["try_number"] == 1 for task in tasks)
+    made = sandbox.customers("1")
+    report.say("customers at the sandbox", len(made), PEOPLE)
+    report.say("different people among them", len({customer["email"] for customer in made}), PEOPLE)
+    report.say("ids downstream", airflow.xcom(dag_id, run_id, "count"), PEOPLE)
+    report.say("POSTs", sandbox.stats()["posts"]["received"])
+
+
+def _fewer(sandbox: SandboxServer, all_of_them: int) -> int:
+    there = len(sandbox.customers("1"))
+    if there >= all_of_them:
+        raise ClusterError("the run was over before anything could be killed: give the sandbox more latency")
+    return there
+
+
+def _merchants(
+    executor: str, airflow: Airflow, sandbox: SandboxServer, fill: Callable[..., None], report: Report
+) -> None:
+    fill(f"shops_{executor}", SHOPS)
+    sandbox.settings(rate_limit=SHOPS * 2 // 3, rate_window=30)
+    dag_id = f"merchants_{executor}"
+    run_id = airflow.trigger(dag_id)
+    airflow.wait_for(dag_id, run_id)
+    sandbox.settings(rate_limit=None)
+    summaries = [airflow.xcom(dag_id, run_id, "create", place, "summary") for place in range(2)]
+    report.say("deferrals of each merchant's task", ", ".join(str(one["deferrals"]) for one in summaries))
+    report.missed += not all(one["deferrals"] for one in summaries)
+    for merchant in ("2", "3"):
+        report.say(f"customers of merchant {merchant}", len(sandbox.customers(merchant)), SHOPS)
+
+
+def _backfill(airflow: Airflow, sandbox: SandboxServer, fill: Callable[..., None], report: Report) -> None:
+    print("airflow backfill create, for the example payarc_nightly", flush=True)
+    sandbox.reset()
+    fill("people", NIGHTS * 10)
+    days = ("--from-date", "2026-01-01", "--to-date", f"2026-01-0{NIGHTS}T12:00:00")
+    for again in (False, True):
+        airflow.command(
+            *("backfill", "create", "--dag-id", "payarc_nightly", *days),
+            *(("--reprocess-behavior", "completed") if again else ()),
+        )
+        wait_until("the backfill ends", lambda: airflow.backfilled("payarc_nightly"))
+        report.say("customers, after the same again" if again else "customers", len(sandbox.customers()), NIGHTS * 10)
+        report.say("nights that ended well", airflow.succeeded("payarc_nightly", "backfill"), NIGHTS)
+    report.say("POSTs", sandbox.stats()["posts"]["received"], NIGHTS * 10)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

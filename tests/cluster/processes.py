@@ -1,0 +1,107 @@
+"""Processes that are started, watched, killed with all that they started, and surely ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import psutil
+
+PATIENCE = 300.0
+"""Seconds in which whatever is waited for has to happen, on a machine that has other things to do as well."""
+
+
+class ClusterError(Exception):
+    """The cluster did not do what it should."""
+
+
+def wait_until(what: str, done: Callable[[], object], patience: float = PATIENCE) -> float:
+    """Wait for something; returns the seconds that it took."""
+    began = time.monotonic()
+    while not done():
+        if time.monotonic() - began > patience:
+            raise ClusterError(f"{what}: not after {patience:.0f} s")
+        time.sleep(0.2)
+    return time.monotonic() - began
+
+
+class Processes:
+    """Programs of this environment, each in a session of its own with a log file of its own.
+
+    :param logs: the folder for the log files
+    :param environment: of all of them
+    """
+
+    def __init__(self, logs: Path, environment: Mapping[str, str]) -> None:
+        self._logs = logs
+        self.environment = dict(environment)
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, *command: str, **environment: str) -> None:
+        """Start one, under a name that none that runs has."""
+        with (self._logs / f"{name}.log").open("ab") as log:
+            self._running[name] = subprocess.Popen(
+                command,
+                env=self.environment | environment,
+                cwd=self._logs,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def check(self) -> None:
+        """Fail if one of them has ended by itself."""
+        for name, process in self._running.items():
+            if process.poll() is not None:
+                raise ClusterError(f"{name} ended with {process.returncode}: see {self._logs / name}.log")
+
+    def pids(self, name: str) -> set[int]:
+        """Of one and of all that it started."""
+        return {member.pid for member in _family(self._running[name])}
+
+    def kill(self, name: str) -> int:
+        """SIGKILL to one and to all that it started, as if its machine had failed; returns how many they were."""
+        process = self._running.pop(name)
+        family = _family(process)
+        for member in family:  # first all are stopped, so that none can see another one die
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.suspend()
+        for member in _family(process):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+        process.wait()
+        return len(family)
+
+    def stop(self, *names: str) -> None:
+        """End some of them, or all: SIGTERM, and SIGKILL to whoever is still there ten seconds later."""
+        chosen = [self._running.pop(name) for name in names or list(self._running)]
+        families = [member for process in chosen for member in _family(process)]
+        for process in chosen:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+        _, alive = psutil.wait_procs(families, timeout=10)
+        for member in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+        for process in chosen:
+            process.wait()
+
+
+def _family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    try:
+        head = psutil.Process(process.pid)
+        return [head, *head.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def program(name: str) -> str:
+    """A program of this environment."""
+    return str(Path(sys.executable).with_name(name))
