@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help env demo test torture lint build compat cluster lock clean
+.PHONY: help env demo browser test torture bench lint build compat cluster lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -20,7 +20,7 @@ $(INSTALLED): requirements-dev.txt pyproject.toml
 	@echo "Installing into .venv ..."
 	@$(PYTHON) -m venv .venv
 	@$(PIP_INDEX); \
-	{ $(BIN)/pip install -q uv && $(BIN)/uv pip install -q -p $(BIN)/python --no-deps -r requirements-dev.txt; } \
+	{ $(BIN)/pip install -q uv && $(BIN)/uv pip install -q --compile-bytecode -p $(BIN)/python --no-deps -r requirements-dev.txt; } \
 	|| $(BIN)/pip install -q --no-deps -r requirements-dev.txt
 	@$(BIN)/pip install -q --no-build-isolation --no-deps -e .
 	@touch $@
@@ -28,13 +28,31 @@ $(INSTALLED): requirements-dev.txt pyproject.toml
 demo: env  ## show it: 200 people, two runs, no customer twice
 	@$(BIN)/python demo/run.py
 
-test: lint  ## everything that CI checks
+# Where it cannot be installed, the tests that need it are skipped.
+browser:  ## Debian's Chromium for the browser tests, if it is missing and can be installed
+	@command -v chromedriver >/dev/null || ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ] \
+	|| { echo "Installing Chromium ..."; apt-get update -qq && apt-get install -y -qq chromium chromium-driver >/dev/null; } \
+	|| echo "Chromium could not be installed"
+
+test: lint browser  ## everything that CI checks
 	$(BIN)/pytest
 
 torture: env  ## hours of killed processes and simulated histories, with fresh seeds
 	$(BIN)/python -m tests.simulation --mutants
 	$(BIN)/python -m tests.simulation --histories 1000000
 	cd tests && ../$(BIN)/python -m crash.torture --kills 500
+
+BENCH := .venv/bench
+
+bench: $(BENCH)/.installed  ## measure it beside others, 20 minutes: docs/benchmarks.md; QUICK=1: small, 3 minutes
+	@$(BENCH)/bin/python -m benchmarks $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
+
+$(BENCH)/.installed: $(INSTALLED) benchmarks/requirements.txt
+	@echo "Installing what is measured into $(BENCH) ..."
+	@$(BIN)/uv venv -q --clear -p $(BIN)/python $(BENCH)
+	@$(BIN)/uv pip install -q --compile-bytecode -p $(BENCH)/bin/python -r requirements-dev.txt -r benchmarks/requirements.txt
+	@$(BIN)/uv pip install -q -p $(BENCH)/bin/python --no-build-isolation --no-deps -e .
+	@touch $@
 
 lint: env  ## style and types
 	$(BIN)/ruff check -q

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 UI_FIELD_BEHAVIOUR: dict[str, Any] = {
-    "hidden-fields": ["schema", "login", "port", "extra"],
+    "hidden-fields": ["schema", "login", "extra"],
     "relabeling": {"host": "Base URL", "password": "Access token"},
     "placeholders": {
         "host": "empty for PayArc's own host of the environment",
         "password": "from PayArc's dashboard, under API",
+        "port": "443, for the Test button of Airflow 3.3.1 and 3.3.2",
     },
 }
 
@@ -36,6 +37,32 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
     },
 }
 
+ASSET_URIS: list[dict[str, Any]] = [
+    {
+        "schemes": ["payarc"],
+        "handler": "payarc_provider.assets.sanitize_uri",
+        "factory": "payarc_provider.assets.create_asset",
+        "to_openlineage_converter": "payarc_provider.assets.convert_asset_to_openlineage",
+    }
+]
+CONFIG: dict[str, Any] = {
+    "payarc": {
+        "description": 'The page "PayArc customers" in Airflow\'s UI (Airflow 3.1 and newer).',
+        "options": {
+            "ledgers": {
+                "description": (
+                    "The ledgers that the page shows: the connections of their databases, with commas between them. A\n"
+                    "ledger in another table than ``payarc_customers`` is ``connection:table``.\n"
+                ),
+                "version_added": "0.1.0",
+                "type": "string",
+                "example": "crm, billing:finance.payarc_customers",
+                "default": "",
+            }
+        },
+    }
+}
+
 
 def get_provider_info() -> dict[str, Any]:
     """The provider's metadata."""
@@ -52,6 +79,10 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "hooks": [{"integration-name": "PayArc", "python-modules": ["payarc_provider.hooks.payarc"]}],
         "operators": [{"integration-name": "PayArc", "python-modules": ["payarc_provider.operators.customer"]}],
+        "asset-uris": ASSET_URIS,
+        "dataset-uris": ASSET_URIS,  # Airflow 2.11
+        "extra-links": ["payarc_provider.operators.link.PayarcDashboardLink"],
+        "config": CONFIG,
         "connection-types": [
             {
                 "connection-type": "payarc",

@@ -11,13 +11,15 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from payarc_provider.api import headers as answer_headers
 from payarc_provider.api.base_url import check_base_url
 from payarc_provider.api.customer import customer_id as id_of
 from payarc_provider.api.customer import path_id
 from payarc_provider.api.errors import read_object, refusal, unknown_outcome
-from payarc_provider.api.rate_limit import RateLimiter
+from payarc_provider.api.observer import SILENT, Facts, Observer
+from payarc_provider.api.rate_limit import RateLimiter, Sent
 from payarc_provider.api.token import clean_token
 from payarc_provider.api.transport import Answer, Transport
 from payarc_provider.exceptions import PayarcConfigError, PayarcConnectionFailed, PayarcUnknownOutcome
@@ -60,6 +62,7 @@ class PayarcClient:
         the status of every complete answer; must not raise
     :param limiter: learns from every answer, and takes back the place of a request that could not connect. The client
         never waits and never reserves: who calls it does, and releases the place if ``before_send`` raised
+    :param observer: is told of every request: endpoint, status, which attempt it is
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class PayarcClient:
         verify: bool | str = True,
         on_answer: Callable[[str, Mapping[str, str], int], None] | None = None,
         limiter: RateLimiter | None = None,
+        observer: Observer = SILENT,
     ) -> None:
         if not (timeout > 0 and math.isfinite(timeout)):
             raise PayarcConfigError("timeout must be a number of seconds above 0: mend it in the connection's extra")
@@ -78,6 +82,8 @@ class PayarcClient:
         self._token = token
         self._on_answer = on_answer
         self._limiter = limiter
+        self._observer = observer
+        self._host = urlsplit(self.base_url).hostname or ""
         self._transport = Transport(self.base_url, timeout=timeout, verify=verify)
 
     @property
@@ -95,19 +101,23 @@ class PayarcClient:
         *,
         idempotency_key: str | None = None,
         before_send: Callable[[], None] | None = None,
+        attempt: int = 1,
     ) -> dict[str, Any]:
         """Create a customer with one POST, and return it with ``customer_id``.
 
         :param fields: as `fields.clean` makes them
         :param idempotency_key: sent as a header; whether PayArc honours it for customers is unknown
         :param before_send: called directly before each time the request goes out; if it raises, nothing was sent then
+        :param attempt: which request for this record it is, for the observer
         """
         headers = {}
         if idempotency_key is not None:
             if not _KEY.fullmatch(idempotency_key):
                 raise PayarcConfigError("an idempotency key is 1 to 255 visible ASCII characters: give another")
             headers["Idempotency-Key"] = idempotency_key
-        answer = self._request("POST", fields=fields, headers=headers, before_send=before_send)
+        answer = self._request(
+            "POST", fields=fields, headers=headers, before_send=before_send, facts={"payarc.attempt": attempt}
+        )
         return _customer("POST", answer)
 
     def get_customer(self, customer_id: str) -> dict[str, Any]:
@@ -170,39 +180,53 @@ class PayarcClient:
         fields: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         before_send: Callable[[], None] | None = None,
+        facts: Facts | None = None,
     ) -> Answer:
         path = "/customers" if of is None else f"/customers/{path_id(of)}"
         endpoint = f"{method} {'/customers' if of is None else _ONE}"
 
-        def send(token: str) -> Answer:
+        def send_once(token: str) -> Answer:
+            sent = None if self._limiter is None else self._limiter.depart(endpoint)
             try:
                 answer = self._transport.send(
                     method, path, token, params=params, fields=fields, headers=headers, before_send=before_send
                 )
             except PayarcUnknownOutcome:
-                self._learn(endpoint, None, {})
+                self._learn(endpoint, sent, None, {})
                 raise
             except PayarcConnectionFailed:
                 if self._limiter is not None:
                     self._limiter.release(endpoint)
                 raise
-            self._learn(endpoint, answer.status, answer.headers)
+            self._learn(endpoint, sent, answer.status, answer.headers)
+            return answer
+
+        def send(token: str, again: int) -> Answer:
+            known: Facts = {
+                "http.request.method": method,
+                "http.request.resend_count": again,
+                "server.address": self._host,
+                **(facts or {}),
+            }
+            with self._observer.span(endpoint, known) as span:
+                answer = send_once(token)
+                span.note({"http.response.status_code": answer.status})
             return answer
 
         token = clean_token(self._token(False))
-        answer = send(token)
+        answer = send(token, 0)
         if answer.status == 401:
             newer = clean_token(self._token(True))
             if newer != token:
-                answer = send(newer)
+                answer = send(newer, 1)
         error = refusal(method, answer.status, answer.headers, answer.text, collection=of is None, sent=fields)
         if error is not None:
             raise error
         return answer
 
-    def _learn(self, endpoint: str, status: int | None, headers: Mapping[str, str]) -> None:
-        if self._limiter is not None:
-            self._limiter.learn(endpoint, status, headers)
+    def _learn(self, endpoint: str, sent: Sent | None, status: int | None, headers: Mapping[str, str]) -> None:
+        if self._limiter is not None and sent is not None:
+            self._limiter.learn(sent, status, headers)
         if self._on_answer is not None and status is not None:
             self._on_answer(endpoint, headers, status)
 

@@ -32,6 +32,17 @@ class Rule:
     least: int
     most: int
 
+    @property
+    def text(self) -> str:
+        """The rule in words, for people."""
+        characters = {
+            "text": "characters",
+            "email": "characters without white space",
+            "zip": "digits and hyphens",
+            "phone": "digits; + - . ( ) / and spaces between them are left out",
+        }[self.kind]
+        return f"at most {self.most} {characters}" if self.least == 1 else f"{self.least} to {self.most} {characters}"
+
 
 FIELDS: dict[str, Rule] = {
     "name": Rule("text", 3, 50),

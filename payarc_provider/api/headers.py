@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
-__all__ = ["count", "date", "retry_after"]
+__all__ = ["count", "date", "reset_in", "retry_after", "retry_in"]
 
 _NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?", re.ASCII)
 _UNIX_TIME_FROM = 1e9  # a wait of 30 years: larger numbers are points in time
@@ -28,24 +28,39 @@ def count(headers: Mapping[str, str], name: str) -> int | None:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait, never negative; None if the answer does not say.
+    """Seconds to wait, never negative; None if the answer does not say. See `retry_in`."""
+    left = retry_in(headers)
+    return None if left is None else left[1]
 
-    ``Retry-After`` (seconds or a date) comes before ``X-RateLimit-Reset``.
-    ``X-RateLimit-Reset`` is Unix seconds (Laravel's throttle); a small number is taken as seconds to wait.
+
+def retry_in(headers: Mapping[str, str]) -> tuple[float, float] | None:
+    """Between how many and how many seconds are to be waited; None if the answer does not say.
+
+    ``Retry-After`` (seconds or a date) comes before ``X-RateLimit-Reset``. Whole seconds are taken as rounded up.
     """
     asked = _get(headers, "Retry-After")
     if _NUMBER.fullmatch(asked):
-        return float(asked)
+        return max(0.0, float(asked) - 1), float(asked)
     until = _http_date(asked)
-    if until is None:
-        reset = _get(headers, "X-RateLimit-Reset")
-        if not _NUMBER.fullmatch(reset):
-            return None
-        until = float(reset)
-        if until < _UNIX_TIME_FROM:
-            return until
+    return reset_in(headers) if until is None else _left(headers, until)
+
+
+def reset_in(headers: Mapping[str, str]) -> tuple[float, float] | None:
+    """Between how many and how many seconds the window still lasts, by ``X-RateLimit-Reset``; None if it is not given.
+
+    It is Unix seconds (Laravel's throttle); a small number is taken as seconds from now.
+    """
+    reset = _get(headers, "X-RateLimit-Reset")
+    if not _NUMBER.fullmatch(reset):
+        return None
+    until = float(reset)
+    return (max(0.0, until - 1), until) if until < _UNIX_TIME_FROM else _left(headers, until)
+
+
+def _left(headers: Mapping[str, str], until: float) -> tuple[float, float]:
     here = date(headers)
-    return max(0.0, until - (time.time() if here is None else here))
+    left = until - (time.time() if here is None else here)
+    return max(0.0, left - 2), max(0.0, left)  # both moments are whole seconds
 
 
 def _http_date(text: str) -> float | None:

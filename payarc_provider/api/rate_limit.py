@@ -1,124 +1,43 @@
-"""How fast PayArc lets this token go, learnt from its answers, per endpoint.
-
-Every answer tells limit and remaining of a fixed window (guide); only a 429 tells its end. So the length is learnt:
-from a window's first answer to the end that a 429 gives.
-"""
+"""How fast PayArc lets this token go, learnt from its answers, per endpoint. See docs/rate_limit.md."""
 
 from __future__ import annotations
 
-import math
 import threading
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import Any
 
 from payarc_provider.api import headers as answer_headers
+from payarc_provider.api.deadline import now as machine_clock
+from payarc_provider.api.shared_window import Asking, Granted
+from payarc_provider.api.window import Length, Sent, Window
 
-__all__ = ["RateLimiter"]
+__all__ = ["RateLimiter", "Sent"]
 
-_PROBE_EVERY = 1.0  # seconds between attempts while nothing tells when the window ends
-_ASK_AGAIN = 0.05  # seconds until an answer under way may have changed things
-_FORGOTTEN = 120.0  # seconds after which what is still reserved was left behind, and must not block the rest
-
-
-@dataclass(slots=True)
-class _Window:
-    """One endpoint's present window, in the clock's seconds."""
-
-    heard: bool = False
-    limit: int | None = None
-    used: int = 0  # the most that any answer of this window accounts for
-    under_way: int = 0  # reserved, not answered
-    peak: int = 0  # the most under way at once in this window
-    floor: int = 0  # `used` when the first of those under way was reserved: within one window each accounts for more
-    refused: bool = False  # by a 429, which is all there is to go by where no answer names a limit
-    start: float | None = None  # when the first answer of a window came
-    end: float | None = None
-    length: float | None = None
-    last_go: float = -math.inf
-
-    @property
-    def exhausted(self) -> bool:
-        return self.refused if self.limit is None else self.used >= self.limit
-
-    def wait(self, now: float) -> float:
-        self.under_way = 0 if now - self.last_go > _FORGOTTEN else self.under_way
-        self.pass_end(now)
-        if self.exhausted and self.end is not None:
-            return self.end - now
-        if self.exhausted or not self.heard:
-            pause = self.last_go + _PROBE_EVERY - now if self.heard else 0.0
-            return max(pause, _ASK_AGAIN) if self.under_way or pause > 0 else 0.0  # one request finds out, alone
-        if self.limit is not None and self.used + self.under_way >= self.limit:
-            return _ASK_AGAIN
-        return 0.0
-
-    def reserve(self, now: float) -> None:
-        if self.under_way == 0:
-            self.floor = self.used
-        self.under_way += 1
-        self.peak = max(self.peak, self.under_way)
-        self.last_go = now
-
-    def release(self) -> None:
-        if self.under_way == 0:
-            self.floor = self.used  # nobody reserved: the request was alone
-        else:
-            self.under_way -= 1
-
-    def open(self) -> None:
-        self.used, self.floor, self.peak, self.refused, self.end = 0, 0, self.under_way, False, None
-
-    def pass_end(self, now: float) -> None:
-        if self.end is not None and now >= self.end:
-            self.open()
-
-    def count(self, limit: int, remaining: int, now: float) -> None:
-        self.pass_end(now)
-        self.limit, used = limit, max(0, limit - remaining)
-        if self.refused and self.end is not None:
-            return  # a late answer from before the refusal: the end is known better than it can tell
-        # Answers under way together come in any order, so a lower count proves a new window only from the floor down.
-        if used <= self.floor:
-            self.open()
-        if used == 1:
-            self.start = now
-            self.end = None if self.length is None else now + self.length
-        elif self.used == 0 or used + self.peak < self.used:
-            self.start = None  # somebody else's request opened this window, or may have
-        self.used = max(self.used, used)
-
-    def refuse(self, wait: float | None, now: float) -> None:
-        self.refused = True
-        self.used = max(self.used, self.limit or 0)
-        if wait is None:
-            return
-        self.end = now + max(wait, _PROBE_EVERY)
-        if self.start is not None:
-            # Rounded up to PayArc's whole seconds, so as not to ask too early; a much longer wait is a penalty.
-            length = float(math.ceil(self.end - self.start))
-            self.length = length if self.length is None or length < 2 * self.length else self.length
+_WITHOUT_ACCOUNT = 5.0  # seconds for which nothing is asked of an account that could not be reached
 
 
 class RateLimiter:
-    """Tells callers when the next request may go. Thread-safe; it never sleeps. ``clock`` gives seconds.
+    """Tells callers when the next request may go. Thread-safe; it never sleeps.
 
     Every ``delay`` that gave 0.0 ends in ``learn`` or ``release``. The client sees to it for each request it tried to
     send; a place that was not used, or that ``before_send`` gave up, is for the caller to release.
+
+    :param clock: seconds; it should run on while the machine is suspended
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = machine_clock) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._windows: dict[str, _Window] = {}
+        self._windows: dict[str, Window] = {}
+        self._ticks = 0
         self.waited = 0.0  #: seconds of waiting told to callers, all of them together
         self.limited = 0  #: how many requests were answered 429
 
     def delay(self, endpoint: str) -> float:
         """Seconds after which to ask again, or 0.0: go now, a place is reserved for ``endpoint``."""
         with self._lock:
-            window, now = self._windows.setdefault(endpoint, _Window()), self._clock()
-            wait = window.wait(now)
+            window, now = self._at(endpoint)
+            wait = window.wait(now, self._ticks)
             if wait > 0:
                 self.waited += wait
                 return wait
@@ -128,22 +47,91 @@ class RateLimiter:
     def release(self, endpoint: str) -> None:
         """Give back a place that was not used."""
         with self._lock:
-            self._windows.setdefault(endpoint, _Window()).release()
+            window, _ = self._at(endpoint)
+            window.release(None)
+            window.stock += window.number is not None
 
-    def learn(self, endpoint: str, status: int | None, headers: Mapping[str, str]) -> None:
+    def depart(self, endpoint: str) -> Sent:
+        """A request leaves; what this gives is for ``learn``."""
+        with self._lock:
+            _, now = self._at(endpoint)
+            return Sent(endpoint, self._ticks, now)
+
+    def learn(self, sent: Sent, status: int | None, headers: Mapping[str, str]) -> None:
         """Take in an answer; ``status`` None stands for a request that was sent and got none. Never raises."""
         limit = answer_headers.count(headers, "X-RateLimit-Limit")
         remaining = answer_headers.count(headers, "X-RateLimit-Remaining")
         with self._lock:
-            window, now = self._windows.setdefault(endpoint, _Window()), self._clock()
-            window.release()
-            window.heard = window.heard or status is not None
+            window, now = self._at(sent.endpoint)
+            window.release(sent)
             if status == 429:
                 self.limited += 1
                 window.limit = limit or window.limit
-                window.refuse(answer_headers.retry_after(headers), now)
+                window.refuse(answer_headers.retry_in(headers), sent, now, self._ticks)
+            elif status is None:
+                window.lose(sent, self._ticks)
             elif limit and remaining is not None:
-                window.count(limit, remaining, now)
+                window.count(limit, remaining, answer_headers.reset_in(headers), sent, now, self._ticks)
             else:
-                window.used += 1  # PayArc may have counted it all the same
-                window.refused = window.refused and status is None
+                window.pass_over(sent, self._ticks)
+
+    # ---- a worker that leaves, and one that goes on ---------------------------------------------------------------
+
+    def export(self) -> dict[str, dict[str, Any]]:
+        """What is known, as JSON can hold it; for ``restore``, also in another process.
+
+        Endpoint → ``limit``, ``length`` (between how many and how many seconds a window lasts), ``used`` and ``left``
+        (seconds) of the present window; what is not known is None.
+        """
+        with self._lock:
+            now, known = self._clock(), {}
+            for endpoint, window in self._windows.items():
+                length = window.length
+                window.pass_end(now, self._ticks)
+                known[endpoint] = {
+                    "limit": window.limit,
+                    "length": None if length.seconds is None else [length.more_than, length.at_most],
+                    "used": window.used + window.lost + window.going,
+                    "left": None if window.end is None else window.end - now,
+                }
+            return known
+
+    def restore(self, state: Mapping[str, Mapping[str, Any]], elapsed: float) -> None:
+        """Go on with what a limiter has exported so many seconds ago."""
+        with self._lock:
+            for endpoint, known in state.items():
+                window, now = self._at(endpoint)
+                window.limit = known["limit"]
+                window.length = Length(*known["length"]) if known["length"] else Length()
+                if known["left"] is not None and known["left"] > elapsed:
+                    window.ends_by = now + known["left"] - elapsed
+                    window.used = window.mine = known["used"]
+                    window.heard = window.used > 0
+
+    # ---- several workers on one token -----------------------------------------------------------------------------
+
+    def use_account(self, endpoint: str) -> None:
+        """The endpoint's windows have a common account: where others use them too, it is to be asked for places."""
+        with self._lock:
+            self._at(endpoint)[0].account_from = self._clock()
+
+    def asking(self, endpoint: str, worker: str, want: int) -> Asking | None:
+        """What is to be asked of the account now; None if nothing is. ``granted`` is to follow."""
+        with self._lock:
+            window, now = self._at(endpoint)
+            window.pass_end(now, self._ticks)
+            return window.ask(worker, want, now)
+
+    def granted(self, endpoint: str, granted: Granted | None) -> None:
+        """What the account has answered; None: it cannot be reached."""
+        with self._lock:
+            window, now = self._at(endpoint)
+            if granted is None:
+                window.news = window.seen = window.heard
+                window.account_from = now + _WITHOUT_ACCOUNT
+            else:
+                window.adopt(granted, now, self._ticks)
+
+    def _at(self, endpoint: str) -> tuple[Window, float]:
+        self._ticks += 1
+        return self._windows.setdefault(endpoint, Window()), self._clock()

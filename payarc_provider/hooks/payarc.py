@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseHook, mask_secret
 
 from payarc_provider.exceptions import PayarcAuthError, PayarcError, PayarcRefused
+from payarc_provider.hooks.lineage import report_read, report_written
 
 if TYPE_CHECKING:
     from payarc_provider.api.client import PayarcClient
@@ -93,6 +94,14 @@ class PayarcHook(BaseHook):
         """The client behind this hook."""
         return self.get_client()
 
+    @property
+    def uri(self) -> str | None:
+        """The merchant's customers as an asset; None where neither connection nor token name the merchant."""
+        from payarc_provider.assets import customers_uri
+
+        account = self.settings.account or self.claims.sub
+        return customers_uri(self.settings.place, account) if account else None
+
     def get_conn(self) -> PayarcClient:
         """The client behind this hook."""
         return self.client
@@ -106,11 +115,17 @@ class PayarcHook(BaseHook):
         :raises PayarcAuthError: if the token has expired
         """
         from payarc_provider.api.client import PayarcClient
+        from payarc_provider.hooks.tracing import tracing
 
         settings = self.settings
         self._check_expiry()
         return PayarcClient(
-            settings.base_url, self.token, timeout=settings.timeout, verify=settings.verify, limiter=limiter
+            settings.base_url,
+            self.token,
+            timeout=settings.timeout,
+            verify=settings.verify,
+            limiter=limiter,
+            observer=tracing(),
         )
 
     def create_customer(self, fields: Mapping[str, Any], idempotency_key: str | None = None) -> dict[str, Any]:
@@ -131,7 +146,9 @@ class PayarcHook(BaseHook):
         cleaned = self._checked(fields)
         if not cleaned:
             raise PayarcRefused(errors={"record": ["has no value in any PayArc field: nothing would be created"]})
-        return self.client.create_customer(cleaned, idempotency_key=idempotency_key)
+        customer = self.client.create_customer(cleaned, idempotency_key=idempotency_key)
+        report_written(self, self.uri)
+        return customer
 
     def get_customer(self, customer_id: str) -> dict[str, Any]:
         """
@@ -140,7 +157,9 @@ class PayarcHook(BaseHook):
         :param customer_id: with or without ``cus_``
         :raises PayarcNotFound: there is none
         """
-        return self.client.get_customer(customer_id)
+        customer = self.client.get_customer(customer_id)
+        report_read(self, self.uri)
+        return customer
 
     def update_customer(self, customer_id: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         """
@@ -150,7 +169,9 @@ class PayarcHook(BaseHook):
         :param fields: PayArc field → new value; those not named stay
         :return: the customer as it is now
         """
-        return self.client.update_customer(customer_id, self._checked(fields))
+        customer = self.client.update_customer(customer_id, self._checked(fields))
+        report_written(self, self.uri)
+        return customer
 
     def delete_customer(self, customer_id: str) -> None:
         """
@@ -159,6 +180,7 @@ class PayarcHook(BaseHook):
         :param customer_id: with or without ``cus_``
         """
         self.client.delete_customer(customer_id)
+        report_written(self, self.uri)
 
     def list_customers(self, page_size: int = 100) -> Iterator[dict[str, Any]]:
         """
@@ -166,6 +188,7 @@ class PayarcHook(BaseHook):
 
         :param page_size: customers per request, at most 100 (observed)
         """
+        report_read(self, self.uri)
         return self.client.list_customers(page_size)
 
     def test_connection(self) -> tuple[bool, str]:

@@ -15,7 +15,7 @@ from payarc_provider.sync.records import shown
 from payarc_provider.sync.states import State
 
 WIDTH = 100
-_HOLDS = {
+HOLDS = {
     Hold.HELD: "a run is working on them, under a live lease",
     Hold.OPEN: "their run is gone and PayArc may have them: the next run looks them up",
     Hold.UNSENT: "PayArc has no customer for them: the next run sends them",
@@ -49,7 +49,7 @@ def status(
         lines += ["", f"account {one.account}"]
         lines += [f"  {state:<9} {one.states[state]:>8}" for state in (State.CREATED, State.REJECTED)]
         lines.append(f"  {State.PENDING:<9} {one.states[State.PENDING]:>8}{oldest}")
-        lines += [f"    {hold:<7} {one.holds[hold]:>8}  {text}" for hold, text in _HOLDS.items() if one.holds[hold]]
+        lines += [f"    {hold:<7} {one.holds[hold]:>8}  {text}" for hold, text in HOLDS.items() if one.holds[hold]]
         lines += [f"  forgotten {one.forgotten:>8}"] if one.forgotten else []
     return "\n".join(lines)
 

@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.providers.common.compat.sdk import BaseOperator, XComArg, conf
 
 from payarc_provider.exceptions import PayarcConfigError
+from payarc_provider.operators.doc import task_doc
+from payarc_provider.operators.link import PayarcDashboardLink
 from payarc_provider.sync.settings import Settings
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.openlineage.extractors import OperatorLineage
 
+    from payarc_provider.operators.observing import Seen
     from payarc_provider.operators.run import Outcome
 
 
@@ -70,6 +74,7 @@ class CreateCustomerOperator(BaseOperator):
     template_ext: Sequence[str] = (".sql",)
     template_fields_renderers = {"sql": "sql", "parameters": "json"}  # noqa: RUF012 - Airflow's own form
     ui_color = "#d7ecd9"
+    operator_extra_links = (PayarcDashboardLink(),)
 
     def __init__(
         self,
@@ -136,13 +141,16 @@ class CreateCustomerOperator(BaseOperator):
         if isinstance(records, XComArg):
             # `records` is no template field, because those are stored and shown; so the relation is made here.
             XComArg.apply_upstream_relationship(self, records)
+        self.doc_md = task_doc(vars(self))
 
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:
         """As any operator's, and `records` may be another task's output here too."""
         from payarc_provider.operators.partial import relating_records
 
-        return relating_records(super().partial(**kwargs))
+        partial = super().partial(**kwargs)
+        partial.kwargs["doc_md"] = task_doc(partial.kwargs)
+        return relating_records(partial)
 
     def _check(self) -> None:
         from payarc_provider.sync.records import check_fields, check_key, check_partition
@@ -187,6 +195,7 @@ class CreateCustomerOperator(BaseOperator):
         return self._slice(context, resumed=True)
 
     def _slice(self, context: Context, *, resumed: bool) -> Any:
+        from payarc_provider.operators.observing import fill_assets
         from payarc_provider.operators.run import run
         from payarc_provider.sync.deferral import Deferral
 
@@ -196,6 +205,7 @@ class CreateCustomerOperator(BaseOperator):
             seconds = deferral.seconds
         else:
             self._push(context, outcome)
+            fill_assets(self, context, outcome.summary)
             outcome.raise_if_too_many_rejected(self.max_rejected, tolerate_known=self.tolerate_known_rejected)
             return self._ids(outcome) if self.push_ids else None
         return self._give_slot_back(seconds)
@@ -212,6 +222,19 @@ class CreateCustomerOperator(BaseOperator):
             self._terminate()
 
     _terminate: Callable[[], None] | None = None
+    seen: Seen | None = None
+
+    def get_openlineage_facets_on_start(self) -> OperatorLineage[Any, Any]:
+        """For the OpenLineage provider: what the task is going to read and write."""
+        from payarc_provider.operators.lineage import lineage_of
+
+        return lineage_of(self)
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
+        """For the OpenLineage provider: what the task has read and written, also when it failed in the end."""
+        from payarc_provider.operators.lineage import lineage_of
+
+        return lineage_of(self)
 
     def _push(self, context: Context, outcome: Outcome) -> None:
         if not self.do_xcom_push:

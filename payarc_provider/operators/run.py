@@ -18,7 +18,9 @@ from payarc_provider.api.rate_limit import RateLimiter
 from payarc_provider.exceptions import PayarcLedgerError
 from payarc_provider.hooks.database import sql_engine
 from payarc_provider.hooks.payarc import PayarcHook
+from payarc_provider.hooks.tracing import tracing
 from payarc_provider.operators.mapping import check_length, most_ids
+from payarc_provider.operators.observing import Watch, note_lineage
 from payarc_provider.operators.records import resolve_records
 from payarc_provider.sync.account import Identity, find_scope, token_user
 from payarc_provider.sync.deferral import Deferral, Note, Notes
@@ -157,6 +159,8 @@ class _TaskRun:
         note = notes.read(task.try_number, source) if resumed else None
         if note is None:
             note = Note(task.try_number, source, began=self._ledger.now().isoformat(), started=time.time())
+        else:
+            self._limiter.restore(note.limits, max(0.0, time.time() - note.left_at))
         if self._settings.retry_rejected:
             # Not those that this try has had refused already: they would be sent in each slice again.
             moment = datetime.datetime.fromisoformat(note.began)
@@ -188,6 +192,8 @@ class _TaskRun:
             if self._exists
             else cast("LedgerPort", NoLedger())
         )
+        payarc = ThreadedPayarc(self._client, self._limiter, self._pools)
+        observer = tracing()
         engine = Run(
             me,
             settings,
@@ -195,19 +201,30 @@ class _TaskRun:
             reader,
             feed=ThreadedFeed(batches, self._pools.source),
             ledger=ledger,
-            payarc=ThreadedPayarc(self._client, self._limiter, self._pools),
+            payarc=payarc,
             sink=results,
             clock=clock,
+            observer=observer,
         )
+        note_lineage(operator, me.account, self._source, reader, engine)
+        met_before = None if after is not None else note.met if note is not None else {}
+        watch = Watch(operator, self._task, engine, self._client, payarc, clock, met_before)
         progress = Progress(
-            clock, cast("logging.Logger", operator.log), engine.counts, lambda: batches.read, batches.total
+            clock,
+            cast("logging.Logger", operator.log),
+            engine.counts,
+            lambda: batches.read,
+            batches.total,
+            watch.meter.tell,
         )
         before = Counter(self._client.requests_sent)
         try:
-            run_to_end(_with_progress(engine, progress, operator))
+            with watch.going_on(observer):
+                run_to_end(_with_progress(engine, progress, operator))
         except Deferral:
             if note is not None:
                 place = batches.place_before(engine.oldest_unsent)
+                note.limits = self._limiter.export()
                 note.leave(place, answers=engine.answers, unknown=engine.counts["unknown"])
             raise
         finally:
@@ -220,6 +237,8 @@ class _TaskRun:
             }
             if note is not None:
                 note.add(spent)
+                if after is None:
+                    note.meet(engine.met)
             _tell_end(operator, reader, progress, requests)
         return Outcome(
             summary=_summary(engine.counts, results, batches, settings.dry_run)

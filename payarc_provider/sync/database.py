@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import sqlalchemy.exc
-from sqlalchemy import event
+from sqlalchemy import ARRAY, String, any_, bindparam, event, func, select
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.sql.elements import ColumnElement
 
 from payarc_provider.exceptions import PayarcConfigError, PayarcLedgerError
 from payarc_provider.sync.schema import MYSQL
@@ -65,6 +67,20 @@ class Database:
     def dispose(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+
+
+def among(connection: Connection, column: ColumnElement[str], values: Iterable[str]) -> ColumnElement[bool]:
+    """``column IN (values)``, as one parameter where the database takes a list: as cheap for 500 values as for one."""
+    values = list(values)
+    dialect = connection.dialect.name
+    if dialect == "sqlite":
+        listed = func.json_each(bindparam("listed", json.dumps(values, ensure_ascii=False), String)).table_valued(
+            "value"
+        )
+        return column.in_(select(listed.c.value))
+    if dialect == "postgresql":
+        return column == any_(bindparam("listed", values, ARRAY(String)))
+    return column.in_(values)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -56,6 +56,7 @@ class Note:
     :param counts: requests and the like, of all slices so far
     :param deferrals: how often the slot has been given back
     :param fruitless: how many slices in a row got no usable answer at all
+    :param met: records that a reading of the whole input has met as known or refused, and that were counted then
     :param limits: what the rate limiter has learnt, and ``left_at``, Unix seconds
     """
 
@@ -69,6 +70,7 @@ class Note:
     fruitless: int = 0
     limits: dict[str, Any] = field(default_factory=dict)
     left_at: float = 0.0
+    met: dict[str, int] = field(default_factory=dict)
 
     @property
     def values(self) -> list[object] | None:
@@ -79,6 +81,11 @@ class Note:
         """Count what a slice did."""
         for name, number in counts.items():
             self.counts[name] = self.counts.get(name, 0) + number
+
+    def meet(self, met: Mapping[str, int]) -> None:
+        """A reading from the input's beginning has met so many; the next one meets them again."""
+        for name, number in met.items():
+            self.met[name] = max(self.met.get(name, 0), number)
 
     def leave(self, place: Sequence[object] | None, *, answers: int, unknown: int) -> None:
         """

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import Counter
 
+from payarc_provider.api.observer import SILENT, Observer
 from payarc_provider.exceptions import PayarcError, PayarcRunStopped
 from payarc_provider.sync.deferral import Deferral
 from payarc_provider.sync.intake import Intake
@@ -35,6 +36,7 @@ class Run:
     :param me: this attempt, as the ledger names it
     :param ledger_id: the ledger's own random id
     :param reader: gives digests of listed customers
+    :param observer: is told of each batch
     """
 
     def __init__(
@@ -49,8 +51,10 @@ class Run:
         payarc: PayarcPort,
         sink: Sink,
         clock: Clock,
+        observer: Observer = SILENT,
     ) -> None:
         self._feed = feed
+        self._observer = observer
         self._work = Work(me, settings, ledger_id, ledger=ledger, payarc=payarc, sink=sink, clock=clock)
         self._sender = Sender(self._work)
         look_up = LookUp(self._work, self._sender, reader)
@@ -64,6 +68,16 @@ class Run:
     def counts(self) -> Counter[str]:
         """Records by what became of them, and what it took."""
         return self._work.counts
+
+    @property
+    def done(self) -> Counter[str]:
+        """What this attempt itself brought about; see Work."""
+        return self._work.done
+
+    @property
+    def met(self) -> Counter[str]:
+        """What it only read; see Work."""
+        return self._work.met
 
     @property
     def answers(self) -> int:
@@ -129,7 +143,8 @@ class Run:
             if batch is None:
                 whole = True
                 break
-            await self._intake.take(batch)
+            with self._observer.span("payarc.batch", {"payarc.batch.size": len(batch)}):
+                await self._intake.take(batch)
             await work.until(lambda: sender.outbox.qsize() <= low or bool(work.stop or sender.braked or sender.paused))
             if sender.braked or sender.held_until is not None:
                 await self._drain()  # what is on its way may be refused, and so give way

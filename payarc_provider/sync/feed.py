@@ -27,7 +27,7 @@ class BatchReader:
         partition: tuple[int, int] | None = None,
         after: Place | None = None,
     ) -> None:
-        self.total = source.total() if partition is None else None
+        self.total = source.total() if partition is None and after is None else None
         self.read = 0
         self.repeated = 0
         self._source = source

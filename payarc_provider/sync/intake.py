@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from payarc_provider.sync.checkpoints import reach
 from payarc_provider.sync.intent import Intent
-from payarc_provider.sync.ledger import EPOCH, Row, is_free
+from payarc_provider.sync.ledger import EPOCH, Known, Row, is_free
 from payarc_provider.sync.matching import Existing, Matches
 from payarc_provider.sync.reads import read
 from payarc_provider.sync.records import Record
@@ -38,6 +38,8 @@ class Intake:
         """Find out, claim, queue."""
         work = self._work
         fit = self._fit(records)
+        if fit:
+            fit = self._accept_known(fit, await work.in_ledger(lambda: work.ledger.known(fit.keys())))
         if not fit:
             return
         before = await work.in_ledger(lambda: work.ledger.rows(fit.keys()))
@@ -66,6 +68,7 @@ class Intake:
         fit: dict[str, Record] = {}
         for record in records:
             if record.key is None or record.unstorable:
+                self._work.met["rejected"] += 1
                 self._work.refuse(record, record.errors, new=True)
             elif record.key in fit:
                 self._work.aside.append(record)
@@ -93,27 +96,49 @@ class Intake:
         """
         work = self._work
         if record.errors:
-            known = before is not None and before.state == State.REJECTED and before.digest == record.digest
+            known = _has_refused(before, record)
+            self._tally_refusal(record, before, row)
             work.refuse(record, record.errors, new=not known or work.same_run(before))
         elif row is None:
             work.aside.append(record)
         elif row.state == State.CREATED:
-            self._accept_known(record, row)
+            self._accept(record, row)
         elif row.state == State.REJECTED and row.digest == record.digest:
+            self._tally_refusal(record, row, row)
             work.refuse(record, row.errors, new=work.same_run(row))
         elif _owned(row, work.me.owner) and asked is not None:
             self._sender.queue(self._intent(record, row, asked))
         else:
             work.aside.append(record)
 
-    def _accept_known(self, record: Record, row: Row) -> None:
+    def _tally_refusal(self, record: Record, before: Row | None, row: Row | None) -> None:
+        """Count a refusal that the ledger has: now, since just before, or from this DAG run, which counted it then."""
+        work = self._work
+        if _has_refused(before, record):
+            work.met["rejected"] += not work.same_run(before)
+        else:
+            (work.done if _has_refused(row, record) else work.met)["rejected"] += 1
+
+    def _accept_known(self, fit: dict[str, Record], known: dict[str, Known]) -> dict[str, Record]:
+        """Give those records that have a customer its id; returns the others."""
+        left = {}
+        for key, record in fit.items():
+            row = known.get(key)
+            changed = row is not None and row.digest != record.digest
+            if row is None or record.errors or (changed and not row.ours):
+                left[key] = record
+            else:
+                status = _status(row.matched_by) if row.this_run else Status.KNOWN
+                self._work.accept(record, row.customer_id, status, changed=changed)
+        return left
+
+    def _accept(self, record: Record, row: Row) -> None:
         changed = row.digest != record.digest
         if changed and row.source != self._work.me.source:
+            self._work.met["rejected"] += 1
             self._work.refuse(record, _other_source(row), new=True)
             return
-        status = Status.KNOWN
-        if self._work.same_run(row):
-            status = Status.ADOPTED if row.matched_by == "email" else Status.CREATED
+        status = _status(row.matched_by) if self._work.same_run(row) else Status.KNOWN
         self._work.accept(record, row.customer_id or "", status, changed=changed)
 
     def _intent(self, record: Record, row: Row, asked: float) -> Intent:
@@ -161,6 +186,14 @@ class Intake:
 
 def _owned(row: Row | None, owner: str) -> bool:
     return row is not None and row.state == State.PENDING and row.owner == owner
+
+
+def _has_refused(row: Row | None, record: Record) -> bool:
+    return row is not None and row.state == State.REJECTED and row.digest == record.digest
+
+
+def _status(matched_by: str | None) -> Status:
+    return Status.ADOPTED if matched_by == "email" else Status.CREATED
 
 
 def _other_source(row: Row) -> Errors:

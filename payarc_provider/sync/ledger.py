@@ -10,7 +10,7 @@ import json
 import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy.exc
 from sqlalchemy import and_, bindparam, delete, func, inspect, or_, select, update
@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.sql.elements import ColumnElement
 
 from payarc_provider.exceptions import PayarcConfigError, PayarcLedgerError
-from payarc_provider.sync.database import Database, sorted_errors
+from payarc_provider.sync.database import Database, among, sorted_errors
 from payarc_provider.sync.forgotten import first_attempt, forgotten_ids
 from payarc_provider.sync.records import Record
 from payarc_provider.sync.schema import MAX_ACCOUNT, MYSQL, database_now, schema
@@ -64,6 +64,20 @@ class Row:
     def unsent(self) -> bool:
         """Pending, and certainly nothing open at PayArc: free to be claimed."""
         return self.state == State.PENDING and self.sent_after is None and self.owner is None
+
+
+class Known(NamedTuple):
+    """What a run needs of the row of a record that has its customer.
+
+    :param ours: whether the record came from the claimant's own source
+    :param this_run: whether the claimant's DAG run, in whichever try, made the row
+    """
+
+    customer_id: str
+    digest: str
+    ours: bool
+    this_run: bool
+    matched_by: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +241,24 @@ class Ledger:
         with self.database.read() as connection:
             return self._read(connection, account, keys)
 
+    def known(self, me: Claimant, keys: Collection[str]) -> dict[str, Known]:
+        """Those of these keys that have a customer; no more of their rows than a run over known records needs."""
+        rows = self._rows
+        this_run = and_(rows.c.run_id == me.run_id, rows.c.dag_id == me.dag_id)
+        columns = [
+            rows.c.key,
+            rows.c.customer_id,
+            rows.c.digest,
+            (rows.c.source == me.source).label("ours"),
+            this_run.label("this_run"),
+            rows.c.matched_by,
+        ]
+        with self.database.read() as connection:
+            # Whether there is a customer is seen here: a condition may tempt the database away from the primary key.
+            query = select(*columns).where(rows.c.account == me.account, among(connection, rows.c.key, keys))
+            found = connection.execute(query).all()
+        return {row[0]: Known(*row[1:]) for row in found if row[1] is not None}
+
     def known_ids(self, account: str, most: int = 3) -> list[str]:
         """A few customer ids of the account, the latest first: to prove that a token belongs to its merchant."""
         rows = self._rows
@@ -265,7 +297,7 @@ class Ledger:
         columns = [self._rows.c[name] for name in _ROW_COLUMNS]
         found: dict[str, Row] = {}
         for part in _parts(keys, 5000):
-            query = select(*columns).where(self._rows.c.account == account, self._rows.c.key.in_(part))
+            query = select(*columns).where(self._rows.c.account == account, among(connection, self._rows.c.key, part))
             found.update((row[0], Row(*row)) for row in connection.execute(query))
         return found
 

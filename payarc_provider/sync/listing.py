@@ -42,8 +42,8 @@ class Listing:
                 continue
             try:
                 page = self._client.list_page(number)
-            except PayarcRateLimited as limited:
-                wait = 1.0 if limited.retry_after is None else limited.retry_after
+            except PayarcRateLimited:
+                continue  # how long to wait, the limiter knows
             except (PayarcConnectionFailed, PayarcUnknownOutcome):
                 failures += 1
                 if failures > MAX_FAILURES_IN_A_ROW:

@@ -70,6 +70,9 @@ class RejectedRow:
     source: str
     errors: Errors
     retried: bool
+    dag_id: str | None
+    run_id: str | None
+    task_id: str | None
 
 
 class Overview:
@@ -111,38 +114,13 @@ class Overview:
         with self._ledger.database.read() as connection:
             now = database_now(connection)
             total, rows = self._some(connection, State.PENDING, "claimed_at", limit, offset)
-        return total, [
-            PendingRow(
-                row["account"],
-                row["key"],
-                row["claimed_at"],
-                _hold(row, now),
-                _takeover_at(row),
-                row["reference"],
-                row["source"],
-                row["attempt"],
-                row["dag_id"],
-                row["run_id"],
-                row["task_id"],
-            )
-            for row in rows
-        ]
+        return total, [pending_row(row, now) for row in rows]
 
     def rejected(self, limit: int, offset: int) -> tuple[int, list[RejectedRow]]:
         """How many refused records there are, and some of them, the oldest first."""
         with self._ledger.database.read() as connection:
             total, rows = self._some(connection, State.REJECTED, "settled_at", limit, offset)
-        return total, [
-            RejectedRow(
-                row["account"],
-                row["key"],
-                row["settled_at"],
-                row["source"],
-                json.loads(row["error"]) if row["error"] else {},
-                not row["digest"],
-            )
-            for row in rows
-        ]
+        return total, [rejected_row(row) for row in rows]
 
     def _chosen(self) -> list[ColumnElement[bool]]:
         return [] if self._account is None else [self._rows.c.account == self._account]
@@ -166,6 +144,38 @@ class Overview:
         one = each.subquery()
         grouped = select(one.c.account, one.c.state, one.c.hold, func.count(), func.min(one.c.claimed_at))
         return grouped.group_by(one.c.account, one.c.state, one.c.hold).order_by(one.c.account)
+
+
+def pending_row(row: Any, now: datetime.datetime) -> PendingRow:
+    """A pending row as people see it, from all columns of the table."""
+    return PendingRow(
+        row["account"],
+        row["key"],
+        row["claimed_at"],
+        _hold(row, now),
+        _takeover_at(row),
+        row["reference"],
+        row["source"],
+        row["attempt"],
+        row["dag_id"],
+        row["run_id"],
+        row["task_id"],
+    )
+
+
+def rejected_row(row: Any) -> RejectedRow:
+    """A refused row as people see it, from all columns of the table."""
+    return RejectedRow(
+        row["account"],
+        row["key"],
+        row["settled_at"],
+        row["source"],
+        json.loads(row["error"]) if row["error"] else {},
+        not row["digest"],
+        row["dag_id"],
+        row["run_id"],
+        row["task_id"],
+    )
 
 
 def _hold(row: Any, now: datetime.datetime) -> Hold:

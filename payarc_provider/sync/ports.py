@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from payarc_provider.api.client import CustomerPage
-from payarc_provider.sync.ledger import Recorded, Row, Settled
+from payarc_provider.api.shared_window import Asking, Granted
+from payarc_provider.sync.ledger import Known, Recorded, Row, Settled
 from payarc_provider.sync.records import Record
 from payarc_provider.sync.states import Created, Errors, Status
 
@@ -33,6 +34,9 @@ class Feed(Protocol):
 
 class LedgerPort(Protocol):
     """The ledger as one attempt sees it; each method may raise LedgerUnavailable and may then be repeated."""
+
+    async def known(self, keys: Collection[str]) -> dict[str, Known]:
+        """See Ledger.known."""
 
     async def rows(self, keys: Collection[str]) -> dict[str, Row]:
         """See Ledger.rows."""
@@ -78,6 +82,9 @@ class LedgerPort(Protocol):
     async def alters_values(self, noticed: bool) -> bool:
         """Whether PayArc is known to alter values; ``noticed`` makes it known."""
 
+    async def places(self, asking: Asking) -> Granted:
+        """What the workers that share the ledger leave to this one of PayArc's window for POSTs."""
+
 
 class PayarcPort(Protocol):
     """PayArc's customers; every method raises the errors of ``payarc_provider.exceptions``."""
@@ -96,6 +103,12 @@ class PayarcPort(Protocol):
 
     def unreserve(self, reading: bool) -> None:
         """Give back a place that was reserved and not used."""
+
+    def asking(self, worker: str, want: int) -> Asking | None:
+        """What is to be asked of the ledger before the next POST can go; None if nothing is."""
+
+    def granted(self, granted: Granted | None) -> None:
+        """The ledger's answer to it; None where none came."""
 
 
 class Sink(Protocol):

@@ -16,16 +16,24 @@ class Progress:
 
     :param read: how many records have been read so far
     :param total: how many there are, where it is known
+    :param also: called with each line, for whoever else is to be told
     """
 
     def __init__(
-        self, clock: Clock, log: logging.Logger, counts: Counter[str], read: Callable[[], int], total: int | None
+        self,
+        clock: Clock,
+        log: logging.Logger,
+        counts: Counter[str],
+        read: Callable[[], int],
+        total: int | None,
+        also: Callable[[], None] = lambda: None,
     ) -> None:
         self._clock = clock
         self._log = log
         self._counts = counts
         self._read = read
         self._total = total
+        self._also = also
         self._started = clock.now()
 
     @property
@@ -44,6 +52,7 @@ class Progress:
         while True:
             await self._clock.sleep(EVERY_SECONDS)
             self._log.info("%s", self.line())
+            self._also()
 
     def line(self) -> str:
         """Where the run is: counts, rate, and time left where the total is known."""

@@ -26,9 +26,9 @@ async def read(work: Work, call: Callable[[], Awaitable[T]]) -> T:
             continue
         try:
             return await call()
-        except PayarcRateLimited as limited:
-            work.counts["rate_limited"] += 1
-            wait = 1.0 if limited.retry_after is None else limited.retry_after
+        except PayarcRateLimited:
+            work.counts["rate_limited"] += 1  # how long to wait, the rate limit knows
+            continue
         except (PayarcConnectionFailed, PayarcUnknownOutcome):
             failures += 1
             if failures > work.settings.max_connection_failures_in_a_row or work.stop:

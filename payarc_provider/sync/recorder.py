@@ -75,9 +75,11 @@ class Recorder:
         self._work.mine.pop(intent.key, None)
         if settled.customer_id:
             status = Status.ADOPTED if settled.matched_by == "email" else Status.CREATED
+            self._work.done[status] += 1
             self._work.made += status is Status.CREATED
             self._work.accept(intent.record, settled.customer_id, status, changed=False)
         else:
+            self._work.done["rejected"] += 1
             self._work.refuse(intent.record, settled.errors or {}, new=True)
 
 

@@ -143,10 +143,21 @@ class Reader:
         self.key_columns = check_key(key)
         self.mapping = check_fields(fields)
         self._columns = dict(self.mapping) if self.mapping is not None else {name: name for name in FIELDS}
-        self._secret = secret.encode()
+        self._keyed = hashlib.blake2b(key=secret.encode(), digest_size=16)
         self.unsent_lookalikes: dict[str, str] = {}
         self.personal_keys = 0
+        self._shape: tuple[str, ...] | None = None
+        self._of_shape: list[tuple[str, str]] = []
         self._seen_columns: set[str] = set()
+
+    @property
+    def met_mapping(self) -> dict[str, str]:
+        """PayArc field → source column, of the columns that were named or have been met."""
+        return {
+            field: column
+            for field, column in self._columns.items()
+            if self.mapping is not None or column in self._seen_columns
+        }
 
     def read(self, index: int, row: object) -> Record:
         """The record of one row; what is wrong with it stands in its ``errors``."""
@@ -154,8 +165,7 @@ class Reader:
             return self._refused(
                 index, None, {}, {"record": [f"is a {type(row).__name__}, not a mapping of field names to values"]}
             )
-        self._note_columns(row)
-        raw = {field: row.get(column) for field, column in self._columns.items()}
+        raw = {field: row[column] for field, column in self._present(row)}
         try:
             key = self._key(row)
         except UnusableKey as problem:
@@ -178,7 +188,9 @@ class Reader:
     def digest(self, fields: Mapping[str, str]) -> str:
         """Keyed hash of what is sent (32 hexadecimal digits); unambiguous, for values hold no control characters."""
         text = "\x1f".join([f"{name}\x1e{fields[name]}" for name in sorted(fields)])
-        return hashlib.blake2b(text.encode(), key=self._secret, digest_size=16).hexdigest()
+        keyed = self._keyed.copy()
+        keyed.update(text.encode())
+        return keyed.hexdigest()
 
     def digest_of_customer(self, customer: Mapping[str, Any], names: str) -> str | None:
         """The digest of a listed customer as if ``names`` had been sent, or None where another field has a value."""
@@ -201,6 +213,15 @@ class Reader:
     def _refused(self, index: int, key: str | None, raw: Mapping[str, object], errors: Errors) -> Record:
         digest = self.digest({name: repr(value) for name, value in raw.items() if value is not None})
         return Record(index, key, {}, digest, errors)
+
+    def _present(self, row: Mapping[str, object]) -> list[tuple[str, str]]:
+        """(PayArc field, column) of the mapped columns that the row has; the rows of a table all have the same."""
+        shape = tuple(row)
+        if shape != self._shape:
+            self._note_columns(row)
+            self._shape = shape
+            self._of_shape = [(field, column) for field, column in self._columns.items() if column in row]
+        return self._of_shape
 
     def _note_columns(self, row: Mapping[str, object]) -> None:
         if self.mapping is not None or row.keys() <= self._seen_columns:

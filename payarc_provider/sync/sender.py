@@ -10,6 +10,7 @@ from payarc_provider.exceptions import PayarcAuthError, PayarcConnectionFailed, 
 from payarc_provider.sync.checkpoints import reach
 from payarc_provider.sync.intent import Intent
 from payarc_provider.sync.ledger import Settled
+from payarc_provider.sync.pace import Pace
 from payarc_provider.sync.recorder import Recorder
 from payarc_provider.sync.reference import reference, with_reference
 from payarc_provider.sync.states import (
@@ -40,10 +41,11 @@ class Sender:
 
     def __init__(self, work: Work) -> None:
         self._work = work
+        self._pace = Pace(work)
         self.recorder = Recorder(work, self.release_brake)
         self.outbox: asyncio.Queue[Intent] = asyncio.Queue()
         self.braked: list[Intent] = []
-        self._busy = 0
+        self._busy = self._sending = 0
         self._going = asyncio.Event()
         self._going.set()
         self._altering = False
@@ -64,6 +66,11 @@ class Sender:
         """Whether nothing is on its way and nothing can go out."""
         nothing_to_send = self.outbox.empty() or self._work.stop is not None or self.paused
         return self._busy == 0 and self.recorder.idle and nothing_to_send
+
+    @property
+    def _unsent(self) -> int:
+        """How many are ready to go."""
+        return self.outbox.qsize() + self._busy - self._sending
 
     def queue(self, intent: Intent) -> None:
         """Send it when its turn comes."""
@@ -111,7 +118,7 @@ class Sender:
                 return
             if (wait := self._not_before - work.clock.now()) > 0:
                 await work.sleep(wait)
-            elif (wait := work.payarc.delay(reading=False)) > 0:
+            elif (wait := await self._pace.wait(self._unsent)) > 0:
                 await self._wait_for_limit(wait)
             elif await self._sent(intent):
                 return
@@ -128,7 +135,11 @@ class Sender:
 
     async def _sent(self, intent: Intent) -> bool:
         """Send once; returns whether the intent is done with, for now or for good."""
-        outcome = await self._attempt(intent)
+        self._sending += 1
+        try:
+            outcome = await self._attempt(intent)
+        finally:
+            self._sending -= 1
         match outcome:
             case Created(customer_id=customer_id):
                 self._answered(intent, Settled(intent.key, customer_id=customer_id))
@@ -174,8 +185,7 @@ class Sender:
             return
         intent.open = False
         if outcome.connected:
-            work.counts["rate_limited"] += 1
-            await self._wait_for_limit(1.0 if outcome.wait is None else min(outcome.wait, 3600.0))
+            work.counts["rate_limited"] += 1  # how long to wait, the rate limit knows
             return
         self._unreachable_in_a_row += 1
         rounds = self._unreachable_in_a_row // work.settings.concurrency
@@ -191,6 +201,7 @@ class Sender:
     def _note_unknown(self, intent: Intent) -> None:
         work = self._work
         work.counts["unknown"] += 1
+        work.done["unknown"] += 1
         work.tries[intent.key] += 1
         work.unknown[intent.key] = intent
         self._unknown_in_a_row += 1
@@ -238,6 +249,11 @@ class Sender:
 def idempotency_key(work: Work, intent: Intent) -> str:
     """The record's code and the attempt, both committed before sending. PayArc may or may not honour it."""
     return f"{reference(work.ledger_id, work.me.account, intent.key)}-{intent.attempt}"
+
+
+def attempt_of(idempotency_key: str) -> int:
+    """The attempt that an `idempotency_key` names."""
+    return int(idempotency_key.rpartition("-")[2])
 
 
 def _as_sent(fields: dict[str, str], customer: dict[str, Any]) -> bool:

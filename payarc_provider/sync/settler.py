@@ -77,6 +77,8 @@ class LookUp:
         found = [Settled(key, customer_id=its_id, matched_by=how) for key, (its_id, how) in findings.found.items()]
         if found:
             recorded = await work.in_ledger(lambda: work.ledger.record(found))
+            work.done["created"] += len(recorded.keys)
+            work.found |= recorded.keys
             for key in recorded.taken_ids:  # by another run, since it was asked who has what
                 findings.undecided[key] = [findings.found.pop(key)[0]]
             work.promised -= findings.found.keys()

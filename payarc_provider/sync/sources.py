@@ -103,13 +103,20 @@ class DatabaseSource:
         self._wanted = list(columns) if columns is not None else None
         self._page_size = page_size
         self._is_table = table_name is not None
-        self._schema_name, self._table_name = _table_name(table_name) if table_name is not None else (None, _MARKER)
+        self._schema_name, self._table_name = (
+            split_table_name(table_name) if table_name is not None else (None, _MARKER)
+        )
         self._from: FromClause = table(
             quoted_name(self._table_name, True),
             schema=quoted_name(self._schema_name, True) if self._schema_name else None,
         )
         self._sql = _one_statement(sql) if sql is not None else None
         self._parameters = parameters
+
+    @property
+    def table(self) -> tuple[Engine, str | None, str] | None:
+        """The engine, the schema as far as it was named, and the table; None for a query."""
+        return (self._engine, self._schema_name, self._table_name) if self._is_table else None
 
     def total(self) -> int | None:
         """The number of rows of a table; of a query it would cost as much as the query."""
@@ -129,19 +136,20 @@ class DatabaseSource:
         self._order_enumerations_as_text()
         if after is None:
             yield from self._without_key()
-        before: list[list[object]] = []
+        before: list[dict[str, Any]] = []
         while True:
             page = self._page(after)
             if not page:
                 return
-            if after is not None and _values(page[0], self._key_names) in before:
+            first = _values(page[0], self._key_names)
+            if any(row[self._key_names[0]] == first[0] and _values(row, self._key_names) == first for row in before):
                 raise PayarcSourceError(
                     f"{self.name} cannot be read in the order of its key: the database does not find the key's "
                     "values again. "
                     "Give a query that casts the key to an integer or to text"
                 )
-            before = [_values(row, self._key_names) for row in page]
-            after = before[-1]
+            before = page
+            after = _values(page[-1], self._key_names)
             yield page
 
     def _order_enumerations_as_text(self) -> None:
@@ -206,7 +214,7 @@ class DatabaseSource:
         with self._connect() as connection:
             result = self._run(connection, statement)
             names = list(result.keys())
-            return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+            return [dict(zip(names, row)) for row in result.all()]  # noqa: B905 - a row has a value for each name
 
     def _execute(self, connection: Connection, statement: Any) -> Sequence[Any]:
         rows: Sequence[Any] = self._run(connection, statement).fetchall()
@@ -317,7 +325,12 @@ def _says_something(statement: Any) -> bool:
     )
 
 
-def _table_name(name: str) -> tuple[str | None, str]:
+def split_table_name(name: str) -> tuple[str | None, str]:
+    """
+    Schema and table of ``table`` or ``schema.table``, without quotes.
+
+    :raises PayarcConfigError: if it is neither
+    """
     parts = [
         next(group.replace('""', '"').replace("``", "`") for group in found if group).strip()
         for found in _NAME_PART.findall(name)

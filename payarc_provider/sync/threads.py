@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import datetime
 import functools
 import queue
@@ -15,11 +16,17 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from payarc_provider.api.client import CustomerPage, PayarcClient
+from payarc_provider.api.deadline import now as machine_clock
 from payarc_provider.api.rate_limit import RateLimiter
+from payarc_provider.api.shared_window import Asking, Granted
+from payarc_provider.exceptions import PayarcRateLimited
 from payarc_provider.sync.feed import BatchReader
-from payarc_provider.sync.ledger import Claimant, Ledger, Recorded, Row, Settled
+from payarc_provider.sync.ledger import Claimant, Known, Ledger, Recorded, Row, Settled
+from payarc_provider.sync.places import take_places
 from payarc_provider.sync.records import Record
+from payarc_provider.sync.sender import attempt_of
 from payarc_provider.sync.states import Created, Retry
+from payarc_provider.sync.waits import Waits
 
 T = TypeVar("T")
 CREATE = "POST /customers"
@@ -97,7 +104,8 @@ class Threads:
 
 
 async def _in(pool: Executor, call: Callable[[], T]) -> T:
-    return await asyncio.get_running_loop().run_in_executor(pool, call)
+    # In the caller's context, so that a request's span lies within the run's.
+    return await asyncio.get_running_loop().run_in_executor(pool, contextvars.copy_context().run, call)
 
 
 class ThreadedFeed:
@@ -116,6 +124,8 @@ class ThreadedFeed:
 class ThreadedPayarc:
     """PayArc over HTTP, a thread per open request.
 
+    ``waits``: how long the rate limit held requests back, by this machine's clock.
+
     :param limiter: the same one that the client teaches
     """
 
@@ -123,31 +133,54 @@ class ThreadedPayarc:
         self._client = client
         self._limiter = limiter
         self._threads = threads
+        self._clock = SystemClock()
+        self.waits = Waits()
+        limiter.use_account(CREATE)
 
     async def ping(self) -> float | None:
         """One cheap authenticated call."""
-        return await _in(self._threads.reads, self._client.ping)
+        return await self._in(self._threads.reads, self._client.ping)
 
     async def create(self, fields: Mapping[str, str], idempotency_key: str, guard: Callable[[], None]) -> Created:
         """One POST."""
 
         def send() -> Created:
-            customer = self._client.create_customer(fields, idempotency_key=idempotency_key, before_send=guard)
+            customer = self._client.create_customer(
+                fields, idempotency_key=idempotency_key, before_send=guard, attempt=attempt_of(idempotency_key)
+            )
             return Created(customer["customer_id"], customer)
 
-        return await _in(self._threads.requests, send)
+        return await self._in(self._threads.requests, send)
 
     async def list_page(self, page: int) -> CustomerPage:
         """One page of 100 customers."""
-        return await _in(self._threads.reads, lambda: self._client.list_page(page, 100))
+        return await self._in(self._threads.reads, lambda: self._client.list_page(page, 100))
 
     def delay(self, reading: bool) -> float:
         """Seconds until the rate limit lets the next request go."""
-        return self._limiter.delay(LIST if reading else CREATE)
+        wait = self._limiter.delay(LIST if reading else CREATE)
+        if wait > 0:
+            self.waits.told(self._clock.now(), wait)
+        return wait
 
     def unreserve(self, reading: bool) -> None:
         """Give back an unused place."""
         self._limiter.release(LIST if reading else CREATE)
+
+    def asking(self, worker: str, want: int) -> Asking | None:
+        """What is to be asked of the ledger, see RateLimiter.asking."""
+        return self._limiter.asking(CREATE, worker, want)
+
+    def granted(self, granted: Granted | None) -> None:
+        """The ledger's answer."""
+        self._limiter.granted(CREATE, granted)
+
+    async def _in(self, pool: Executor, call: Callable[[], T]) -> T:
+        try:
+            return await _in(pool, call)
+        except PayarcRateLimited as limited:
+            self.waits.told(self._clock.now(), limited.retry_after or 1.0)
+            raise
 
 
 class ThreadedLedger:
@@ -158,6 +191,10 @@ class ThreadedLedger:
         self._me = me
         self._pool = threads.ledger
         self._retry_rejected = retry_rejected
+
+    async def known(self, keys: Collection[str]) -> dict[str, Known]:
+        """See Ledger.known."""
+        return await _in(self._pool, lambda: self._ledger.known(self._me, keys))
 
     async def rows(self, keys: Collection[str]) -> dict[str, Row]:
         """See Ledger.rows."""
@@ -223,9 +260,17 @@ class ThreadedLedger:
             return await _in(self._pool, lambda: self._ledger.remember(name, "yes") == "yes")
         return await _in(self._pool, lambda: self._ledger.fact(name) == "yes")
 
+    async def places(self, asking: Asking) -> Granted:
+        """See take_places."""
+        return await _in(self._pool, lambda: take_places(self._ledger, self._me.account, CREATE, asking, machine_clock))
+
 
 class NoLedger:
     """A ledger that does not exist yet, for a dry run: every record is new."""
+
+    async def known(self, keys: Collection[str]) -> dict[str, Known]:
+        """No rows."""
+        return {}
 
     async def rows(self, keys: Collection[str]) -> dict[str, Row]:
         """No rows."""
@@ -238,7 +283,7 @@ def run_to_end(main: Coroutine[Any, Any, None]) -> None:
         asyncio.run(main)
         return
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(asyncio.run, main).result()
+        pool.submit(contextvars.copy_context().run, asyncio.run, main).result()
 
 
 @contextlib.contextmanager

@@ -32,6 +32,10 @@ class Work:
     look-up freed it. ``taken``: rows taken over from others and not settled. ``undecided``: key → why the list cannot
     decide. ``exhausted``: key → why it is not tried again in this run. ``promised``: keys that ``max_new`` let pass and
     that are not finished. ``made``: how many customers the DAG run has created, as ``max_new`` counts them.
+
+    For metrics, which count nothing twice: ``done``: what this attempt itself brought about, rows that it recorded and
+    requests without a usable answer. ``met``: records that it only read, known or refused before, and that it would
+    meet again if it read them again. ``found``: keys whose customer this attempt found in PayArc's list.
     """
 
     def __init__(
@@ -53,6 +57,9 @@ class Work:
         self.sink = sink
         self.clock = clock
         self.counts: Counter[str] = Counter()
+        self.done: Counter[str] = Counter()
+        self.met: Counter[str] = Counter()
+        self.found: set[str] = set()
         self.mine: dict[str, Intent] = {}
         self.unknown: dict[str, Intent] = {}
         self.aside: list[Record] = []
@@ -73,6 +80,8 @@ class Work:
         """The record has its customer."""
         self.promised.discard(record.key or "")
         self.counts[status] += 1
+        if status is Status.KNOWN and record.key not in self.found:
+            self.met[status] += 1
         self.counts["changed"] += changed
         self.sink.accepted(record, customer_id, status, changed=changed)
 

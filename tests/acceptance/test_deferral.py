@@ -151,3 +151,36 @@ def test_another_try_begins_at_the_beginning_and_counts_what_the_first_one_creat
     created = first["create"]
     assert created.try_number == 2
     ends_well(sandbox, created, rows, deferrals=0)
+
+
+def test_metrics_count_nothing_twice_over_all_slices(airflow, sandbox, table, monkeypatch):
+    from airflow.providers.common.compat.sdk import Stats
+
+    sent, incr = Counter(), Stats.incr
+
+    def count(stat, count=1, *args, **options):
+        sent[stat] += count if stat.startswith("payarc.") else 0
+        return incr(stat, count, *args, **options)
+
+    monkeypatch.setattr(Stats, "incr", count)
+    sandbox.settings(refuse={"email": ["j3@example.com", "j33@example.com"]})
+    rows = [{"id": None, "name": "John Smith", "email": "none@example.com"}, *people(40)]
+    rows += [{"id": 40, "name": "Jo", "email": "j40@example.com"}]
+    table(rows)
+    options = f"sql_conn_id='crm', ledger_conn_id='ledger', max_rejected=9, {DEFERRING}"
+    airflow.create(f"sql='SELECT * FROM people WHERE id IS NULL OR id < 5 OR id IN (20, 39)', {options}")
+    assert +sent == {
+        "payarc.customers.created": 6,
+        "payarc.customers.rejected": 2,
+        "payarc.requests": 8,
+    }
+    sent.clear()
+    sandbox.settings(rate_limit=12, rate_window=2.0)
+    created = airflow.create(f"sql='SELECT * FROM people', {options}")
+    assert created.summary["deferrals"] >= 2
+    assert +sent == {
+        "payarc.customers.created": 32,
+        "payarc.customers.known": 6,
+        "payarc.customers.rejected": 4,  # without a key, refused before, refused now by PayArc and by the rules
+        "payarc.requests": created.summary["requests"],
+    }

@@ -76,6 +76,9 @@ def test_the_entry_point_leads_to_the_metadata(wheel):
     assert dict(points["apache_airflow_provider"]) == {
         "provider_info": "payarc_provider.get_provider_info:get_provider_info"
     }
+    assert dict(points["airflow.plugins"]) == {
+        "payarc_customers": "payarc_provider.plugins.customers:PayarcCustomersPlugin"
+    }
 
 
 def test_the_wheel_says_what_it_is(wheel):

@@ -80,6 +80,31 @@ print(json.dumps(imported))
 """
 
 
+# Airflow's command line, each time as if it were typed; one process, because it takes seconds to start.
+COMMANDS = """
+import contextlib, io, json, sys
+from airflow.__main__ import main
+
+said = {}
+for command in sys.argv[1:]:
+    sys.argv = ["airflow", *command.split()]
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        main()
+    said[command] = out.getvalue()
+print(json.dumps(said))
+"""
+
+
+@pytest.fixture(scope="module")
+def commands() -> Any:
+    """What Airflow's commands say."""
+    lists = [
+        f"{what} -o json"
+        for what in ("plugins", *map("providers {}".format, ("hooks", "behaviours", "links", "widgets")))
+    ]
+    return _last_line("-c", COMMANDS, *lists, "config list --section payarc --include-descriptions")
+
+
 def _last_line(*command: str) -> Any:
     """The JSON that a new process prints at its end. It starts elsewhere, to find the package that is installed."""
     home = os.environ["AIRFLOW_HOME"]
@@ -95,12 +120,50 @@ def test_airflow_lists_the_provider():
     assert "PayArc" in listed["airflow-provider-payarc"]["description"]
 
 
+def test_airflows_commands_list_what_belongs_to_it(commands):
+    def listed(command: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = json.loads(commands[command].strip().splitlines()[-1])
+        return rows
+
+    (hook,) = [one for one in listed("providers hooks -o json") if one["connection_type"] == "payarc"]
+    assert hook["hook_name"] == "PayArc"
+    assert "payarc" in {one["field_behaviours"] for one in listed("providers behaviours -o json")}
+    links = {one["extra_link_class_name"] for one in listed("providers links -o json")}
+    assert "payarc_provider.operators.link.PayarcDashboardLink" in links
+    assert "payarc_customers" in {one["name"] for one in listed("plugins -o json")}
+    fields = {one["connection_parameter_name"] for one in listed("providers widgets -o json")}
+    assert {f"extra__payarc__{name}" for name in CONN_FIELDS} <= fields
+
+
+def test_airflow_knows_the_option_of_the_page(commands):
+    said = commands["config list --section payarc --include-descriptions"]
+
+    assert "ledgers = " in said
+    assert 'The page "PayArc customers"' in said
+
+
+def test_loading_the_plugin_imports_nothing_heavy():
+    script = """
+import sys, json
+from airflow.providers.common.compat.sdk import AirflowPlugin
+before = set(sys.modules)
+import payarc_provider.plugins.customers
+print(json.dumps(sorted(set(sys.modules) - before)))
+"""
+    assert set(_last_line("-c", script)) <= {
+        "payarc_provider",
+        "payarc_provider.plugins",
+        "payarc_provider.plugins.customers",
+    }
+
+
 def test_the_connection_form_has_our_labels():
     form = _last_line("-c", FORM_3 if AIRFLOW_3 else FORM_2)
 
     assert form["name"] == "PayArc"
     assert form["labels"] == LABELS
-    assert {"login", "port", "url_schema"} <= set(form["hidden"])
+    assert {"login", "url_schema"} <= set(form["hidden"])
+    assert "port" not in form["hidden"]  # see docs/ui.md
 
 
 @pytest.mark.parametrize("name", ["provider_info.schema.json", "customized_form_field_behaviours.schema.json"])
@@ -118,11 +181,19 @@ def test_everything_that_is_named_exists():
         for group in info[kind]:
             for module in group["python-modules"]:
                 importlib.import_module(module)
+    for kind in ("asset-uris", "dataset-uris"):
+        for uris in info[kind]:
+            for name in (uris["handler"], uris["factory"], uris["to_openlineage_converter"]):
+                module, _, function = name.rpartition(".")
+                assert callable(getattr(importlib.import_module(module), function))
     (connection_type,) = info["connection-types"]
     module, _, hook = connection_type["hook-class-name"].rpartition(".")
     assert getattr(importlib.import_module(module), hook) is PayarcHook
     assert connection_type["connection-type"] == PayarcHook.conn_type
     assert connection_type["hook-name"] == PayarcHook.hook_name
+    for name in info["extra-links"]:
+        module, _, link = name.rpartition(".")
+        assert getattr(importlib.import_module(module), link)
 
 
 def test_no_import_of_ours_is_deprecated():

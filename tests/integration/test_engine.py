@@ -52,6 +52,7 @@ from payarc_provider.sync.threads import (
 
 ACCOUNT = "test/1"
 NOT_HANDLED = ("rate_limited", "unauthorized")
+RATE_FACT = "rate_limit:"
 WATCHDOG = 30  # seconds after which a run counts as hanging
 QUICK = Settings(timeout=10, settle=0.1, lease=20, max_tries=10)
 """For a sandbox that does at once what it does at all: a request is committed before its answer is missed."""
@@ -65,6 +66,7 @@ class Outcome:
     counts: Counter[str]
     requests: dict[str, int]
     error: PayarcError | None
+    done: Counter[str]
 
     @property
     def ids(self):
@@ -140,7 +142,7 @@ class Bench:
             counts = run.counts
         client.close()
         counts["repeated"] = batches.repeated
-        return Outcome(results, counts, client.requests_sent, error)
+        return Outcome(results, counts, client.requests_sent, error, run.done + run.met)
 
     def rows(self):
         """key → ledger row."""
@@ -249,6 +251,25 @@ def test_a_retry_of_the_same_dag_run_says_created_and_another_run_says_known(ben
     bench.run(rows).ok()
     assert bench.run(rows).ok().statuses == {"created": 3}
     assert bench.run(rows, run_id="run 2").ok().statuses == {"known": 3}
+
+
+def test_over_all_attempts_what_was_done_is_counted_once(on_sqlite):
+    """What metrics are made of: a retry tells the same in its summary, and has done nothing."""
+    on_sqlite.sandbox.settings(refuse={"email": ["j0@example.com"]})
+    on_sqlite.sandbox.faults([{"kind": "lost_after", "method": "POST"}, {"kind": "lost_before", "method": "POST"}])
+    rows = [*people(8), {"id": "bad", "name": "Jo"}]
+    first, retry = on_sqlite.run(rows).ok(), on_sqlite.run(rows).ok()
+    assert first.done == {"created": 7, "rejected": 2, "unknown": 2}
+    assert retry.statuses == {"created": 7}
+    assert retry.done == {}
+    assert on_sqlite.run(rows, run_id="run 2").ok().done == {"known": 7, "rejected": 2}
+
+
+def test_what_is_adopted_is_counted_as_adopted(on_sqlite):
+    on_sqlite.sandbox.seed(people(2))
+    settings = dataclasses.replace(QUICK, match_existing="email")
+    assert on_sqlite.run(people(3), settings).ok().done == {"adopted": 2, "created": 1}
+    assert on_sqlite.run(people(3), settings).ok().done == {}
 
 
 def test_a_table_is_read_and_created_page_by_page_into_a_ledger_in_the_same_database(bench):
@@ -377,6 +398,46 @@ def test_the_rate_limit_is_waited_out_and_no_record_is_lost_or_doubled(on_sqlite
     outcome = on_sqlite.run(rows).ok()
     on_sqlite.prove(rows, outcome)
     assert on_sqlite.sandbox.stats()["posts"]["created"] == 20
+
+
+@pytest.mark.parametrize("concurrency", [8, 16])
+def test_one_429_teaches_how_long_windows_are_and_no_other_is_met(on_sqlite, concurrency):
+    rows = people(90)
+    on_sqlite.sandbox.settings(rate_limit=30, rate_window=2.0, latency=0.02)
+    outcome = on_sqlite.run(rows, dataclasses.replace(QUICK, concurrency=concurrency)).ok()
+    on_sqlite.prove(rows, outcome)
+    assert outcome.counts["rate_limited"] == on_sqlite.sandbox.stats()["posts"]["rate_limited"]
+    assert outcome.counts["rate_limited"] <= 2  # a slow machine may make it two
+    assert RATE_FACT not in " ".join(on_sqlite.ledger.facts("")), "a worker that is alone asks the ledger for nothing"
+
+
+def test_workers_on_one_token_share_windows_out_through_the_ledger(bench):
+    """What a 429 costs is a request; more than those of the first window would mean that nothing is shared out."""
+    bench.sandbox.settings(rate_limit=20, rate_window=3.0, latency=0.02)
+    parts = [people(30, first=1 + 30 * number) for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        outcomes = list(pool.map(bench.run, parts))
+    for outcome in outcomes:
+        outcome.ok()
+    assert len(bench.sandbox.customers()) == 120
+    assert bench.ledger.facts(RATE_FACT)
+    refused = [post for post in bench.sandbox.log() if post["outcome"] == "rate_limited"]
+    first = bench.sandbox.log()[0]["arrived"]
+    assert sum(post["arrived"] > first + 5.9 for post in refused) <= 6
+
+
+def test_a_ledger_that_cannot_share_windows_out_holds_nothing_up(on_sqlite):
+    class Unable(ThreadedLedger):
+        async def places(self, asking):
+            raise LedgerUnavailable("not now")
+
+    on_sqlite.sandbox.settings(rate_limit=20, rate_window=1.0)
+    parts = [people(20, first=1 + 20 * number) for number in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = list(pool.map(lambda rows: on_sqlite.run(rows, ledger_port=Unable), parts))
+    for rows, outcome in zip(parts, outcomes, strict=True):
+        assert len(outcome.ok().ids) == len(rows)
+    assert len(on_sqlite.sandbox.customers()) == 40
 
 
 @pytest.mark.parametrize("form", ["seconds", "date", "none"])
@@ -718,6 +779,7 @@ def test_what_a_killed_run_left_is_adopted_where_payarc_has_it_and_sent_where_it
     assert len(bench.sandbox.customers()) == 270
     assert outcome.statuses == {"known": 6, "created": 4}
     assert bench.states() == {"created": 10}
+    assert outcome.done == {"created": 10}, "each customer is counted once, whatever the run says of it"
     assert bench.run(rows).ok().requests == {}
 
 
@@ -795,8 +857,8 @@ def test_a_token_of_another_merchant_does_not_see_the_first_ones_customers_in_it
 class BrokenSource(ListSource):
     """Fails after its first page."""
 
-    def pages(self):
-        yield from super().pages()
+    def pages(self, after=None):
+        yield from super().pages(after)
         raise PayarcSourceError("the source broke")
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from payarc_provider.sync.ledger import Claimant, Recorded, Row, Settled, is_free
+from payarc_provider.api.shared_window import Asking, Granted, take
+from payarc_provider.sync.ledger import Claimant, Known, Recorded, Row, Settled, is_free
 from payarc_provider.sync.states import State
 
 UTC = datetime.UTC
@@ -23,9 +24,20 @@ class LedgerModel:
     rows: dict[str, Row]
     altering: bool = False
     on_record: Any = None
+    window: dict[str, Any] = field(default_factory=dict)
+
+    def take_places(self, asking: Asking, now: float) -> Granted:
+        return take(self.window, asking, now, asked_for=0.0, at=0.0)
 
     def read(self, keys: Any) -> dict[str, Row]:
         return {key: self.rows[key] for key in keys if key in self.rows}
+
+    def known(self, me: Claimant, keys: Any) -> dict[str, Known]:
+        return {
+            key: Known(row.customer_id, row.digest, row.source == me.source, row.run_id == me.run_id, row.matched_by)
+            for key, row in self.read(keys).items()
+            if row.customer_id
+        }
 
     def free(self, record: Any, row: Row | None, retry_rejected: bool) -> bool:
         return is_free(record, row, retry_rejected)

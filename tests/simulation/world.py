@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from payarc_provider.api.client import CustomerPage
+from payarc_provider.api.shared_window import Asking, Granted
 from payarc_provider.exceptions import (
     PayarcAuthError,
     PayarcConnectionFailed,
@@ -111,6 +112,8 @@ class World:
         self.rng = rng = random.Random(seed)
         self.scheduler = Scheduler()
         self.told: list[str] | None = [] if tell else None
+        # Whether a place in PayArc's window is to be got from the ledger before each POST.
+        self.sharing = random.Random(f"sharing {seed}").random() < 0.25
         self.shape = self._shape()
         self.weather = self._weather()
         self.ledger = self.ledger_model({})
@@ -684,6 +687,10 @@ class SimLedgerPort(_Wire):
         self._answer(future, world.rng.uniform(0.001, 0.05), result)
         future.add_done_callback(lambda _: self._next())
 
+    async def known(self, keys: Any) -> Any:
+        keys = list(keys)
+        return await self._call("known", lambda now: self.world.ledger.known(self.me, keys))
+
     async def rows(self, keys: Any) -> Any:
         keys = list(keys)
         return await self._call("rows", lambda now: self.world.ledger.read(keys))
@@ -731,6 +738,9 @@ class SimLedgerPort(_Wire):
     async def open_without_reference(self) -> Any:
         return await self._call("open_without_reference", lambda now: self.world.ledger.open_without_reference(self.me))
 
+    async def places(self, asking: Asking) -> Granted:
+        return await self._call("places", lambda now: self.world.ledger.take_places(asking, now))
+
     async def alters_values(self, noticed: bool) -> Any:
         def altering(now: float) -> bool:
             self.world.ledger.altering = self.world.ledger.altering or noticed
@@ -748,6 +758,7 @@ class SimPayarc(_Wire):
         self.me: Any = None
         self._left = world.shape.limit
         self._shut_until = 0.0
+        self._places = 0  # where workers share out PayArc's windows
 
     def of(self, me: Claimant) -> SimPayarc:
         """As this owner reaches it; the limit is the process's."""
@@ -793,6 +804,8 @@ class SimPayarc(_Wire):
                 self._answer(future, 0.0, refusal)
                 return
             delay, answer = world.receive(self.process, self.me, fields, idempotency_key, self.settings)
+            if isinstance(answer, PayarcRateLimited):
+                self._shut_until = max(self._shut_until, world.scheduler.now + delay + (answer.retry_after or 0.0))
             self._answer(future, delay, answer)
 
         # From the decision to send to the lease check: a thread's turn, the rate limit, a suspension.
@@ -801,21 +814,36 @@ class SimPayarc(_Wire):
         return await future
 
     def delay(self, reading: bool) -> float:
-        limit = self.world.shape.limit
-        if reading or limit is None or self._left is None:
+        now, limit = self.world.scheduler.now, self.world.shape.limit
+        if reading:
             return 0.0
-        if self.world.scheduler.now < self._shut_until:
-            return self._shut_until - self.world.scheduler.now
-        if self._left == 0:
-            self._left = limit
-            self._shut_until = self.world.scheduler.now + self.world.rng.uniform(0.5, 8.0)
-            return self._shut_until - self.world.scheduler.now
-        self._left -= 1
+        if now < self._shut_until:
+            return self._shut_until - now
+        if self.world.sharing and self._places == 0:
+            return 0.05
+        if limit is not None and self._left is not None:
+            if self._left == 0:
+                self._left = limit
+                self._shut_until = now + self.world.rng.uniform(0.5, 8.0)
+                return self._shut_until - now
+            self._left -= 1
+        self._places -= 1
         return 0.0
 
     def unreserve(self, reading: bool) -> None:
-        if not reading and self._left is not None:
+        if reading:
+            return
+        self._places += 1
+        if self._left is not None:
             self._left += 1
+
+    def asking(self, worker: str, want: int) -> Asking | None:
+        if not self.world.sharing or self._places > 0:
+            return None
+        return Asking(worker, want, 0.0, limit=3, seconds=5.0, heard=True)
+
+    def granted(self, granted: Granted | None) -> None:
+        self._places = 1 if granted is None else granted.places
 
 
 @dataclass

@@ -1,0 +1,100 @@
+"""What the results must show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.roster import POSTGRESQL_LEDGER, SQLITE_LEDGER
+
+Results = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One of them; ``held`` is None where it was not measured."""
+
+    what: str
+    wanted: str
+    measured: str
+    held: bool | None
+
+
+def checks(results: Results) -> list[Check]:
+    """All of them, in the order of the table."""
+    return [*_speed(results), *_limits(results), *_known(results), *_rest(results)]
+
+
+def _speed(results: Results) -> Iterator[Check]:
+    for contender in (SQLITE_LEDGER, POSTGRESQL_LEDGER):
+        if found := results["speed"].get(contender.name):
+            ratio, posts = found["ratio"]["median"], found["posts_per_customer"]
+            yield Check(
+                f"speed over the bare pool's: {contender.name}, {found['records']:,} records",
+                "≥ 0.95",
+                f"{ratio:.3f}",
+                ratio >= 0.95,
+            )
+            yield Check(f"POSTs per customer: {contender.name}", "1.000", f"{posts:.3f}", posts == 1)
+
+
+def _limits(results: Results) -> Iterator[Check]:
+    if one := results["limits"].get(SQLITE_LEDGER.name):
+        yield Check(
+            f"30 per 5 s, one process, {one['records']} records: time over the least possible",
+            "≤ 1.05, 429s ≤ 1 %",
+            f"{one['ratio']:.3f}, {one['limited']:.1%}",
+            one["ratio"] <= 1.05 and one["limited"] <= 0.01,
+        )
+    if four := results["limits"].get("workers"):
+        yield Check(
+            f"30 per 5 s, {four['workers']} processes on one token, {four['records']:,} records",
+            "≤ 1.10, 429s ≤ 2 % after the first window",
+            f"{four['ratio']:.3f}, {four['limited_later']:.1%}",
+            four["ratio"] <= 1.10 and four["limited_later"] <= 0.02,
+        )
+    if slot := results["limits"].get("deferring"):
+        yield Check(
+            f"`deferrable=True` at 30 a minute, {slot['windows']} windows: worker slot held by our code, per window",
+            "≤ 6 s",
+            f"{slot['per_window']:.2f} s",
+            slot["per_window"] <= 6 and slot["customers"] == slot["records"],
+        )
+
+
+def _known(results: Results) -> Iterator[Check]:
+    if found := results.get("known"):
+        rate, ratio = found["rate"]["median"], found["ratio"]["median"]
+        yield Check(
+            f"{found['records']:,} known records, {found['changed']:,} of them changed",
+            "≥ 50,000/s, or ≥ 0.4 of a bare loop",
+            f"{rate:,.0f}/s, {ratio:.2f} of {found['bare']['median']:,.0f}/s",
+            rate >= 50_000 or ratio >= 0.4,
+        )
+        yield Check("POSTs for them", "0", str(found["posts"]), found["posts"] == 0)
+        more = found["rss_peak"] - found["rss_peak_few"]
+        yield Check(f"peak memory over that of {found['few']} records", "≤ 60 MB", f"{more:.0f} MB", more <= 60)
+    few, many = results["limits"].get("first run, few"), results["limits"].get("first run, many")
+    if few and many:
+        more = many["rss_peak"] - few["rss_peak"]
+        yield Check(
+            f"peak memory of a first run of {many['records']:,} over one of {few['records']}",
+            "≤ 60 MB",
+            f"{more:.0f} MB",
+            more <= 60 and many["customers"] == many["records"],
+        )
+
+
+def _rest(results: Results) -> Iterator[Check]:
+    if found := results.get("imports"):
+        seconds = found["median"] * 1000
+        yield Check("importing the operator over Airflow's BaseOperator", "≤ 30 ms", f"{seconds:.0f} ms", seconds <= 30)
+    for name, done in results["killed"].items():
+        if name in (SQLITE_LEDGER.name, POSTGRESQL_LEDGER.name):
+            yield Check(
+                f"SIGKILL at half, then a rerun: {name}",
+                "0 duplicates, 0 lost",
+                f"{done['duplicates']}, {done['lost']}",
+                done["duplicates"] == done["lost"] == 0,
+            )

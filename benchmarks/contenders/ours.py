@@ -1,0 +1,73 @@
+"""This provider's operator, executed as Airflow executes it, in a process without a scheduler."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+from airflow.providers.common.compat.sdk import DAG
+
+import payarc_provider.operators.run  # noqa: F401 - imports are measured apart
+from payarc_provider.operators.customer import CreateCustomerOperator
+
+
+class TaskInstance(SimpleNamespace):
+    """What the operator asks of its task instance."""
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        """Keep it."""
+        self.pushed[key] = value
+
+    def xcom_pull(self, **_: Any) -> None:
+        """There is nothing."""
+
+
+def context(operator: CreateCustomerOperator, run_id: str) -> dict[str, Any]:
+    """As much of a task's context as the operator needs."""
+    instance = TaskInstance(dag_id="bench", run_id=run_id, task_id="create", map_index=-1, try_number=1, pushed={})
+    return {"ti": instance, "task_instance": instance, "run_id": run_id, "task": operator, "dag": operator.dag}
+
+
+def connect(url: str, token: str, crm: str, ledger: dict[str, Any], timeout: float) -> None:
+    """The three connections."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    payarc = {"conn_type": "payarc", "host": url, "password": token, "extra": {"timeout": timeout}}
+    crm_file = {"conn_type": "sqlite", "host": crm}
+    for name, connection in {"PAYARC_DEFAULT": payarc, "CRM": crm_file, "LEDGER": ledger}.items():
+        os.environ[f"AIRFLOW_CONN_{name}"] = json.dumps(connection)
+
+
+def run(
+    url: str,
+    token: str,
+    crm: str,
+    state: str,
+    threads: int,
+    limit: list[float] | None,
+    ledger: dict[str, Any],
+    run_id: str = "run",
+    timeout: float = 30,
+    **arguments: Any,
+) -> dict[str, Any]:
+    """Execute the operator once; its ``summary``."""
+    if ledger["conn_type"] == "sqlite":
+        ledger = {**ledger, "host": f"{state}/ledger.db"}
+    connect(url, token, crm, ledger, timeout)
+    with DAG("bench", schedule=None):
+        operator = CreateCustomerOperator(
+            task_id="create",
+            table="people",
+            sql_conn_id="crm",
+            ledger_conn_id="ledger",
+            concurrency=threads,
+            push_ids=False,
+            **arguments,
+        )
+    mine = context(operator, run_id)
+    operator.execute(mine)  # type: ignore[arg-type]
+    summary: dict[str, Any] = mine["ti"].pushed["summary"]
+    return summary

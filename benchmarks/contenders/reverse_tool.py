@@ -1,0 +1,62 @@
+"""drt with its REST destination: a sync for each share of the table, as many at once as there are threads."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from drt.cli.main import app
+
+_PROJECT = """\
+name: bench
+version: "0.1"
+profile: crm
+"""
+_PROFILE = """\
+crm:
+  type: sqlite
+  database: {crm}
+"""
+_SYNC = """\
+name: share_{share}
+model: "SELECT id, name, email, description, phone, country FROM people WHERE id % {shares} = {share} ORDER BY id"
+destination:
+  type: rest_api
+  url: "{url}/customers"
+  method: POST
+  headers: {{Content-Type: application/json}}
+  body_template: |
+    {{"name": {{{{ row.name | tojson }}}}, "email": {{{{ row.email | tojson }}}},
+     "description": {{{{ row.description | tojson }}}}, "phone": {{{{ row.phone | tojson }}}},
+     "country": {{{{ row.country | tojson }}}}}}
+  auth: {{type: bearer, token_env: BENCH_PAYARC_TOKEN}}
+  native_idempotency_key: "{{{{ row.id }}}}"
+sync:
+  mode: incremental
+  cursor_field: id
+  batch_size: 100
+  rate_limit: {{requests_per_second: {per_second}}}
+  retry: {{max_attempts: 30, max_backoff: {most}}}
+  on_error: fail
+"""
+
+
+def run(url: str, token: str, crm: str, state: str, threads: int, limit: list[float] | None) -> dict[str, Any]:
+    """``drt run --threads N``."""
+    home = Path(state)
+    (home / "syncs").mkdir(exist_ok=True)
+    (home / ".drt").mkdir(exist_ok=True)
+    (home / "drt_project.yml").write_text(_PROJECT)
+    (home / ".drt" / "profiles.yml").write_text(_PROFILE.format(crm=crm))
+    shares = 1 if limit else threads  # its limiter counts by sync
+    per_second = limit[0] / limit[1] if limit else 100_000
+    for share in range(shares):
+        text = _SYNC.format(share=share, shares=shares, url=url, per_second=per_second, most=limit[1] if limit else 5)
+        (home / "syncs" / f"share_{share}.yml").write_text(text)
+    os.environ |= {"HOME": state, "BENCH_PAYARC_TOKEN": token, "DRT_TELEMETRY": "false", "DO_NOT_TRACK": "1"}
+    os.chdir(home)
+    code = app(["run", "--quiet", "--threads", str(threads)], standalone_mode=False)
+    if code:
+        raise SystemExit(f"drt ended with {code}")
+    return {}

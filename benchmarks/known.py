@@ -1,0 +1,134 @@
+"""Reruns: a million known records, the bare loop beside them, and peak memory."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import sqlite3
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from benchmarks.people import change_some, people, write_crm
+from benchmarks.roster import SQLITE_LEDGER
+from benchmarks.sandbox import Sandbox
+from benchmarks.speed import median_spread
+from benchmarks.world import World, say
+from payarc_provider.api.token import read_claims
+from payarc_provider.sync.account import Identity, token_user
+from payarc_provider.sync.ledger import Ledger
+from payarc_provider.sync.records import Reader
+
+PAGE = 2000
+
+
+def bare_loop(count: int) -> dict[str, Any]:
+    """Normalise, validate and hash so many records, and nothing else; to make their rows is left out of the time."""
+    reader, rows, spent, index = Reader("id", None, "bench"), people(count, as_written=True), 0.0, 0
+    while chunk := list(itertools.islice(rows, PAGE)):
+        start = time.monotonic()
+        for row in chunk:
+            reader.read(index, row)
+            index += 1
+        spent += time.monotonic() - start
+    return {"seconds": spent}
+
+
+def fill(file: str, count: int, account: str, source: str) -> None:
+    """A SQLite ledger as a run that created ``count`` customers would have left it, but without the requests."""
+    ledger = Ledger(sa.create_engine(f"sqlite:///{file}"))
+    ledger.open()
+    reader, now = Reader("id", None, ledger.ledger_id), datetime.datetime.now(datetime.UTC)
+    table = ledger.schema.rows.name
+    ledger.database.dispose()
+    columns = "account, key, state, customer_id, digest, fields, source, attempt, run_id, claimed_at, settled_at"
+    moment = now.replace(tzinfo=None).isoformat(sep=" ")
+    rows = (
+        (
+            account,
+            record.key,
+            "created",
+            f"known{index:011}",
+            record.digest,
+            record.names,
+            source,
+            1,
+            "earlier",
+            moment,
+            moment,
+        )
+        for index, record in enumerate(
+            reader.read(index, row) for index, row in enumerate(people(count, as_written=True))
+        )
+    )
+    database = sqlite3.connect(file)
+    with database:
+        database.executemany(f"INSERT INTO {table} ({columns}) VALUES ({', '.join('?' * 11)})", rows)
+    database.close()
+
+
+def _remember_merchant(file: str, sandbox: Sandbox) -> str:
+    place = sandbox.origin.partition("//")[2]
+    me = Identity(place, None, token_user(read_claims(sandbox.token).sub, sandbox.token))
+    ledger = Ledger(sa.create_engine(f"sqlite:///{file}"))
+    ledger.open()
+    account = ledger.remember(me.name, me.own_scope)
+    ledger.database.dispose()
+    return account
+
+
+def reruns(world: World, sandbox: Sandbox, records: int, few: int, rounds: int) -> dict[str, Any]:
+    """Over many known records, two in a hundred of them changed, and over few."""
+    found = {count: _known(world, sandbox, count, rounds) for count in (few, records)}
+    many = found[records]
+    return {
+        "records": records,
+        "few": few,
+        "changed": many["changed"],
+        "posts": many["posts"],
+        "requests": many["requests"],
+        "rate": median_spread(many["rates"]),
+        "bare": median_spread(many["bare"]),
+        "ratio": median_spread([rate / bare for rate, bare in zip(many["rates"], many["bare"], strict=True)]),
+        "rss_peak": max(many["rss_peak"]),
+        "rss_peak_few": min(found[few]["rss_peak"]),
+        "cpu_per_1000": statistics.median(many["cpu"]) / records * 1000,
+    }
+
+
+def _known(world: World, sandbox: Sandbox, count: int, rounds: int) -> dict[str, Any]:
+    sandbox.begin(latency=0.0)
+    fresh = SQLITE_LEDGER.fresh(world)
+    file = str(Path(fresh["state"]) / "ledger.db")
+    crm = write_crm(Path(fresh["state"]) / "crm.db", count, as_written=True)
+    account = _remember_merchant(file, sandbox)
+    fill(file, count, account, "table people of crm")
+    changed = change_some(crm, 50)
+    say(f"known: {count} rows are in the ledger, {changed} of them have changed since")
+    arguments = {
+        "url": sandbox.url,
+        "token": sandbox.token,
+        "crm": str(crm),
+        "threads": 16,
+        "limit": None,
+        **fresh,
+    }
+    told: dict[str, Any] = {"rates": [], "bare": [], "rss_peak": [], "cpu": [], "changed": changed}
+    for turn in range(rounds):
+        bare = world.run("benchmarks.known:bare_loop", {"count": count})
+        mine = world.run(SQLITE_LEDGER.call, {**arguments, "run_id": f"run-{turn}"})
+        summary = mine["said"]
+        assert (summary["known"], summary["changed"]) == (count, changed), summary
+        told["bare"].append(count / bare["said"]["seconds"])
+        told["rates"].append(count / mine["seconds"])
+        told["rss_peak"].append(mine["rss_peak"])
+        told["cpu"].append(mine["cpu"])
+        say(
+            f"known: {count} in {mine['seconds']:.1f} s ({told['rates'][-1]:.0f}/s), "
+            f"bare loop {told['bare'][-1]:.0f}/s, {mine['rss_peak']:.0f} MB"
+        )
+    stats = sandbox.stats()
+    return told | {"posts": stats["posts"]["received"], "requests": sum(stats["requests"].values())}

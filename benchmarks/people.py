@@ -1,0 +1,74 @@
+"""Made-up people, the same every time, and a CRM table of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+FIELDS = ("name", "email", "description", "phone", "country")
+_GIVEN = ["Ana", "Béatrice", "Dmitri", "Eoin", "Fatima", "Håkon", "Jean-Luc", "Kofi", "Mary-Ann", "Núria", "Zoë"]
+_FAMILY = ["Álvarez", "Brontë", "D'Angelo", "García-López", "Ito", "Jönsson", "N'Diaye", "O'Brien", "Smith-Jones"]
+_COMPANIES = ["Bagel bar", "Bike workshop", "Book café", "Donut shop", "Flower stall", "Print studio", "Tea house"]
+
+Person = dict[str, Any]
+
+
+def person(number: int, *, as_written: bool = False) -> Person:
+    """One of them, numbered from 1.
+
+    :param as_written: with a phone number as people write it, which PayArc would refuse
+    """
+    given, family = _GIVEN[number % len(_GIVEN)], _FAMILY[number // 3 % len(_FAMILY)]
+    phone = f"202555{number % 10_000:04}"
+    return {
+        "id": number,
+        "name": f"{given} {family}",
+        "email": f"person.{number}@example.com",
+        "description": _COMPANIES[number % len(_COMPANIES)],
+        "phone": f"({phone[:3]}) {phone[3:6]}-{phone[6:]}" if as_written else phone,
+        "country": "US",
+    }
+
+
+def people(count: int, *, as_written: bool = False) -> Iterator[Person]:
+    """So many of them, one after the other."""
+    return (person(number, as_written=as_written) for number in range(1, count + 1))
+
+
+def write_crm(path: Path, count: int, *, as_written: bool = False) -> Path:
+    """A new SQLite database with them in its table ``people``."""
+    path.unlink(missing_ok=True)
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute(
+            f"CREATE TABLE people (id INTEGER PRIMARY KEY, {', '.join(f'{name} TEXT' for name in FIELDS)})"
+        )
+        rows = (tuple(row.values()) for row in people(count, as_written=as_written))
+        database.executemany("INSERT INTO people VALUES (?, ?, ?, ?, ?, ?)", rows)
+    return path
+
+
+def read_crm(path: str) -> list[Person]:
+    """All rows, as a script of one's own would read them."""
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.row_factory = sqlite3.Row
+        return [dict(row) for row in database.execute("SELECT * FROM people ORDER BY id")]
+
+
+def change_some(path: Path, every: int) -> int:
+    """Every so manieth of them moves to another country; returns how many did."""
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        return database.execute("UPDATE people SET country = 'CA' WHERE id % ? = 0", (every,)).rowcount
+
+
+def payload(row: Person) -> Person:
+    """What is sent for a row."""
+    return {name: row[name] for name in FIELDS}
+
+
+def as_json(path: str) -> list[str]:
+    """The payloads of all rows as JSON texts."""
+    return [json.dumps(payload(row)) for row in read_crm(path)]

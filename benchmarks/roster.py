@@ -1,0 +1,103 @@
+"""Who takes part, and how each is set up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.world import World
+
+SQLITE = {"conn_type": "sqlite"}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One of them.
+
+    :param name: as the table shows it
+    :param call: of its module, ``MODULE:FUNCTION``
+    :param setting: how it was configured, in words
+    :param most: at most so many records where speed is measured, since it takes them one after the other
+    """
+
+    name: str
+    call: str
+    setting: str
+    packages: tuple[str, ...] = ()
+    arguments: dict[str, Any] = field(default_factory=dict)
+    ledger: str | None = None
+    most: int | None = None
+    in_airflow: bool = False
+
+    def fresh(self, world: World) -> dict[str, Any]:
+        """Arguments for a first run: an empty state, an empty ledger."""
+        made: dict[str, Any] = {"state": str(world.folder()), **self.arguments}
+        if self.ledger == "sqlite":
+            made["ledger"] = SQLITE
+        elif self.ledger == "postgresql":
+            made["ledger"] = world.postgresql()[0]
+        return made
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is this provider."""
+        return self.ledger is not None or self.call.endswith(":operator")
+
+
+_MODULE = "benchmarks.contenders"
+_OURS = (
+    "`CreateCustomerOperator(table=…, concurrency=16, push_ids=False)`, executed without a scheduler; the ledger in {}"
+)
+POOL = Contender(
+    "`requests` pool, no ledger",
+    f"{_MODULE}.pool:run",
+    "16 threads with a `requests.Session` each (keep-alive); under a limit with urllib3's `Retry` on 429, which keeps "
+    "to `Retry-After`",
+    ("requests", "urllib3"),
+)
+SQLITE_LEDGER = Contender(
+    "this provider, SQLite ledger", f"{_MODULE}.ours:run", _OURS.format("SQLite"), ledger="sqlite"
+)
+POSTGRESQL_LEDGER = Contender(
+    "this provider, PostgreSQL ledger", f"{_MODULE}.ours:run", _OURS.format("PostgreSQL"), ledger="postgresql"
+)
+SDK = Contender(
+    "official SDK `payarc`",
+    f"{_MODULE}.sdk:run",
+    "`await payarc.customers['create'](…)`, 16 at once by a semaphore; the SDK opens a connection for each call and "
+    "knows no limit, so the script around it waits a window after a 429",
+    ("payarc", "httpx"),
+    most=200,
+)
+DLT = Contender(
+    "dlt, custom destination",
+    f"{_MODULE}.load_tool:run",
+    "`@dlt.destination(batch_size=10)` with dlt's own `requests` (which retries 429 and 5xx), 16 files loaded by 16 "
+    "workers, `dlt.sources.incremental` on the id",
+    ("dlt",),
+)
+DRT = Contender(
+    "drt, REST destination",
+    f"{_MODULE}.reverse_tool:run",
+    "a sync for each of 16 shares of the table, `drt run --threads 16` (a sync sends one request after the other); "
+    "`mode: incremental` on the id, `native_idempotency_key`; under a limit one sync with "
+    "`rate_limit: requests_per_second` set to it",
+    ("drt-core",),
+)
+OPERATOR = Contender(
+    "this provider * (SQLite)",
+    f"{_MODULE}.in_airflow:operator",
+    "the same as one task of a DAG, by `dag.test()`",
+    ("apache-airflow",),
+    in_airflow=True,
+)
+HTTP = Contender(
+    "`HttpOperator`, mapped *",
+    f"{_MODULE}.in_airflow:http",
+    "`HttpOperator.partial(…).expand(data=…)`, one task instance per record, by `dag.test()`, which runs them one "
+    "after the other in one process; under a scheduler each would also start a process",
+    ("apache-airflow-providers-http",),
+    most=60,
+    in_airflow=True,
+)
+ROSTER = (POOL, SQLITE_LEDGER, POSTGRESQL_LEDGER, SDK, DLT, DRT, OPERATOR, HTTP)

@@ -1,0 +1,73 @@
+"""A merchant's customers as an Airflow asset: ``payarc://<environment>/<account>/customers``.
+
+The same name is the output in OpenLineage and in Airflow's hook lineage. On Airflow 2.11 an asset is a Dataset.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, quote, urlsplit
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.openlineage.facet import Dataset as OpenLineageDataset
+    from airflow.providers.common.compat.sdk import Asset
+
+SCHEME = "payarc"
+
+
+def customers_uri(environment: str, account: str) -> str:
+    """
+    The URI of a merchant's customers.
+
+    :param environment: ``test`` or ``live``; of a connection with another host, that host with its port
+    :param account: the connection's ``account``, or the user that its token names
+    """
+    return f"{SCHEME}://{environment}/{quote(account, safe='')}/customers"
+
+
+def customers_asset(environment: str, account: str) -> Asset:
+    """
+    The asset of a merchant's customers, for ``outlets`` and ``schedule``.
+
+    :param environment: ``test`` or ``live``
+    :param account: the connection's ``account``, or the user that its token names
+    """
+    return create_asset(environment=environment, account=account)
+
+
+def create_asset(*, environment: str, account: str, extra: dict[str, Any] | None = None) -> Asset:
+    """Airflow's factory for assets of this scheme."""
+    from airflow.providers.common.compat.sdk import Asset
+
+    return Asset(uri=customers_uri(environment, account), extra=extra)
+
+
+def sanitize_uri(uri: SplitResult) -> SplitResult:
+    """
+    Airflow's check of URIs of this scheme.
+
+    :raises ValueError: when it names no environment
+    """
+    if not uri.netloc:
+        raise ValueError(f"URI format {SCHEME}:// must name an environment: {SCHEME}://test/<account>/customers")
+    return uri._replace(netloc=uri.netloc.lower())
+
+
+def convert_asset_to_openlineage(asset: Asset, lineage_context: Any) -> OpenLineageDataset:
+    """The asset as a dataset of OpenLineage."""
+    from airflow.providers.common.compat.openlineage.facet import Dataset as OpenLineageDataset
+
+    namespace, name = openlineage_name(asset.uri)
+    return OpenLineageDataset(namespace=namespace, name=name)
+
+
+def openlineage_name(uri: str) -> tuple[str, str]:
+    """The namespace and the name that OpenLineage has for a URI of this scheme."""
+    parts = urlsplit(uri)
+    return f"{parts.scheme}://{parts.netloc}", parts.path.lstrip("/")
+
+
+def is_ours(outlet: object) -> bool:
+    """Whether an outlet is an asset of this scheme."""
+    uri = getattr(outlet, "uri", None)
+    return isinstance(uri, str) and uri.startswith(f"{SCHEME}://")

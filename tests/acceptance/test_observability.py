@@ -1,0 +1,355 @@
+"""What others see of real runs: a StatsD server, a tracer, OpenLineage's events, assets and hook lineage."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from payarc_provider.operators import metrics
+from payarc_provider.sandbox import SandboxServer
+
+PROGRAM = Path(__file__).with_name("run_observed.py")
+PEOPLE = 12
+RUNS = ["from_table", "reader", "from_table", "from_query", "from_xcom", "mapped", "stopped"]
+STATSD = importlib.util.find_spec("statsd") is not None
+OPENLINEAGE = importlib.util.find_spec("openlineage") is not None
+
+
+class StatsServer:
+    """A StatsD server: what came, as (name, value, kind)."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        self.came: list[tuple[str, float, str]] = []
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        while packet := self._socket.recv(65536):
+            for line in packet.decode().splitlines():
+                name, value, kind = re.fullmatch(r"(.+):([^|]+)\|(\w+).*", line).groups()
+                self.came.append((name, float(value), kind))
+
+    def close(self) -> None:
+        """All that was sent before this has come."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
+            last.sendto(b"", ("127.0.0.1", self.port))
+        self._thread.join(10)
+        self._socket.close()
+
+
+class Watched:
+    """What was seen of ``RUNS``."""
+
+    def __init__(self, home: Path, place: str, report: dict[str, Any], came: list[tuple[str, float, str]]) -> None:
+        self.home = home
+        self.place = place
+        self.states = report["states"]
+        self.spans = report["spans"]
+        self.hook_lineage = report["hook_lineage"]
+        self.stats: dict[str, list[float]] = defaultdict(list)
+        self.kinds: dict[str, str] = {}
+        for name, value, kind in came:
+            if name.startswith("airflow.payarc."):
+                self.stats[name.removeprefix("airflow.")].append(value)
+                self.kinds[name.removeprefix("airflow.")] = kind
+
+    def ours(self, name: str) -> list[dict[str, Any]]:
+        """The spans of this name."""
+        if self.spans is None:
+            pytest.skip("opentelemetry-sdk is not installed")
+        return [span for span in self.spans if span["scope"] == "payarc_provider" and span["name"] == name]
+
+    def events(self, kind: str, dag_id: str, task_id: str = "create") -> list[dict[str, Any]]:
+        """OpenLineage's events of a task, in order."""
+        if not OPENLINEAGE:
+            pytest.skip("apache-airflow-providers-openlineage is not installed")
+        lines = (self.home / "lineage.jsonl").read_text().splitlines()
+        events = [json.loads(line) for line in lines]
+        return [one for one in events if one["eventType"] == kind and one["job"]["name"] == f"{dag_id}.{task_id}"]
+
+
+def make_crm(path: Path) -> None:
+    """One person of ``people`` has an email that PayArc refuses."""
+    crm = sqlite3.connect(path)
+    with crm:
+        crm.execute("CREATE TABLE people (id INTEGER PRIMARY KEY, full_name, mail)")
+        crm.execute("CREATE TABLE contacts (person INTEGER, address)")
+        crm.execute("CREATE TABLE refused (id INTEGER PRIMARY KEY, full_name, mail)")
+        mails = [f"p{number}@example.com" for number in range(1, PEOPLE)] + ["no-address.example.com"]
+        crm.executemany("INSERT INTO people (full_name, mail) VALUES ('Secret Smith', ?)", [(mail,) for mail in mails])
+        crm.execute("INSERT INTO contacts VALUES (1, 'p1@example.com')")
+        crm.execute("INSERT INTO refused (full_name, mail) VALUES ('Secret Smith', 'neither.example.com')")
+    crm.close()
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
+    """All of it in one process, for it takes Airflow some seconds to start."""
+    home = tmp_path_factory.mktemp("airflow")
+    make_crm(home / "crm.db")
+    stats = StatsServer()
+    with SandboxServer() as sandbox:
+        place = sandbox.url.split("/")[2]
+        sandbox.settings(rate_limit=6, rate_window=1.0)
+        sandbox.faults([{"kind": "lost_after", "method": "POST", "skip": 3}])
+        environment = {
+            **os.environ,
+            "AIRFLOW_HOME": str(home),
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+            "AIRFLOW__CORE__DAGS_FOLDER": str(PROGRAM.with_name("observed_dags")),
+            "AIRFLOW__METRICS__STATSD_ON": str(STATSD),
+            "AIRFLOW__METRICS__STATSD_HOST": "127.0.0.1",
+            "AIRFLOW__METRICS__STATSD_PORT": str(stats.port),
+            "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(
+                {"type": "file", "log_file_path": str(home / "lineage.jsonl"), "append": True}
+            ),
+            "AIRFLOW_CONN_PAYARC_DEFAULT": sandbox.connection_json(account="main", timeout=1),
+            "AIRFLOW_CONN_CRM": json.dumps({"conn_type": "sqlite", "host": str(home / "crm.db")}),
+            "OBSERVED_ENVIRONMENT": place,
+            "OBSERVED_EVENTS": str(home / "events.json"),
+        }
+        command = [sys.executable, str(PROGRAM), str(home / "report.json"), *RUNS]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    stats.close()
+    (home / "said.txt").write_text(done.stdout + done.stderr)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    return Watched(home, place, json.loads((home / "report.json").read_text()), stats.came)
+
+
+def test_all_ran(watched):
+    assert watched.states == ["success"] * 6 + ["failed"]
+
+
+# ---- metrics --------------------------------------------------------------------------------------------------------
+
+needs_statsd = pytest.mark.skipif(not STATSD, reason="the package statsd is not installed")
+
+
+@needs_statsd
+def test_every_count_reaches_statsd_once(watched):
+    sums = {name: sum(values) for name, values in watched.stats.items() if watched.kinds[name] == "c"}
+
+    assert sums == {
+        "payarc.customers.created": PEOPLE - 1 + 2,
+        "payarc.customers.known": PEOPLE - 1 + 1,
+        "payarc.customers.rejected": 3,
+        "payarc.customers.unknown": 1,
+        "payarc.requests": 18,
+    }
+
+
+@needs_statsd
+def test_counts_are_sent_while_a_run_goes_on(watched):
+    first_run, rest = watched.stats["payarc.customers.created"][:-2], watched.stats["payarc.customers.created"][-2:]
+
+    assert rest == [1, 1]
+    assert len(first_run) > 1
+
+
+@needs_statsd
+def test_times_are_milliseconds(watched):
+    waited, took = watched.stats["payarc.rate_limit.wait"], watched.stats["payarc.run.duration"]
+
+    assert watched.kinds["payarc.rate_limit.wait"] == watched.kinds["payarc.run.duration"] == "ms"
+    assert len(took) == len(RUNS) - 1
+    # Eleven customers at six a second: one window at least is waited for, and never longer than the run took.
+    assert 300 < sum(waited) < sum(took)
+
+
+# ---- spans ----------------------------------------------------------------------------------------------------------
+
+
+def test_requests_lie_within_the_run_and_the_run_within_the_task(watched):
+    posts, runs = watched.ours("POST /customers"), watched.ours("payarc.run")
+    (task,) = [span for span in watched.spans if span["name"] == "task"]
+
+    assert len(posts) == PEOPLE + 2
+    assert {span["parent"] for span in posts} <= {span["id"] for span in runs}
+    assert {span["parent"] for span in watched.ours("payarc.batch")} == {span["id"] for span in runs}
+    assert {span["parent"] for span in runs} == {task["id"]}
+    assert len({span["trace"] for span in posts}) == 1
+
+
+def test_a_run_and_its_batch_tell_counts(watched):
+    run, batch = watched.ours("payarc.run")[0], watched.ours("payarc.batch")[0]
+
+    assert batch["attributes"] == {"payarc.batch.size": PEOPLE}
+    assert run["attributes"] == {
+        "payarc.batch.size": 500,
+        "payarc.concurrency": 8,
+        "payarc.dry_run": False,
+        "payarc.customers.created": PEOPLE - 1,
+        "payarc.customers.known": 0,
+        "payarc.customers.adopted": 0,
+        "payarc.customers.rejected": 1,
+        "payarc.customers.unknown": 1,
+        "payarc.requests": PEOPLE + 2,
+        "payarc.deferred": False,
+    }
+
+
+def test_a_request_tells_its_status_or_why_there_is_none(watched):
+    posts = watched.ours("POST /customers")
+    codes = [span["attributes"].get("http.response.status_code") for span in posts]
+    (refused,) = [span for span in posts if span["attributes"].get("http.response.status_code") == 422]
+    (lost,) = [span for span in posts if "http.response.status_code" not in span["attributes"]]
+
+    assert codes.count(201) == PEOPLE
+    assert refused["attributes"]["error.type"] == "422"
+    assert lost["attributes"]["error.type"] == "PayarcUnknownOutcome"
+    assert [span["ok"] for span in (refused, lost)] == [False, False]
+    assert {span["attributes"]["payarc.attempt"] for span in posts} == {1}
+
+
+def test_nothing_that_is_seen_holds_a_value_or_a_token(watched):
+    seen = [path for path in watched.home.iterdir() if path.name in ("report.json", "lineage.jsonl", "events.json")]
+    text = "".join(path.read_text() for path in seen) + str(dict(watched.stats))
+
+    assert [secret for secret in ("Secret", "Smith", "@", "example.com", "Bearer", "eyJ") if secret in text] == []
+    assert not [span for span in watched.spans or [] if span["scope"] == "payarc_provider" and span["events"]]
+
+
+# ---- OpenLineage ----------------------------------------------------------------------------------------------------
+
+
+def named(datasets):
+    return sorted((one["namespace"], one["name"]) for one in datasets)
+
+
+def columns(output):
+    fields = output["facets"]["columnLineage"]["fields"]
+    return {
+        field: [(one["name"], one["field"]) for one in known["inputFields"]] for field, known in sorted(fields.items())
+    }
+
+
+@pytest.mark.parametrize("kind", ["START", "COMPLETE"])
+def test_a_table_is_the_input_and_payarcs_customers_are_the_output(watched, kind):
+    event = watched.events(kind, "from_table")[0]
+    (output,) = event["outputs"]
+
+    assert named(event["inputs"]) == [(f"sqlite://{watched.home}/crm.db", "people")]
+    assert named([output]) == [(f"payarc://{watched.place}", "main/customers")]
+    assert columns(output) == {"email": [("people", "mail")], "name": [("people", "full_name")]}
+
+
+def test_the_rows_that_were_made_are_counted(watched):
+    first, second = watched.events("COMPLETE", "from_table")
+
+    rows = [event["outputs"][0]["outputFacets"]["outputStatistics"]["rowCount"] for event in (first, second)]
+    assert rows == [PEOPLE - 1, 0]
+
+
+def test_a_query_names_its_tables_and_where_its_columns_come_from(watched):
+    (event,) = watched.events("COMPLETE", "from_query")
+
+    assert [name for _, name in named(event["inputs"])] == ["contacts", "people"]
+    assert columns(event["outputs"][0]) == {"email": [("contacts", "address")], "name": [("people", "full_name")]}
+
+
+@pytest.mark.skipif(not OPENLINEAGE, reason="apache-airflow-providers-openlineage is not installed")
+def test_tables_have_their_schema_where_there_are_schemas_and_placeholders_do_not_matter(crm, connect):
+    from payarc_provider.operators.customer import CreateCustomerOperator
+
+    connect("payarc_default", conn_type="payarc", password="token-1", extra={"account": "main"})
+    server = crm.engine.dialect.name == "postgresql"
+    since = "%(since)s" if server else "?"
+    query = f"SELECT p.id, p.full_name AS name FROM people p JOIN crm.orders o ON o.id = p.id WHERE o.at > {since}"
+    parameters = {"since": 1} if server else [1]
+    lineage = CreateCustomerOperator(
+        task_id="create", sql=query, parameters=parameters, sql_conn_id="crm", fields={"name": "name"}
+    ).get_openlineage_facets_on_start()
+
+    people = f"{crm.url.database}.public.people" if server else "people"
+    assert sorted(one.name for one in lineage.inputs) == [
+        f"{crm.url.database}.crm.orders" if server else "crm.orders",
+        people,
+    ]
+    (known,) = lineage.outputs[0].facets["columnLineage"].fields["name"].inputFields
+    assert (known.name, known.field) == (people, "full_name")
+
+
+@pytest.mark.parametrize(("dag", "upstream"), [("from_xcom", "extract"), ("mapped", "extract_many")])
+def test_records_from_xcom_name_the_task_they_come_from(watched, dag, upstream):
+    (event,) = watched.events("COMPLETE", dag)
+    name = f"{dag}.{upstream}.return_value"
+
+    assert named(event["inputs"]) == [("xcom://default", name)]
+    assert columns(event["outputs"][0]) == {"email": [(name, "mail")], "name": [(name, "full_name")]}
+
+
+def test_a_task_that_fails_tells_its_lineage_too(watched):
+    (event,) = watched.events("FAIL", "stopped")
+
+    assert [name for _, name in named(event["inputs"] + event["outputs"])] == ["main/customers", "refused"]
+
+
+@pytest.mark.skipif(not OPENLINEAGE, reason="no plugin reads hook lineage: OpenLineage's is not installed")
+def test_plugins_that_read_hook_lineage_are_told_what_was_written(watched):
+    assert watched.hook_lineage == {"inputs": [], "outputs": [f"payarc://{watched.place}/main/customers"]}
+
+
+# ---- assets ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_counts_reach_who_reads_the_asset(watched):
+    events = json.loads((watched.home / "events.json").read_text())
+    told = events.pop(f"payarc://{watched.place}/main/customers")
+
+    assert told.pop("run_id").startswith("manual__")
+    assert told == {
+        "records": PEOPLE,
+        "created": PEOPLE - 1,
+        "adopted": 0,
+        "known": 0,
+        "changed": 0,
+        "rejected": 1,
+        "dag_id": "from_table",
+        "dry_run": False,
+    }
+    assert events == {"x-other://thing": {}}
+
+
+# ---- the documentation ----------------------------------------------------------------------------------------------
+
+TEXT = (PROGRAM.parents[2] / "docs" / "observability.md").read_text()
+DOCUMENTED = set(re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", TEXT, flags=re.DOTALL)))
+
+
+def test_every_metric_is_documented(watched):
+    code = "".join(path.read_text() for path in (PROGRAM.parents[2] / "payarc_provider" / "operators").glob("*.py"))
+    sent = {
+        *metrics.CUSTOMERS.values(),
+        *(value for value in vars(metrics).values() if str(value).startswith("payarc.")),
+    }
+
+    assert re.findall(r"Stats\.\w+\((?!metric,)", code) == []  # whatever is sent has its name from the constants
+    assert (sent | watched.stats.keys()) - DOCUMENTED == set()
+
+
+def test_every_span_and_attribute_is_documented(watched):
+    spans = [span for span in watched.spans or [] if span["scope"] == "payarc_provider"]
+    names = {span["name"] for span in spans} | {name for span in spans for name in span["attributes"]}
+
+    assert names - DOCUMENTED == set()
+
+
+def test_every_extra_of_an_asset_is_documented(watched):
+    events = json.loads((watched.home / "events.json").read_text())
+
+    assert {name for extra in events.values() for name in extra} - DOCUMENTED == set()

@@ -1,0 +1,92 @@
+"""The benchmarks' own arithmetic: what is reckoned from what was counted at the sandbox."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from benchmarks import report
+from benchmarks.checks import checks
+from benchmarks.limits import ideal, told
+from benchmarks.roster import HTTP, POOL, ROSTER, SQLITE_LEDGER
+
+
+def spread(value: float) -> dict[str, float]:
+    """One run's figure."""
+    return {"median": value, "least": value, "most": value, "runs": 1}
+
+
+def fast(ratio: float = 1.0, **more: Any) -> dict[str, Any]:
+    """A contender's figures where nothing limits it."""
+    return {
+        "records": 2000,
+        "rate": spread(300),
+        "ratio": spread(ratio),
+        "cpu_per_1000": spread(2),
+        "requests_per_customer": 1.0,
+        "posts_per_customer": 1.0,
+        "rss_peak": 130.0,
+        "rss_before": 120.0,
+        "slot_per_record": 0.0,
+        "rerun_requests": 0,
+        "rerun_seconds": 1.0,
+    } | more
+
+
+def results(**more: Any) -> dict[str, Any]:
+    """Results of a run."""
+    return {"speed": {}, "killed": {}, "limits": {}, "when": "today"} | more
+
+
+@pytest.mark.parametrize(("records", "seconds"), [(1, 0.05), (30, 0.05), (31, 5.05), (300, 45.05)])
+def test_the_least_time_is_all_windows_but_the_last_and_one_latency(records: int, seconds: float) -> None:
+    assert ideal(records) == pytest.approx(seconds)
+
+
+def test_window_use_is_reckoned_from_the_sandbox_log() -> None:
+    def post(arrived: float, status: int) -> dict[str, Any]:
+        made = arrived + 0.025 if status == 201 else None
+        return {"arrived": arrived, "committed": made, "status": status, "idempotency_key": "code-1"}
+
+    log = [post(100.0, 201)] * 30 + [post(100.1, 429), post(105.0, 201), post(105.1, 429)]
+    found = told(log, 31)
+    assert found["customers"] == 31
+    assert found["ratio"] == pytest.approx(1.0)
+    assert found["limited"] == pytest.approx(2 / 31)
+    assert found["limited_later"] == pytest.approx(1 / 31)
+
+
+def test_each_worker_has_a_first_window_of_its_own() -> None:
+    def post(arrived: float, worker: str, status: int) -> dict[str, Any]:
+        made = arrived if status == 201 else None
+        return {"arrived": arrived, "committed": made, "status": status, "idempotency_key": f"{worker}-1"}
+
+    log = [post(0, "one", 201), post(6, "one", 429), post(6, "two", 201), post(7, "two", 429)]
+    assert told(log, 2, {"one": "worker-1", "two": "worker-2"})["limited_later"] == pytest.approx(1 / 2)
+
+
+@pytest.mark.parametrize(("ratio", "held"), [(0.951, True), (0.949, False)])
+def test_a_check_fails_when_its_figure_does(ratio: float, held: bool) -> None:
+    assert checks(results(speed={SQLITE_LEDGER.name: fast(ratio)}))[0].held is held
+
+
+def test_a_duplicate_fails_its_check() -> None:
+    killed = {SQLITE_LEDGER.name: {"records": 100, "duplicates": 1, "lost": 0}}
+    assert [check.held for check in checks(results(killed=killed))] == [False]
+
+
+def test_worker_slot_seconds_are_reckoned_for_a_thousand_customers() -> None:
+    found = results(
+        speed={POOL.name: fast(), HTTP.name: fast(slot_per_record=0.5)},
+        limits={POOL.name: {"ratio": 1.1}, "deferring": {"per_window": 2.0}},
+    )
+    assert report.slot_seconds(found, POOL) == pytest.approx((33 * 60 + 0.05) * 1.1)
+    assert report.slot_seconds(found, HTTP) == pytest.approx(500)
+    assert report.deferring_slot_seconds(found) == pytest.approx(68)
+
+
+def test_every_contender_has_a_row_as_wide_as_the_head() -> None:
+    lines = report.table(results(speed={contender.name: fast() for contender in ROSTER})).splitlines()
+    assert len(lines) == 2 + len(ROSTER)
+    assert len({line.count(" | ") for line in lines}) == 1
