@@ -57,6 +57,9 @@ def lost_answers_and_kills(lab: Lab, database: str, name: str, numbers: Random) 
         again = world.run()
         assert again.exit == 0, world.report()
         world.prove(done, again)
+        posts = world.sandbox.stats()["posts"]
+        assert posts["created"] == 120, world.report()
+        assert posts["received"] == 120 + posts["not_created"], world.report()
         assert again.result["requests"] == {}, "everything is known, so nothing is asked of PayArc"
 
 
