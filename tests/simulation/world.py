@@ -93,6 +93,8 @@ class Shape:
     changed: bool = False
     refusals: bool = False
     other_source: bool = False
+    people: int = 4
+    """How many records there are: most of what can go wrong takes two or three."""
     altering: bool = False
     moving: bool = False
     ties: bool = False
@@ -157,6 +159,7 @@ class World:
         if rng.random() < 0.12:
             shape.mimic = shape.equal_records = True
             shape.long_descriptions = shape.altering = shape.other_source = shape.changed = False
+        shape.people = rng.choice((3, 3, 4) if shape.equal_records else (2, 2, 3, 4))
         if rng.random() < 0.25:
             shape.limit = rng.choice((1, 2, 3))
         if rng.random() < 0.2:
@@ -385,7 +388,7 @@ class World:
     def records(self, number: int, *, second_source: bool) -> list[Record]:
         rng = self.rng
         made = []
-        for place, key in enumerate(KEYS):
+        for place, key in enumerate(KEYS[: self.shape.people]):
             person = f"{'other' if second_source else 'person'}{place}"
             fields = {"name": f"Name {person}", "email": f"{person}@x.co"}
             if self.shape.equal_records and place in (1, 2) and not second_source:
@@ -406,7 +409,8 @@ class World:
             )
             made.append(record)
         if rng.random() < 0.3:
-            made = made[: rng.randint(1, 3)] if rng.random() < 0.6 else made[rng.randint(1, 3) :]
+            cut = rng.randint(1, max(1, len(made) - 1))
+            made = made[:cut] if rng.random() < 0.6 else made[cut:]
         if rng.random() < 0.1:
             made.append(made[0])  # the same record again, in a later batch
         return made
