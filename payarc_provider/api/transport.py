@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 
 import requests
 import urllib3
-from requests.auth import AuthBase
 
 from payarc_provider import __version__
 from payarc_provider.api.base_url import is_loopback
@@ -84,11 +83,10 @@ class Transport:
         :raises PayarcConfigError: the CA bundle does not exist; nothing was sent
         """
         session = self._session()
-        request = requests.Request(
-            method, self._base_url + path, params=params, data=fields, headers=headers, auth=_Bearer(token)
-        )
-        prepared = session.prepare_request(request)
-        settings = session.merge_environment_settings(prepared.url, {}, True, self._verify, None)
+        prepared, settings = self._prepared(session, method, path, params)
+        prepared.prepare_body(fields, None)
+        prepared.headers.update(headers or {})
+        prepared.headers["Authorization"] = f"Bearer {token}"  # in place of what requests takes from a .netrc
         if isinstance(settings["verify"], str) and not os.path.exists(settings["verify"]):
             raise PayarcConfigError("the CA bundle does not exist: mend verify in the connection's extra")
         # Begun before the decision: what is suspended right after it leaves no more.
@@ -106,6 +104,18 @@ class Transport:
             sessions = list(self._sessions)
         for session in sessions:
             session.close()
+
+    def _prepared(
+        self, session: requests.Session, method: str, path: str, params: Mapping[str, str] | None
+    ) -> tuple[requests.PreparedRequest, Any]:
+        """A request without token and body, and what the environment says of its way: made once for each thread."""
+        found = self._local.ready.get((method, path)) if params is None else None
+        if found is None:
+            request = session.prepare_request(requests.Request(method, self._base_url + path, params=params))
+            found = request, session.merge_environment_settings(request.url, {}, True, self._verify, None)
+            if method == "POST":  # what is sent in great number
+                self._local.ready[method, path] = found
+        return found[0].copy(), found[1]
 
     def _exchange(self, session: requests.Session, prepared: requests.PreparedRequest, settings: Any) -> Answer:
         method = str(prepared.method)
@@ -134,7 +144,7 @@ class Transport:
         if session is None or self._local.process != os.getpid():
             # Two processes on one connection, after a fork, would get each other's answers.
             session = self._local.session = _new_session(self._base_url)
-            self._local.process, self._local.used = os.getpid(), now()
+            self._local.process, self._local.used, self._local.ready = os.getpid(), now(), {}
             with self._lock:
                 self._sessions.add(session)
         elif now() - self._local.used > _IDLE:
@@ -149,17 +159,6 @@ def _read(response: requests.Response) -> bytes | None:
         if len(body) > _LONGEST_BODY:
             return None
     return bytes(body)
-
-
-class _Bearer(AuthBase):
-    """As an auth object the token takes precedence over a ``.netrc``, which requests would put in its place."""
-
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
 
 
 class _Session(requests.Session):

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from payarc_provider.sync.records import Reader, Record, share_of
 from payarc_provider.sync.sources import Place, Source
 
+_FIRST = 64  # records
 _REMEMBERED = 8  # batches; no more than two or three hold records that are still to be sent
 
 
 class BatchReader:
-    """Cuts a source into batches.
+    """Cuts a source into batches, the first ones small, so that sending begins while others are still claimed.
 
-    :param size: records per batch
+    :param size: records per batch; repetition is looked for among at least so many
     :param partition: (i, n): only share i of n
     :param after: the place behind which to begin, as ``place_before`` gave it; None for the source's beginning
     """
@@ -58,6 +59,7 @@ class BatchReader:
     def _cut(self) -> Iterator[list[Record]]:
         batch: list[Record] = []
         first: dict[str, Record] = {}
+        part = min(_FIRST, self._size)
         for index, row in enumerate(self._rows):
             if not self._is_ours(row):
                 continue
@@ -70,9 +72,12 @@ class BatchReader:
                     continue
                 record = self._contradicts(record)
             batch.append(record)
-            if len(batch) >= self._size:
+            if len(batch) >= part:
                 yield self._begin(batch, self._source.place(row, index + 1, self._after))
-                batch, first = [], {}
+                batch = []
+                if len(first) >= self._size:
+                    first = {}
+                part = min(2 * part, self._size)
         if batch:
             yield self._begin(batch, self._place)
 

@@ -16,6 +16,8 @@ from collections.abc import Collection
 from sqlalchemy import Table, func, insert, select, update
 from sqlalchemy.engine import Connection
 
+from payarc_provider.sync.database import among
+
 FIRST_ATTEMPT = "first_attempt"
 
 
@@ -35,7 +37,7 @@ def forgotten_ids(connection: Connection, facts: Table, account: str, customer_i
     names = {_prefix(account) + customer_id: customer_id for customer_id in customer_ids}
     if not names:
         return set()
-    found = connection.execute(select(facts.c.name).where(facts.c.name.in_(sorted(names))))
+    found = connection.execute(select(facts.c.name).where(among(connection, facts.c.name, sorted(names))))
     return {names[row[0]] for row in found}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 
@@ -11,6 +12,7 @@ MAX_DESCRIPTION = 50  # PayArc's guide
 _AT_END = re.compile(rf"#([{ALPHABET}]{{{LENGTH}}})\s*\Z", re.IGNORECASE)
 
 
+@functools.lru_cache(maxsize=4096)
 def reference(ledger_id: str, account: str, key: str) -> str:
     """The code (12 characters, 60 bits) of one (account, key) in one ledger; it tells nothing of the key."""
     text = "\x00".join((account, key)).encode()
