@@ -23,6 +23,7 @@ record keys. ``may_have_acted`` tells whether PayArc may have changed something 
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -47,13 +48,18 @@ __all__ = [
 ]
 
 
+@functools.cache
+def _first_paragraph(text: str) -> str:
+    return inspect.cleandoc(text).split("\n\n")[0].replace("\n", " ")
+
+
 class PayarcError(Exception):
     """Something went wrong with PayArc."""
 
     may_have_acted: bool = False
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or inspect.cleandoc(type(self).__doc__ or "").split("\n\n")[0].replace("\n", " "))
+        super().__init__(message or _first_paragraph(type(self).__doc__ or ""))
 
     @property
     def message(self) -> str:

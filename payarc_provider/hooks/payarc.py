@@ -213,6 +213,7 @@ class PayarcHook(BaseHook):
         The access token.
 
         :param refresh: read it afresh from the connection
+        :raises PayarcAuthError: if it is another user's by now
         """
         from payarc_provider.hooks.connection import read_token
 
@@ -223,10 +224,23 @@ class PayarcHook(BaseHook):
         )
         if token != self._cached_token:
             mask_secret(token)
+            self._check_same_user(token)
             self._cached_token = token
         return token
 
     _cached_token: str | None = None
+
+    def _check_same_user(self, token: str) -> None:
+        """Whose rows a run writes is settled at its beginning: another merchant's token must not come in midway."""
+        from payarc_provider.api.token import read_claims
+
+        before = read_claims(self._cached_token).sub if self._cached_token else None
+        after = read_claims(token).sub
+        if before and after and before != after:
+            raise PayarcAuthError(
+                "the connection's token has been replaced by one of another user while it was in use: run again, and "
+                "it is seen to whether that is the same merchant"
+            )
 
     def _check_expiry(self) -> None:
         from payarc_provider.api.token import expiry_problem

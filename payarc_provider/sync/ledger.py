@@ -339,7 +339,7 @@ class Ledger:
             if fresh:
                 attempt = {"attempt": first_attempt(connection, self.schema.facts)}
                 self._insert_absent(connection, self._rows, [row | attempt for row in fresh])
-            for key in free.keys() & current.keys():
+            for key in sorted(free.keys() & current.keys()):  # in one order, or two runs lock each other out
                 self._reclaim(connection, current[key], values[key])
             return self._read(connection, me.account, wanted)
 

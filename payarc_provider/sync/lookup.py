@@ -208,7 +208,7 @@ class _Reading(Generic[SeerT]):
     async def read(self, read_page: ReadPage, since: float) -> None:
         """Read from the newest customer down to the first that is too old."""
         met: set[str] = set()
-        places = number = came = 0
+        places = number = came = listed = 0
         total: int | None = None
         last = False
         while not last:
@@ -226,10 +226,14 @@ class _Reading(Generic[SeerT]):
             total = page.total
             young = [customer for customer in page.customers if not _is_older(customer, since)]
             places += len(young)
+            listed += len(page.customers)
             for customer in young:
                 self.window.see(customer)
                 self._meet(customer, met, top=first and number == 1)
             last = len(young) < len(page.customers) or not page.customers or _is_last(page)
+        if len(young) == len(page.customers) and total is not None and listed < total:
+            self.still = False  # the list ended before all that it says it has: what is left out may be anybody's
+            return
         self._judge(met, places, came, total)
 
     def _begin(self, page: CustomerPage) -> bool:

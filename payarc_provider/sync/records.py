@@ -194,8 +194,7 @@ class Reader:
 
     def digest_of_customer(self, customer: Mapping[str, Any], names: str) -> str | None:
         """The digest of a listed customer as if ``names`` had been sent, or None where another field has a value."""
-        fields = {name: _listed(customer.get(name)) for name in FIELDS}
-        present = {name: text for name, text in fields.items() if text}
+        present = {name: text for name in FIELDS if (text := _listed(customer.get(name)))}
         return self.digest(present) if ",".join(sorted(present)) == names else None
 
     def _key(self, row: Mapping[str, object]) -> str:

@@ -72,6 +72,8 @@ class LookUp:
             lambda: Window(rows, self._reader, altering=altering),
             work.sleep,
         )
+        if window.altering and not altering:  # before what showed it is recorded, and looked at no more
+            await work.in_ledger(lambda: work.ledger.alters_values(noticed=True))
         findings = await self._decide(window)
         reach("before_lookup_record")
         found = [Settled(key, customer_id=its_id, matched_by=how) for key, (its_id, how) in findings.found.items()]

@@ -154,7 +154,8 @@ class Work:
             if (left := self.leave_by - self.clock.now()) <= 0:
                 return
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), max(left, MOMENT))
+                async with asyncio.timeout(max(left, MOMENT)):
+                    await self._changed.wait()
 
     async def leave_in_time(self) -> None:
         """End the run when the time to leave has come, whatever it is at.
@@ -172,7 +173,8 @@ class Work:
     async def sleep(self, seconds: float) -> None:
         """Wait, or until the run is stopped."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopped.wait(), max(seconds, MOMENT))
+            async with asyncio.timeout(max(seconds, MOMENT)):
+                await self._stopped.wait()
 
     async def in_ledger(self, call: Callable[[], Awaitable[T]], patience: float | None = None) -> T:
         """A transaction, repeated while the ledger's database cannot be reached; each may be repeated safely.

@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from airflow import __version__ as airflow_version
 from airflow.utils.db import initdb
 from conftest import dag_bag, run_dag
 
@@ -32,6 +33,9 @@ def main(plan: Path, report: Path) -> None:
 
 def _run(dag: Any, when: str | None, conf: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
     os.environ |= environment
+    if airflow_version.startswith("3.0."):  # whose dag.test() refuses assets that no scheduler has seen
+        for task in dag.tasks:
+            task.outlets = []
     dag_run = run_dag(dag, when and datetime.datetime.fromisoformat(when), run_conf=conf)
     tasks = [
         {"task": one.task_id, "map_index": one.map_index, "state": str(one.state), "xcom": _xcom(one)}

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from importlib.resources import files
+from importlib.util import find_spec
 from typing import Any
 
 import jsonschema
@@ -158,6 +159,8 @@ print(json.dumps(sorted(set(sys.modules) - before)))
 
 
 def test_the_connection_form_has_our_labels():
+    if version("apache-airflow").startswith("3.0.") and find_spec("flask_appbuilder") is None:
+        pytest.skip("Airflow 3.0 without its FAB provider shows no extra fields of any connection")
     form = _last_line("-c", FORM_3 if AIRFLOW_3 else FORM_2)
 
     assert form["name"] == "PayArc"

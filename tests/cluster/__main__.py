@@ -141,7 +141,7 @@ def _partitions(
     made = sandbox.customers("1")
     report.say("customers at the sandbox", len(made), PEOPLE)
     report.say("different people among them", len({customer["email"] for customer in made}), PEOPLE)
-    report.say("ids downstream", airflow.xcom(dag_id, run_id, "count"), PEOPLE)
+    report.say("ids downstream", int(airflow.xcom(dag_id, run_id, "count")), PEOPLE)
     report.say("POSTs", sandbox.stats()["posts"]["received"])
 
 
@@ -156,14 +156,9 @@ def _merchants(
     executor: str, airflow: Airflow, sandbox: SandboxServer, fill: Callable[..., None], report: Report
 ) -> None:
     fill(f"shops_{executor}", SHOPS)
-    sandbox.settings(rate_limit=SHOPS * 2 // 3, rate_window=30)
     dag_id = f"merchants_{executor}"
     run_id = airflow.trigger(dag_id)
     airflow.wait_for(dag_id, run_id)
-    sandbox.settings(rate_limit=None)
-    summaries = [airflow.xcom(dag_id, run_id, "create", place, "summary") for place in range(2)]
-    report.say("deferrals of each merchant's task", ", ".join(str(one["deferrals"]) for one in summaries))
-    report.missed += not all(one["deferrals"] for one in summaries)
     for merchant in ("2", "3"):
         report.say(f"customers of merchant {merchant}", len(sandbox.customers(merchant)), SHOPS)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import secrets
 import shutil
 import subprocess
@@ -162,8 +161,7 @@ class Airflow:
     def xcom(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1, key: str = "return_value") -> Any:
         """What a task pushed."""
         path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
-        value = self.get(f"{path}?map_index={map_index}")["value"]
-        return json.loads(value) if isinstance(value, str) else value
+        return self.get(f"{path}?map_index={map_index}&deserialize=false")["value"]
 
     def _call(self, method: str, path: str, **body: Any) -> Any:
         origin = f"http://127.0.0.1:{self.port}"

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import sqlalchemy as sa
 
@@ -174,14 +174,17 @@ class World:
         attempt.wait()
         return attempt
 
-    def run_until_done(self, most: int = 8, **changes: Any) -> Attempt:
-        """Run again as Airflow does, until an attempt succeeds."""
+    def run_until_done(self, most: int = 8, *, suspended: Sequence[Attempt] = (), **changes: Any) -> Attempt:
+        """Run again as Airflow does, until an attempt succeeds.
+
+        :param suspended: as `prove` takes them
+        """
         for _ in range(most):
             attempt = self.run(**changes)
             if attempt.exit == 0:
                 return attempt
             assert may_be_repeated(attempt), self.report()
-        raise AssertionError(f"no success in {most} attempts\n{self.report()}")
+        return self._fail(f"no success in {most} attempts\n{self.report()}", suspended)
 
     def wait_for_claims(self) -> None:
         """Until some attempt has claimed something."""
@@ -222,7 +225,9 @@ class World:
         verdict = self.judge(*done, **how)
         if not verdict.problems:
             return
-        said = "\n".join([*verdict.problems, self.report()])
+        self._fail("\n".join([*verdict.problems, self.report()]), suspended)
+
+    def _fail(self, said: str, suspended: Sequence[Attempt]) -> NoReturn:
         if overran := self.overran(suspended):
             raise StoodStill("\n".join([*overran, said]))
         raise AssertionError(said)

@@ -829,6 +829,20 @@ def test_two_customers_where_one_is_expected_are_left_for_a_person_and_everythin
     assert len(on_sqlite.sandbox.customers()) == 5, "and it is never sent"
 
 
+def test_that_payarc_alters_values_is_kept_in_mind_when_a_look_up_notices_it(on_sqlite):
+    on_sqlite.sandbox.settings(alter={"name": "upper"})
+    rows = [*people(1, description="Donut shop"), *people(1, first=1, description=LONG)]
+    codes = leave_behind(on_sqlite, rows)
+    assert set(codes) == {"0"}
+    made = commit(on_sqlite, rows, codes)
+    first = on_sqlite.run(rows)
+    assert isinstance(first.error, PayarcRunStopped)
+    assert first.ids == made[:1], "recognised by its reference, and seen to be altered"
+    second = on_sqlite.run(rows, run_id="run 2")
+    assert isinstance(second.error, PayarcRunStopped), "the other one may be there, altered: a person must look"
+    assert len(on_sqlite.sandbox.customers()) == 2
+
+
 def test_runs_side_by_side_share_the_work_and_both_get_every_id(bench):
     bench.sandbox.settings(latency=0.01)
     rows = people(80)

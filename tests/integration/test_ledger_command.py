@@ -284,6 +284,9 @@ def test_rejected_says_since_when_and_why(still):
             "source": "table people of crm",
             "errors": {"email": ["is taken."], "name": ["too short.", "no digits."]},
             "retried": False,
+            "dag_id": "sync",
+            "run_id": "run_a",
+            "task_id": "create",
         }
     ]
     assert still("rejected").splitlines()[1:] == [

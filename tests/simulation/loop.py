@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import heapq
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+CONTEXT = contextvars.Context()  # nobody here uses context variables: one for all saves a copy for each callback
 
-class Crashed(BaseException):
-    """The process is dead: whatever it still tries has no effect."""
+
+class Handle:
+    """What is left of asyncio's: a callback that can be cancelled. An exception in it ends the history."""
+
+    __slots__ = ("args", "callback", "off")
+
+    def __init__(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
+        self.callback = callback
+        self.args = args
+        self.off = False
+
+    def cancel(self) -> None:
+        self.off = True
+
+    def cancelled(self) -> bool:
+        return self.off
+
+    def run(self) -> None:
+        if not self.off:
+            self.callback(*self.args)
 
 
 class Process(asyncio.AbstractEventLoop):
@@ -23,8 +44,9 @@ class Process(asyncio.AbstractEventLoop):
         self.suspended = False
         self.suspended_for = 0.0
         self._suspended_at = 0.0
-        self._ready: deque[asyncio.Handle] = deque()
+        self._ready: deque[Handle] = deque()
         self._postponed: list[Callable[[], None]] = []
+        self._tasks: list[asyncio.Task[Any]] = []
 
     # ---- life ---------------------------------------------------------------------------------------------------
 
@@ -37,6 +59,18 @@ class Process(asyncio.AbstractEventLoop):
         self.dead = True
         self._ready.clear()
         self._postponed.clear()
+
+    def bury(self) -> None:
+        """Close what a dead process was at; whatever it does on the way out has no effect any more."""
+        self.kill()
+        for task in self._tasks:
+            for _ in range(3):  # once for each nested ``finally`` that waits for something
+                if task.done():
+                    break
+                with contextlib.suppress(RuntimeError):
+                    task.get_coro().close()  # type: ignore[union-attr]
+                    break
+        self._tasks.clear()
 
     def suspend(self) -> None:
         if not self.suspended:
@@ -66,38 +100,34 @@ class Process(asyncio.AbstractEventLoop):
         """Run what is ready."""
         if self.dead or self.suspended:
             return
-        asyncio._set_running_loop(self)
-        try:
-            ready = self._ready
-            while ready:
-                handle = ready.popleft()
-                if not handle._cancelled:  # type: ignore[attr-defined]
-                    handle._run()
-                if self.dead:
-                    return
-        finally:
-            asyncio._set_running_loop(None)
+        if self.scheduler.running is not self:
+            self.scheduler.running = self
+            asyncio._set_running_loop(self)
+        ready = self._ready
+        while ready:
+            handle = ready.popleft()
+            if not handle.off:
+                handle.callback(*handle.args)
 
     # ---- what asyncio's tasks and futures ask of a loop -----------------------------------------------------------
 
-    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self, context)
+    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> Any:
+        handle = Handle(callback, args)
         if not self.dead:
             self._ready.append(handle)
         return handle
 
-    def call_later(self, delay: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:
-        return self.call_at(self.scheduler.now + delay, callback, *args, context=context)
+    def call_later(self, delay: float, callback: Any, *args: Any, context: Any = None) -> Any:
+        return self.call_at(self.scheduler.now + delay, callback, *args)
 
-    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:
-        handle = asyncio.TimerHandle(when, callback, args, self, context)
+    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> Any:
+        handle = Handle(callback, args)
         self.scheduler.at(when, lambda: self._fire(handle))
         return handle
 
-    def _fire(self, handle: asyncio.TimerHandle) -> None:
-        if handle._cancelled or self.dead:  # type: ignore[attr-defined]
-            return
-        self.act(handle._run)
+    def _fire(self, handle: Handle) -> None:
+        if not handle.off and not self.dead:
+            self.act(handle.run)
 
     def time(self) -> float:
         return self.scheduler.now
@@ -106,8 +136,9 @@ class Process(asyncio.AbstractEventLoop):
         return asyncio.Future(loop=self)
 
     def create_task(self, coro: Any, *, name: str | None = None, context: Any = None) -> asyncio.Task[Any]:
-        task = asyncio.Task(coro, loop=self, name=name, context=context)
+        task = asyncio.Task(coro, loop=self, name=name or self.name, context=CONTEXT)
         task._log_destroy_pending = False  # type: ignore[attr-defined]
+        self._tasks.append(task)
         return task
 
     def get_debug(self) -> bool:
@@ -119,9 +150,6 @@ class Process(asyncio.AbstractEventLoop):
     def is_closed(self) -> bool:
         return False
 
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        pass
-
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         pass
 
@@ -132,6 +160,8 @@ class Scheduler:
     def __init__(self) -> None:
         self.now = 0.0
         self.events = 0
+        self.over = False
+        self.running: Process | None = None
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
 
@@ -143,12 +173,20 @@ class Scheduler:
         self._count += 1
         heapq.heappush(self._queue, (self.now + delay, self._count, action))
 
-    def run(self, until: Callable[[], bool], most: int) -> None:
-        """Let time pass until the condition holds."""
-        queue = self._queue
-        while queue and not until():
-            self.now, _, action = heapq.heappop(queue)
-            self.events += 1
-            action()
-            if self.events > most:
-                raise AssertionError(f"no end after {most} events")
+    def clear(self) -> None:
+        """Forget what was to come."""
+        self._queue.clear()
+
+    def run(self, until: float, most: int) -> None:
+        """Let time pass until the given moment, or until it is over."""
+        queue, pop = self._queue, heapq.heappop
+        try:
+            while queue and self.now <= until and not self.over:
+                self.now, _, action = pop(queue)
+                self.events += 1
+                action()
+                if self.events > most:
+                    raise AssertionError(f"no end after {most} events")
+        finally:
+            self.running = None
+            asyncio._set_running_loop(None)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
 import multiprocessing
-import sys
 import time
+from collections.abc import Iterator
 
 from .mutants import MUTANTS
 from .world import Tally, Violation, World, simulate
@@ -14,27 +16,33 @@ CHUNK = 2000
 TELL_EVERY = 50_000
 
 
-def quiet() -> None:
-    """Killed processes leave coroutines behind; what those say when they are collected means nothing."""
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the engine's log lines, and with a search for garbage less often: most of it goes by itself."""
+    often = gc.get_threshold()
+    gc.set_threshold(20 * often[0], *often[1:])
     logging.disable(logging.CRITICAL)
-    sys.unraisablehook = lambda _: None
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+        gc.set_threshold(*often)
 
 
 def run_chunk(first: int, count: int) -> tuple[Tally, str | None]:
-    quiet()
     tally = Tally()
-    for seed in range(first, first + count):
-        try:
-            simulate(seed, tally=tally)
-        except Violation as violation:
-            return tally, str(violation)
+    with quiet():
+        for seed in range(first, first + count):
+            try:
+                simulate(seed, tally=tally)
+            except Violation as violation:
+                return tally, str(violation)
     return tally, None
 
 
 def find(rule: str, first: int, most: int) -> tuple[int, str] | None:
     """In which history a mutant is found: how many histories it took, and what was seen."""
-    quiet()
-    with MUTANTS[rule]() as world:
+    with quiet(), MUTANTS[rule]() as world:
         for number in range(most):
             history: World = world(first + number)
             try:

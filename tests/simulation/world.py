@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -36,6 +38,8 @@ PAGE = 3
 LONG = "A description that leaves the reference no room"
 PAYARC_EPOCH = 1_000_000.0
 HISTORY_SECONDS = 60.0
+KEYS = ("k0", "k1", "k2", "k3")
+CODES = {key: reference(LEDGER_ID, ACCOUNT, key) for key in KEYS}
 
 
 class Violation(AssertionError):
@@ -89,6 +93,8 @@ class Shape:
     changed: bool = False
     refusals: bool = False
     other_source: bool = False
+    people: int = 4
+    """How many records there are: most of what can go wrong takes two or three."""
     altering: bool = False
     moving: bool = False
     ties: bool = False
@@ -124,7 +130,7 @@ class World:
         self.requests: list[Request] = []
         self.absences: dict[str, float] = {}
         self.processes: list[Process] = []
-        self.codes: dict[str, str] = {}
+        self.codes = {code: key for key, code in CODES.items()}
         self.allowed: dict[str, int] = {}
         self.faults = 0
         self.owners = 0
@@ -153,6 +159,7 @@ class World:
         if rng.random() < 0.12:
             shape.mimic = shape.equal_records = True
             shape.long_descriptions = shape.altering = shape.other_source = shape.changed = False
+        shape.people = rng.choice((3, 3, 4) if shape.equal_records else (2, 2, 3, 4))
         if rng.random() < 0.25:
             shape.limit = rng.choice((1, 2, 3))
         if rng.random() < 0.2:
@@ -186,6 +193,14 @@ class World:
 
     def run(self) -> None:
         """Two attempts or more under bad weather, then calm and a last one that must succeed."""
+        try:
+            self._run()
+        finally:
+            self.scheduler.clear()
+            for process in self.processes:
+                process.bury()
+
+    def _run(self) -> None:
         rng, scheduler = self.rng, self.scheduler
         self.tell("world", self.shape, self.weather)
         for number in range(rng.choice((2, 2, 2, 3))):
@@ -197,11 +212,12 @@ class World:
                 scheduler.after(rng.uniform(0, HISTORY_SECONDS), self._move)
         for _ in range(rng.randint(0, 6)):
             self._add_noise()
-        scheduler.run(lambda: scheduler.now > HISTORY_SECONDS or self.failure is not None, 20_000)
+        scheduler.run(HISTORY_SECONDS, 20_000)
         self._raise()
         self._calm_down()
         last = self.attempt(len(self.processes), last=True)
-        scheduler.run(lambda: last.done() or self.failure is not None, 60_000)
+        last.add_done_callback(lambda _: self._end())
+        scheduler.run(math.inf, 60_000)
         self._raise()
         problem = last.exception()
         if problem is not None and not self._may_be_undecided(problem):
@@ -228,6 +244,10 @@ class World:
     def violated(self, what: str) -> None:
         self.tell("VIOLATION", what)
         self.failure = self.failure or Violation(what)
+        self._end()
+
+    def _end(self) -> None:
+        self.scheduler.over = True
 
     # ---- attempts -----------------------------------------------------------------------------------------------
 
@@ -303,14 +323,9 @@ class World:
             self.ended_well += 1
             sink.check_complete()
 
-        self.tell(
-            name,
-            "starts as",
-            me.source,
-            "with",
-            [(record.key, record.fields.get("name"), bool(record.errors)) for record in records],
-            f"from {slice_of[1]} on" if slice_of else "",
-        )
+        if self.told is not None:
+            given = [(record.key, record.fields.get("name"), bool(record.errors)) for record in records]
+            self.tell(name, "starts as", me.source, "with", given, f"from {slice_of[1]} on" if slice_of else "")
         task = process.start(slices())
         task.add_done_callback(lambda task: self._ended(process, task))
         if not last:
@@ -361,7 +376,8 @@ class World:
 
     def _ended(self, process: Process, task: Any) -> None:
         problem = task.exception() if not task.cancelled() else None
-        self.tell(process.name, "ends:", repr(problem) if problem else "success")
+        if self.told is not None:
+            self.tell(process.name, "ends:", repr(problem) if problem else "success")
         if problem is not None and not isinstance(problem, PayarcError):
             self.violated(f"{process.name} broke: {problem!r}")
         # Its threads live on until the process is gone.
@@ -372,14 +388,13 @@ class World:
     def records(self, number: int, *, second_source: bool) -> list[Record]:
         rng = self.rng
         made = []
-        for place in range(4):
-            key = f"k{place}"
+        for place, key in enumerate(KEYS[: self.shape.people]):
             person = f"{'other' if second_source else 'person'}{place}"
             fields = {"name": f"Name {person}", "email": f"{person}@x.co"}
             if self.shape.equal_records and place in (1, 2) and not second_source:
                 fields = {"name": "Name equal", "email": "equal@x.co"}
             if self.shape.mimic and place == 2:
-                fields["description"] = f"ref #{reference(LEDGER_ID, ACCOUNT, 'k1')}"
+                fields["description"] = f"ref #{CODES['k1']}"
             if self.shape.long_descriptions and place % 2 == 0:
                 fields["description"] = LONG
             if self.shape.changed and rng.random() < 0.3:
@@ -389,11 +404,13 @@ class World:
                 errors = {"phone": ["is wrong today"]}
             if self.shape.refusals and rng.random() < 0.15 and not second_source:
                 fields["name"] = "Refused " + rng.choice("ab")
-            record = Record(place, key, {} if errors else fields, READER.digest(fields | errors_mark(errors)), errors)
+            record = Record(
+                place, key, {} if errors else fields, digest_of(*(fields | errors_mark(errors)).items()), errors
+            )
             made.append(record)
-            self.codes.setdefault(reference(LEDGER_ID, ACCOUNT, key), key)
         if rng.random() < 0.3:
-            made = made[: rng.randint(1, 3)] if rng.random() < 0.6 else made[rng.randint(1, 3) :]
+            cut = rng.randint(1, max(1, len(made) - 1))
+            made = made[:cut] if rng.random() < 0.6 else made[cut:]
         if rng.random() < 0.1:
             made.append(made[0])  # the same record again, in a later batch
         return made
@@ -554,6 +571,12 @@ class World:
                 raise Violation(f"customer {request.customer_id} of {request.key} is in no row")
 
 
+@functools.lru_cache(1000)
+def digest_of(*fields: tuple[str, str]) -> str:
+    """The same few records are made over and over."""
+    return READER.digest(dict(fields))
+
+
 def errors_mark(errors: Mapping[str, Any]) -> dict[str, str]:
     """What is refused by the rules has another digest than what is fit, as with the real reader."""
     return {"refused": "yes"} if errors else {}
@@ -624,15 +647,21 @@ class _Wire:
         self.world, self.process = world, process
 
     def _answer(self, future: Any, delay: float, result: Any) -> None:
-        def deliver() -> None:
-            if future.done():
-                return
-            if isinstance(result, BaseException):
-                future.set_exception(result)
-            else:
-                future.set_result(result() if callable(result) else result)
+        self.world.scheduler.after(delay, lambda: self.process.act(lambda: _deliver(future, result)))
 
-        self.world.scheduler.after(delay, lambda: self.process.act(deliver))
+
+def _deliver(future: Any, result: Any) -> None:
+    if future.done():
+        return
+    if isinstance(result, BaseException):
+        future.set_exception(result)
+    else:
+        future.set_result(result() if callable(result) else result)
+
+
+def _between(rng: random.Random) -> float:
+    """Seconds that a transaction takes to get there, or back."""
+    return 0.001 + 0.049 * rng.random()
 
 
 def _short(result: Any) -> Any:
@@ -666,7 +695,7 @@ class SimLedgerPort(_Wire):
             return
         self._running = True
         name, transaction, future = self._queue.pop(0)
-        self.world.scheduler.after(self.world.rng.uniform(0.001, 0.05), lambda: self._happen(name, transaction, future))
+        self.world.scheduler.after(_between(self.world.rng), lambda: self._happen(name, transaction, future))
 
     def _happen(self, name: str, transaction: Callable[[float], Any], future: Any) -> None:
         world = self.world
@@ -684,8 +713,12 @@ class SimLedgerPort(_Wire):
             if dice < world.weather.ledger_before + world.weather.ledger_after:
                 world.fault(self.process.name, name, "takes effect, but its answer is lost")
                 result = LedgerUnavailable("answer lost")
-        self._answer(future, world.rng.uniform(0.001, 0.05), result)
-        future.add_done_callback(lambda _: self._next())
+
+        def answer() -> None:
+            _deliver(future, result)
+            self._next()
+
+        world.scheduler.after(_between(world.rng), lambda: self.process.act(answer))
 
     async def known(self, keys: Any) -> Any:
         keys = list(keys)

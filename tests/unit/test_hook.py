@@ -409,3 +409,13 @@ def test_testing_a_connection_that_is_set_up_wrongly_names_the_field(connect):
     works, message = connect(extra={"environment": "prod"}).test_connection()
     assert works is False
     assert '"environment"' in message
+
+
+def test_another_users_token_does_not_come_in_midway(connect, hook):
+    connect(password=jwt(sub="1", jti="first"))
+    first = hook.token()
+    connect(password=jwt(sub="1", jti="second"))
+    assert hook.token(refresh=True) != first
+    connect(password=jwt(sub="2"))
+    with pytest.raises(PayarcAuthError, match="another user"):
+        hook.token(refresh=True)

@@ -1,4 +1,4 @@
-"""The DAGs of ``make cluster``: one table over several workers, and one table for two merchants, whose tasks defer."""
+"""The DAGs of ``make cluster``: one table over several workers, and one table for two merchants."""
 
 from __future__ import annotations
 
@@ -34,6 +34,6 @@ for executor in ("celery", "local"):
         count(shares.output)
 
     with DAG(f"merchants_{executor}", schedule=None, start_date=datetime.datetime(2026, 1, 1), catchup=False):
-        CreateCustomerOperator.partial(
-            task_id="create", table=f"shops_{executor}", deferrable=True, defer_after=12, **common
-        ).expand(payarc_conn_id=["merchant_2", "merchant_3"])
+        CreateCustomerOperator.partial(task_id="create", table=f"shops_{executor}", **common).expand(
+            payarc_conn_id=["merchant_2", "merchant_3"]
+        )
