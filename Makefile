@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help env demo browser test torture bench lint build compat cluster lock clean
+.PHONY: help env demo browser test torture bench lint docs build compat cluster lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -59,6 +59,9 @@ lint: env  ## style and types
 	$(BIN)/ruff format -q --check
 	$(BIN)/mypy
 
+docs: env  ## the documentation, in docs/_build/html; a warning is an error
+	$(BIN)/sphinx-build -q -W --keep-going -n docs docs/_build/html
+
 build: env  ## the wheel and the sdist, checked, in dist/
 	@rm -rf dist
 	$(BIN)/python -m build --no-isolation
@@ -79,5 +82,5 @@ lock: env  ## renew requirements-dev.txt from pyproject.toml
 	  --extra sandbox --group dev pyproject.toml -o requirements-dev.txt
 
 clean:  ## remove what was built or run, but not .venv
-	rm -rf .demo .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .demo docs/_build .mypy_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

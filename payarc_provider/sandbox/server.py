@@ -120,7 +120,11 @@ class SandboxServer:
         return self._state.customers(merchant)
 
     def seed(self, records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Create customers unchecked, as if made in the dashboard; see :meth:`SandboxState.seed`."""
+        """Create customers unchecked, as if made in the dashboard.
+
+        :param records: PayArc's fields, and where wanted ``merchant`` (``1``), ``created_at`` (Unix seconds) and
+            ``customer_id``
+        """
         return self._state.seed(records)
 
     def revoke(self, token: str) -> None:

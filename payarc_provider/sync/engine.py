@@ -181,12 +181,13 @@ class Run:
                 await self._sender.recorder.record_group(RELEASE_SECONDS)
             except PayarcError as error:
                 log.warning("Answers could not be recorded; a look-up will find their customers: %s", error)
-        intents = [intent for intent in work.mine.values() if not intent.close_gate()]
-        self.oldest_unsent = min((intent.record.index for intent in intents), default=None)
-        unsent = [intent.key for intent in intents]
+        held = {key for key, intent in work.mine.items() if intent.holds(work.clock.now())}
+        unsent = [intent for intent in work.mine.values() if not intent.close_gate()]
+        self.oldest_unsent = min((intent.record.index for intent in unsent), default=None)
+        certain = [intent.key for intent in unsent if intent.key in held]  # of the others' rows, others may have sent
         if not (work.mine or work.taken):
             return
         try:
-            await work.in_ledger(lambda: work.ledger.release(unsent), RELEASE_SECONDS)
+            await work.in_ledger(lambda: work.ledger.release(certain), RELEASE_SECONDS)
         except PayarcError as error:
             log.warning("The rows could not be released; they are free when the lease ends: %s", error)

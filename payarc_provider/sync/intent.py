@@ -34,6 +34,10 @@ class Intent:
         """The record's key."""
         return self.record.key or ""
 
+    def holds(self, now: float) -> bool:
+        """Whether nobody else can have had the row since it was claimed."""
+        return not self.lost and now < self.lease_end
+
     def let_out(self, now: float, deadline: float) -> None:
         """Pass only if the lease covers the whole of the request.
 

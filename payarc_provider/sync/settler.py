@@ -41,13 +41,24 @@ class LookUp:
         reach("before_takeover")
         owned = await work.in_ledger(work.ledger.take_over)
         reach("after_takeover")
-        work.taken = owned.keys() - work.mine.keys()
+        self._give_up_lapsed()
+        work.taken = {key for key in owned if key not in work.mine or work.mine[key].lost}
         rows = [row for key, row in owned.items() if key in work.unknown or key in work.taken]
         if rows:
             await self._look_up(rows)
         for intent in list(work.unknown.values()):
             work.put_aside(intent)
         self._sender.go_on()
+
+    def _give_up_lapsed(self) -> None:
+        """What was not sent before its lease ended is not sent any more.
+
+        Others may have taken its row over and sent it, and the row that has just been taken over may be theirs: the
+        same owner, and yet another claim.
+        """
+        now = self._work.clock.now()
+        for intent in self._work.mine.values():
+            intent.lost = not intent.holds(now)
 
     async def _wait_until_ripe(self) -> None:
         """Until the last moment at which a request without an answer can still be committed has passed."""

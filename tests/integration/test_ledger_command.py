@@ -8,11 +8,13 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
 import uuid
 
+import pages
 import pytest
 import sqlalchemy as sa
 
@@ -900,3 +902,26 @@ def test_the_code_in_a_description_is_the_rows(shop, payarc_sandbox):
     """What people look for in PayArc's dashboard is what ``pending`` shows."""
     shop.run(payarc_sandbox, people("a"))
     assert payarc_sandbox.customers()[0]["description"] == with_reference(None, shop.row("a").reference)
+
+
+# ---- the documentation ----------------------------------------------------------------------------------------------
+
+COMMAND = "python -m payarc_provider.ledger --ledger-conn-id crm "
+SHOWN = [
+    line.removeprefix(COMMAND) for block in pages.to_run("docs/ledger.md", "bash") for line in block.text.splitlines()
+]
+
+
+@on_one_database
+@pytest.mark.parametrize("shown", SHOWN)
+def test_what_the_documentation_shows_is_done(shop, payarc_sandbox, tmp_path, monkeypatch, shown):
+    its_customer = {"description": f"ref #{shop.code('1042')}", "customer_id": "KPxMADVnxMV4nNjp"}
+    seed(payarc_sandbox, [{"name": "John Smith"} | its_customer])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "keys.txt").write_text("1042\n")
+    table = crm(shop, 1042)
+    if not shown.startswith("rebuild"):
+        left_open(shop, "1042")
+    monkeypatch.setattr("sys.stdin", io.StringIO("yes\n"))
+
+    assert shop(*[table if word == "people" else word for word in shlex.split(shown)])

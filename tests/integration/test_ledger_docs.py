@@ -74,7 +74,7 @@ def test_every_way_of_recognising_a_customer_is_documented():
 
 
 def test_the_ddl_is_postgresqls_own():
-    [given] = re.findall(r"^```pgsql\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
+    [given] = re.findall(r"^```postgresql\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
     assert given.strip() == statements(SCHEMA.ddl(DIALECT))
 
 

@@ -1,0 +1,54 @@
+"""The documentation's pages, and the code that they show."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((CHECKOUT / "docs").glob("*.md")))]
+_BLOCK = re.compile(r"(?:^<!-- not run: (.+?) -->\n)?^```(\S*)[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_FILE = re.compile(r"# (\S+\.py)\n")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Code in a page.
+
+    :param reason: why it is not run, as the comment before it says; None if it is run
+    """
+
+    language: str
+    text: str
+    reason: str | None
+
+    @property
+    def file(self) -> str | None:
+        """The name in its first line, where it is to be saved."""
+        named = _FILE.match(self.text) if self.language == "python" else None
+        return named[1] if named else None
+
+
+def text(page: str) -> str:
+    """A page."""
+    return (CHECKOUT / page).read_text()
+
+
+def blocks(page: str) -> list[Block]:
+    """The page's blocks in their order; the language of a directive of Sphinx is its name in braces."""
+    return [Block(language, code, reason or None) for reason, language, code in _BLOCK.findall(text(page))]
+
+
+def to_run(page: str, *languages: str) -> list[Block]:
+    """Those in these languages that no comment excepts."""
+    return [block for block in blocks(page) if block.language in languages and block.reason is None]
+
+
+def save_files(page: str, folder: Path) -> None:
+    """Save the blocks that are files, below a folder."""
+    for block in to_run(page, "python"):
+        if block.file is not None:
+            path = folder / block.file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block.text)

@@ -1,0 +1,157 @@
+"""The documentation builds without a warning, and nothing that is public is missing from it."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from types import SimpleNamespace
+from typing import get_args
+
+import pages
+import pytest
+
+from payarc_provider import exceptions
+from payarc_provider.get_provider_info import CONFIG, CONN_FIELDS, UI_FIELD_BEHAVIOUR
+from payarc_provider.hooks.payarc import PayarcHook
+from payarc_provider.operators import metrics
+from payarc_provider.operators.customer import CreateCustomerOperator
+from payarc_provider.operators.observing import EXTRAS
+from payarc_provider.operators.run import _summary
+from payarc_provider.sandbox.faults import FaultKind, FaultRule
+from payarc_provider.sandbox.server import SandboxServer
+from payarc_provider.sandbox.settings import Settings
+from payarc_provider.sync.results import Results
+from payarc_provider.sync.states import Status
+
+PACKAGE = pages.CHECKOUT / "payarc_provider"
+OUR_METHODS = {
+    name: member for name, member in vars(PayarcHook).items() if not name.startswith("_") and inspect.isfunction(member)
+}
+# Where every block is run. Of docs/ledger.md test_ledger_docs.py runs the SQL, and test_ledger_command.py the rest.
+RUN = {
+    "README.md": {"python", "bash"},
+    "docs/testing.md": {"python"},
+    "docs/hook.md": {"python"},
+    "docs/observability.md": {"python"},
+    "docs/rate_limit.md": {"python"},
+    "docs/tutorial.md": {"python", "bash"},
+    "docs/ledger.md": {"sql", "postgresql", "bash"},
+}
+DATA = {"ini"}  # what is no program
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """The pages as HTML, built as `make docs` does."""
+    pytest.importorskip("sphinx", reason="the documentation is built where the development environment is")
+    folder = tmp_path_factory.mktemp("docs")
+    [options] = re.findall(r"\$\(BIN\)/sphinx-build (.+) docs docs/_build/html", pages.text("Makefile"))
+    command = [sys.executable, "-m", "sphinx", *options.split(), str(pages.CHECKOUT / "docs"), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+    assert done.returncode == 0, done.stderr[-5000:]
+    return lambda page: (folder / f"{page}.html").read_text()
+
+
+def documented(html: str, parameters: list[str]) -> None:
+    """Each has an entry of its own in a list of parameters."""
+    assert [name for name in parameters if f"<strong>{name}</strong>" not in html] == []
+
+
+def mentioned(html: str, names: list[str]) -> None:
+    """Each stands there as code."""
+    code = set(re.findall(r"[\w.:/<>-]+", re.sub(r"<[^>]+>", "", " ".join(re.findall(r"<code.*?</code>", html)))))
+    assert [name for name in names if name not in code] == []
+
+
+def test_every_parameter_of_the_operator_is_documented(built):
+    signature = inspect.signature(CreateCustomerOperator.__init__).parameters
+
+    documented(built("operator"), [name for name in signature if name not in ("self", "kwargs")])
+
+
+@pytest.mark.parametrize("name", OUR_METHODS)
+def test_every_method_of_the_hook_is_documented_with_its_parameters(built, name):
+    parts = re.split(r'id="payarc_provider\.hooks\.payarc\.PayarcHook\.(\w+)"', built("hook"))
+    part = dict(zip(parts[1::2], parts[2::2], strict=True))[name]
+
+    assert inspect.getdoc(OUR_METHODS[name])
+    documented(part, [one for one in inspect.signature(OUR_METHODS[name]).parameters if one != "self"])
+
+
+def test_every_field_of_the_connection_is_documented(built):
+    mentioned(built("connection"), [*CONN_FIELDS, *UI_FIELD_BEHAVIOUR["relabeling"], "port"])
+
+
+def test_every_option_of_the_configuration_is_documented():
+    for section, content in CONFIG.items():
+        for option in content["options"]:
+            assert re.search(rf"\[{section}\]\n{option} = ", pages.text("docs/ui.md"))
+
+
+def test_every_error_is_documented_with_what_to_do(built):
+    html = built("errors")
+
+    mentioned(html, [name for name in exceptions.__all__ if name != "PayarcError"])
+    assert [name for name in exceptions.__all__ if f'id="payarc_provider.exceptions.{name}"' not in html] == []
+
+
+def test_every_metric_span_and_extra_is_documented(built):
+    code = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    ours = set(re.findall(r'"(payarc\.[a-z_.]+)"', code)) | {
+        metrics.REQUESTS,
+        metrics.RATE_LIMIT_WAIT,
+        metrics.RUN_DURATION,
+        *metrics.CUSTOMERS.values(),
+    }
+
+    assert len(ours) > 10
+    mentioned(built("observability"), [*ours, *EXTRAS])
+
+
+def test_every_xcom_and_what_is_in_it_is_documented(built):
+    html = built("operator")
+    pushed = set(re.findall(r'xcom_push\(key="(\w+)"', (PACKAGE / "operators" / "customer.py").read_text()))
+    counts = _summary(Counter(), Results(), SimpleNamespace(read=0, repeated=0), True)  # the others: test_examples.py
+
+    assert pushed == {"return_value", "customers", "rejected", "summary"}
+    mentioned(html, [*pushed, *counts, *Status])
+
+
+def test_every_setting_and_fault_of_the_sandbox_is_documented(built):
+    html = built("testing")
+    own = [one.name for one in fields(FaultRule) if one.name not in ("seen", "fired")]
+
+    documented(html, [one.name for one in fields(Settings)] + own)
+    mentioned(html, [re.sub("_(before|after)$", "", kind) for kind in get_args(FaultKind)])
+    for name, member in vars(SandboxServer).items():
+        if not name.startswith("_") and name != "serve" and callable(member):
+            assert f'id="payarc_provider.sandbox.server.SandboxServer.{name}"' in html
+
+
+def test_every_example_is_shown(built):
+    names = [path.stem for path in (pages.CHECKOUT / "example_dags").glob("*.py")]
+
+    shown = re.sub("<[^>]+>", "", built("examples"))
+    assert [name for name in names if f"def {name}()" not in shown] == []
+    assert [name for name in names if f"(example_dags/{name}.py)" not in pages.text("README.md")] == []
+
+
+def test_every_page_is_built_and_no_link_of_the_readme_is_broken(built):
+    for page in pages.PAGES[1:]:
+        assert built(Path(page).stem)
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", pages.text("README.md")):
+        assert (pages.CHECKOUT / target).exists(), target
+
+
+@pytest.mark.parametrize("page", pages.PAGES)
+def test_every_block_is_run_or_says_why_not(page):
+    shown = {block.language for block in pages.blocks(page) if block.reason is None}
+
+    assert {language for language in shown if language not in DATA and language[:1] != "{"} <= RUN.get(page, set())
