@@ -37,6 +37,7 @@ from payarc_provider.sync.threads import (
     ThreadedFeed,
     ThreadedLedger,
     ThreadedPayarc,
+    only_new_garbage,
     run_to_end,
     threads,
 )
@@ -89,7 +90,7 @@ def run(operator: CreateCustomerOperator, context: Context, *, resumed: bool) ->
 
     :raises Deferral: nothing can be sent for a while, everything is let go of, and a note tells the next slice
     """
-    with contextlib.ExitStack() as stack:
+    with only_new_garbage(), contextlib.ExitStack() as stack:
         return _TaskRun(operator, context, stack).run(resumed=resumed)
 
 
