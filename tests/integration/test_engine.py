@@ -814,6 +814,31 @@ def test_what_a_killed_run_left_is_settled_by_any_later_run_of_the_account(on_sq
     assert [rows[key].unsent for key in ("1", "2")] == [True, True]
 
 
+def test_a_run_that_was_suspended_looks_up_what_others_sent_for_its_lapsed_claims(on_sqlite, listen):
+    rows, suspended = people(2), []
+
+    def suspend(point):
+        """While the run is about to look up its first record, its second not sent yet, another takes both over."""
+        if point != "before_takeover" or suspended:
+            return
+        suspended.append(point)
+        time.sleep(1.3)
+        ledger = on_sqlite.open()
+        other = Claimant(ACCOUNT, uuid.uuid4().hex, "table people", 0.3, 0.3)
+        assert set(ledger.take_over(other)) == {"0", "1"}
+        ledger.record_absence(other, {"0", "1"})
+        commit(on_sqlite, rows[1:], leave_behind(on_sqlite, rows))
+        time.sleep(0.8)
+
+    listen(suspend)
+    on_sqlite.sandbox.faults([{"kind": "lost_before", "method": "POST"}])
+    settings = dataclasses.replace(QUICK, timeout=0.5, settle=0.5, lease=0.75, concurrency=1, max_unknown_in_a_row=1)
+    outcome = on_sqlite.run(rows, settings).ok()
+    assert suspended
+    assert len(on_sqlite.sandbox.customers()) == 2
+    on_sqlite.prove(rows, outcome)
+
+
 def test_two_customers_where_one_is_expected_are_left_for_a_person_and_everything_else_is_done(on_sqlite):
     rows = people(4, description=LONG)
     codes = leave_behind(on_sqlite, rows[:1])
