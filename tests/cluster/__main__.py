@@ -5,6 +5,7 @@ Needs nothing but the environment that ``make cluster`` installs: PostgreSQL and
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import tempfile
@@ -22,6 +23,9 @@ PEOPLE = 400
 SHOPS = 60
 NIGHTS = 3
 WORKERS = ("worker-1", "worker-2")
+WINDOWS = 20
+LIMIT = 30
+WINDOW_SECONDS = 25.0
 LATENCY = 0.3
 """Seconds that the sandbox takes for a request: slow enough that a worker can be killed in mid-run."""
 
@@ -116,6 +120,7 @@ def _local(airflow: Airflow, sandbox: SandboxServer, fill: Callable[..., None], 
     fill("people_local", PEOPLE)
     _partitions("local", airflow, sandbox, kill, airflow.component, report)
     _merchants("local", airflow, sandbox, fill, report)
+    _deferring(airflow, sandbox, fill, report)
 
 
 def _partitions(
@@ -161,6 +166,30 @@ def _merchants(
     airflow.wait_for(dag_id, run_id)
     for merchant in ("2", "3"):
         report.say(f"customers of merchant {merchant}", len(sandbox.customers(merchant)), SHOPS)
+
+
+def _deferring(airflow: Airflow, sandbox: SandboxServer, fill: Callable[..., None], report: Report) -> None:
+    people = WINDOWS * LIMIT
+    print(f"LocalExecutor, deferrable=True: {people} records at {LIMIT} requests in {WINDOW_SECONDS:g} s", flush=True)
+    sandbox.reset()
+    sandbox.settings(latency=0.05, rate_limit=LIMIT, rate_window=WINDOW_SECONDS)
+    fill("people_deferring", people)
+    began = time.monotonic()
+    run_id = airflow.trigger("deferring")
+    airflow.wait_for("deferring", run_id, patience=3 * WINDOWS * WINDOW_SECONDS)
+    report.say("seconds", round(time.monotonic() - began))
+    summary = json.loads(airflow.xcom("deferring", run_id, "create", key="summary"))
+    report.say("deferrals", summary["deferrals"])
+    report.say("429s", summary["rate_limited"])
+    report.say("POSTs that created nothing, but for those", summary["posts"] - people - summary["rate_limited"], 0)
+    (task,) = [task for task in airflow.tasks("deferring", run_id) if task["task_id"] == "create"]
+    report.say("tries", task["try_number"], 1)
+    made = sandbox.customers("1")
+    report.say("customers at the sandbox", len(made), people)
+    report.say("different people among them", len({customer["email"] for customer in made}), people)
+    report.say("ids downstream", int(airflow.xcom("deferring", run_id, "count_all")), people)
+    sandbox.reset()
+    sandbox.settings(latency=LATENCY, rate_limit=None)
 
 
 def _backfill(airflow: Airflow, sandbox: SandboxServer, fill: Callable[..., None], report: Report) -> None:

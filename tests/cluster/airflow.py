@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import requests
 
-from .processes import ClusterError, Processes, program, wait_until
+from .processes import PATIENCE, ClusterError, Processes, program, wait_until
 from .servers import PostgreSQL, free_port
 
 Executor = Literal["CeleryExecutor", "LocalExecutor"]
@@ -137,7 +137,7 @@ class Airflow:
         found: list[dict[str, Any]] = self.get(f"dags/{dag_id}/dagRuns/{run_id}/taskInstances")["task_instances"]
         return found
 
-    def wait_for(self, dag_id: str, run_id: str) -> None:
+    def wait_for(self, dag_id: str, run_id: str, patience: float = PATIENCE) -> None:
         """Until a DAG run has ended, which must be well."""
 
         def ended() -> bool:
@@ -147,7 +147,7 @@ class Airflow:
                 raise ClusterError(f"{dag_id} failed: {tasks}; see {self.home}/logs")
             return bool(state == "success")
 
-        wait_until(f"{dag_id} ends", ended)
+        wait_until(f"{dag_id} ends", ended, patience)
 
     def backfilled(self, dag_id: str) -> bool:
         """Whether all its backfills have ended."""

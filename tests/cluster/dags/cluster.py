@@ -1,4 +1,4 @@
-"""The DAGs of ``make cluster``: one table over several workers, and one table for two merchants."""
+"""The DAGs of ``make cluster``: one table over several workers, one for two merchants, and one in many windows."""
 
 from __future__ import annotations
 
@@ -37,3 +37,20 @@ for executor in ("celery", "local"):
         CreateCustomerOperator.partial(task_id="create", table=f"shops_{executor}", **common).expand(
             payarc_conn_id=["merchant_2", "merchant_3"]
         )
+
+with DAG("deferring", schedule=None, start_date=datetime.datetime(2026, 1, 1), catchup=False):
+    create = CreateCustomerOperator(
+        task_id="create",
+        table="people_deferring",
+        sql_conn_id="crm",
+        fields={"name": "full_name", "email": "email"},
+        ledger_table="payarc_deferring",
+        deferrable=True,
+        defer_after=12,
+    )
+
+    @task
+    def count_all(customer_ids: list[str]) -> int:
+        return len(set(customer_ids))
+
+    count_all(create.output)
