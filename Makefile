@@ -35,7 +35,7 @@ browser:  ## Debian's Chromium for the browser tests, if it is missing and can b
 	|| echo "Chromium could not be installed"
 
 test: lint browser  ## everything that CI checks
-	$(BIN)/pytest
+	$(BIN)/pytest -n 4 --dist loadscope --no-loadscope-reorder
 
 torture: env  ## hours of killed processes and simulated histories, with fresh seeds
 	$(BIN)/python -m tests.simulation --mutants

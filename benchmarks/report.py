@@ -113,7 +113,7 @@ def _page(results: dict[str, Any], command: str) -> Iterator[str]:
     cores = f"{os.cpu_count()} cores, which ran the sandbox too"
     yield f"Written by `{command}`, {results['when']}, on a machine of {cores}."
     yield ""
-    yield "Whatever creates customers here talks to the same [sandbox](../README.md#testing-your-own-dags), in a"
+    yield "Whatever creates customers here talks to the same [sandbox](testing.md), in a"
     yield "process of its own, and customers, requests and duplicates are counted there, not by who made them. Each"
     yield "contender runs in a process of its own too, and all take turns in each round. Figures are medians, with the"
     yield "least and the most of all rounds; ratios are of neighbours in one round."

@@ -17,11 +17,12 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 
+FAB = "apache-airflow-providers-fab"  # without it, 3.0 and 3.1 show no connection's own fields on the command line
 # Version → what its own requirements leave open and today's packages break.
 AIRFLOWS: dict[str, tuple[str, ...]] = {
     "2.11.2": (),
-    "3.0.6": ("fastapi<0.117", "cadwyn<6", "starlette<0.48"),
-    "3.1.8": (),
+    "3.0.6": ("fastapi<0.117", "cadwyn<6", "starlette<0.48", FAB),
+    "3.1.8": (FAB,),
     "3.2.2": (
         "--exclude-newer=2026-06-30",
         # except for what we need ourselves

@@ -5,11 +5,13 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import secrets
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -49,6 +51,46 @@ def _hermetic_airflow() -> Path:
 
 
 AIRFLOW_HOME = _hermetic_airflow()
+os.environ.setdefault("PAYARC_SEED", str(secrets.randbelow(10**6)))  # one for all processes that pytest-xdist starts
+
+LONGEST_FIRST = (
+    "crash",
+    "test_conformance.py",
+    "test_tutorial.py",
+    "test_browser.py",
+    "test_examples.py",
+    "test_readme.py",
+    "test_observability.py",
+    "simulation",
+    "test_engine.py",
+)
+ONE_BY_ONE = {"simulation", "test_conformance.py", "test_engine.py"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest."""
+
+    def place(item: pytest.Item) -> int:
+        names = (item.path.name, item.path.parent.name)
+        return next((at for at, name in enumerate(LONGEST_FIRST) if name in names), len(LONGEST_FIRST))
+
+    items.sort(key=place)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Which tests stay together in one of pytest-xdist's processes: those that share what is costly to make."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            *_, folder, file = path.split("/")
+            if ONE_BY_ONE & {folder, file}:
+                return nodeid
+            return folder if folder == "crash" and file != "test_airflow.py" else path
+
+    return Scheduling(config, log)
 
 
 def _answers(url: URL) -> str | None:

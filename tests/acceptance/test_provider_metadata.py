@@ -9,7 +9,6 @@ import subprocess
 import sys
 from importlib.metadata import version
 from importlib.resources import files
-from importlib.util import find_spec
 from typing import Any
 
 import jsonschema
@@ -20,8 +19,6 @@ from payarc_provider.get_provider_info import CONN_FIELDS, get_provider_info
 from payarc_provider.hooks.payarc import PayarcHook
 
 AIRFLOW_3 = int(version("apache-airflow").split(".")[0]) >= 3
-# Airflow 3.0 without its FAB provider shows no extra fields, of any connection.
-NO_FORMS = version("apache-airflow").startswith("3.0.") and find_spec("flask_appbuilder") is None
 LABELS = {
     "host": "Base URL",
     "password": "Access token",
@@ -133,8 +130,6 @@ def test_airflows_commands_list_what_belongs_to_it(commands):
     links = {one["extra_link_class_name"] for one in listed("providers links -o json")}
     assert "payarc_provider.operators.link.PayarcDashboardLink" in links
     assert "payarc_customers" in {one["name"] for one in listed("plugins -o json")}
-    if NO_FORMS:
-        return
     assert "payarc" in {one["field_behaviours"] for one in listed("providers behaviours -o json")}
     fields = {one["connection_parameter_name"] for one in listed("providers widgets -o json")}
     assert {f"extra__payarc__{name}" for name in CONN_FIELDS} <= fields
@@ -163,8 +158,6 @@ print(json.dumps(sorted(set(sys.modules) - before)))
 
 
 def test_the_connection_form_has_our_labels():
-    if NO_FORMS:
-        pytest.skip("Airflow 3.0 without its FAB provider shows no extra fields of any connection")
     form = _last_line("-c", FORM_3 if AIRFLOW_3 else FORM_2)
 
     assert form["name"] == "PayArc"

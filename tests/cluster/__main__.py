@@ -5,7 +5,6 @@ Needs nothing but the environment that ``make cluster`` installs: PostgreSQL and
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import tempfile
@@ -178,7 +177,7 @@ def _deferring(airflow: Airflow, sandbox: SandboxServer, fill: Callable[..., Non
     run_id = airflow.trigger("deferring")
     airflow.wait_for("deferring", run_id, patience=3 * WINDOWS * WINDOW_SECONDS)
     report.say("seconds", round(time.monotonic() - began))
-    summary = json.loads(airflow.xcom("deferring", run_id, "create", key="summary"))
+    summary = airflow.xcom("deferring", run_id, "create", key="summary")
     report.say("deferrals", summary["deferrals"])
     report.say("429s", summary["rate_limited"])
     report.say("POSTs that created nothing, but for those", summary["posts"] - people - summary["rate_limited"], 0)
