@@ -423,13 +423,21 @@ class Ledger:
             connection.execute(update(rows).where(*self._mine(me)).values(owner=None, lease_until=now))
 
     def give_up(self, me: Claimant, keys: Collection[str]) -> None:
-        """Let go of some rows that may be open: whoever comes can take them over after ``settle``."""
+        """Let go of some rows that may be open: whoever comes can take them over after ``settle``.
+
+        Where others hold open rows without a reference, that is when the last of these can be taken over too: equal
+        records can be told from each other's customers only when they are looked up together.
+        """
         rows = self._rows
+        query = select(rows.c.lease_until, rows.c.settle).where(*self._in_other_hands(me.account, me.owner))
         with self.database.write() as connection:
             now = database_now(connection)
+            found = connection.execute(query.where(rows.c.reference.is_(None)))
+            last = max((until + datetime.timedelta(seconds=settle or 0) for until, settle in found), default=now)
+            until = last - datetime.timedelta(seconds=me.settle) if last > now else now
             for part in _parts(sorted(keys)):
                 mine = [*self._mine(me), rows.c.key.in_(part)]
-                connection.execute(update(rows).where(*mine).values(owner=None, lease_until=now))
+                connection.execute(update(rows).where(*mine).values(owner=None, lease_until=until))
 
     def record(self, me: Claimant, answers: Sequence[Settled]) -> Recorded:
         """Record answers for the rows this attempt still owns, all in one transaction.
@@ -516,9 +524,7 @@ class Ledger:
     def waiting(self, account: str, owner: str) -> tuple[int, float | None]:
         """How many open rows this attempt does not own, and in how many seconds the first of them can be taken over."""
         rows = self._rows
-        query = select(rows.c.lease_until, rows.c.settle).where(
-            rows.c.account == account, rows.c.state == State.PENDING, self._not(owner), rows.c.lease_until.is_not(None)
-        )
+        query = select(rows.c.lease_until, rows.c.settle).where(*self._in_other_hands(account, owner))
         with self.database.read() as connection:
             now = database_now(connection)
             ripe = [until + datetime.timedelta(seconds=settle or 0) for until, settle in connection.execute(query)]
@@ -575,6 +581,11 @@ class Ledger:
 
     def _not(self, owner: str) -> ColumnElement[bool]:
         return or_(self._rows.c.owner.is_(None), self._rows.c.owner != owner)
+
+    def _in_other_hands(self, account: str, owner: str) -> list[ColumnElement[bool]]:
+        rows = self._rows
+        open_rows = [rows.c.account == account, rows.c.state == State.PENDING, rows.c.lease_until.is_not(None)]
+        return [*open_rows, self._not(owner)]
 
     def _mine(self, me: Claimant) -> list[ColumnElement[bool]]:
         rows = self._rows

@@ -854,6 +854,18 @@ def test_two_customers_where_one_is_expected_are_left_for_a_person_and_everythin
     assert len(on_sqlite.sandbox.customers()) == 5, "and it is never sent"
 
 
+def test_equal_records_of_several_killed_runs_are_settled_together(bench):
+    rows = [{**row, "email": "same@example.com"} for row in people(6, description=LONG)]
+    for share in (rows[:1], rows[1:3], rows[3:]):
+        assert leave_behind(bench, share) == {}
+        time.sleep(0.15)
+    made = commit(bench, rows[:4], {})
+    outcome = bench.run(rows).ok()
+    assert len(bench.sandbox.customers()) == 6
+    assert len(set(outcome.ids)) == 6
+    assert set(made) < set(outcome.ids)
+
+
 def test_that_payarc_alters_values_is_kept_in_mind_when_a_look_up_notices_it(on_sqlite):
     on_sqlite.sandbox.settings(alter={"name": "upper"})
     rows = [*people(1, description="Donut shop"), *people(1, first=1, description=LONG)]

@@ -540,7 +540,7 @@ def test_releasing_forgets_first_attempts_frees_others_and_ends_the_lease_of_wha
 
 def test_giving_up_some_rows_keeps_the_others_and_frees_none_before_their_settle(ledger, database):
     claim(ledger, A, "1", "2")
-    claim(ledger, B, "3")
+    claim(ledger, B, "3", references={"3": "code3"})
     ledger.give_up(A, ["1", "3", "9"])
     assert (row(ledger, "1").owner, row(ledger, "1").lease_until) == (None, database.now())
     assert (row(ledger, "2").owner, row(ledger, "3").owner) == (A.owner, B.owner)
@@ -548,6 +548,17 @@ def test_giving_up_some_rows_keeps_the_others_and_frees_none_before_their_settle
     assert ledger.waiting("test/1", A.owner) == (2, SETTLE)
     database.move_clock(SETTLE + 1)
     assert set(ledger.take_over(C)) == {"1"}
+
+
+def test_what_is_given_up_is_free_with_the_last_open_row_that_bears_no_reference_either(ledger, database):
+    claim(ledger, A, "1")
+    database.move_clock(50)
+    claim(ledger, B, "2")
+    ledger.give_up(A, ["1"])
+    database.move_clock(LEASE + SETTLE - 1)
+    assert ledger.take_over(C) == {}
+    database.move_clock(2)
+    assert set(ledger.take_over(C)) == {"1", "2"}
 
 
 def test_a_thousand_can_be_released_and_proved_absent(ledger):

@@ -126,9 +126,16 @@ class LedgerModel:
                 self.rows[key] = replace(row, owner=None, lease_until=None, settle=None, sent_after=None)
 
     def give_up(self, me: Claimant, keys: Any, now: float) -> None:
+        others = [
+            row
+            for row in self.rows.values()
+            if row.state == State.PENDING and row.lease_until and row.owner != me.owner and row.reference is None
+        ]
+        last = max((row.lease_until.timestamp() + (row.settle or 0) for row in others if row.lease_until), default=now)
+        until = moment(last - me.settle if last > now else now)
         for key in keys:
             if key in self.rows and self.mine(me, self.rows[key]):
-                self.rows[key] = replace(self.rows[key], owner=None, lease_until=moment(now))
+                self.rows[key] = replace(self.rows[key], owner=None, lease_until=until)
 
     def ripe(self, me: Claimant, row: Row, now: float) -> bool:
         return row.lease_until is not None and row.lease_until.timestamp() + (row.settle or 0) < now
