@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from typing import Any
 
@@ -24,7 +23,7 @@ from payarc_provider.sync.states import (
     Wrong,
     outcome_of,
 )
-from payarc_provider.sync.work import MOMENT, Work
+from payarc_provider.sync.work import Work
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +48,6 @@ class Sender:
         self._busy = self._sending = 0
         self._going = asyncio.Event()
         self._going.set()
-        self._heard = asyncio.Event()
         self._altering = False
         self._unknown_in_a_row = 0
         self._unreachable_in_a_row = 0
@@ -129,9 +127,7 @@ class Sender:
         """Wait, or until an answer tells more, unless that is long: then everybody stops sending."""
         longest = self._work.settings.defer_after
         if longest is None or wait < longest:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(wait, MOMENT)):
-                    await self._heard.wait()
+            await self._work.sleep(wait, or_heard=True)
             return
         self.held_until = self._work.clock.now() + wait
         self._going.clear()
@@ -144,8 +140,7 @@ class Sender:
             outcome = await self._attempt(intent)
         finally:
             self._sending -= 1
-            self._heard.set()  # whoever waits goes on, and whoever waits after that waits anew
-            self._heard.clear()
+            self._work.hear()
         match outcome:
             case Created(customer_id=customer_id):
                 self._answered(intent, Settled(intent.key, customer_id=customer_id))

@@ -72,6 +72,7 @@ class Work:
         self.stop: PayarcError | None = None
         self.leave_by: float | None = None
         self._stopped = asyncio.Event()
+        self._heard = asyncio.Event()
         self._changed = asyncio.Event()
 
     # ---- results ------------------------------------------------------------------------------------------------
@@ -123,7 +124,14 @@ class Work:
         if within is not None:
             self.leave_by = self.clock.now() + within
         self._stopped.set()
+        self._heard.set()
         self.changed()
+
+    def hear(self) -> None:
+        """An answer has come: whoever waits for one goes on, and whoever waits from now on waits for another."""
+        self._heard.set()
+        if self.stop is None:
+            self._heard.clear()
 
     def raise_if_undecided(self) -> None:
         """
@@ -170,11 +178,11 @@ class Work:
         if self.stop:
             raise self.stop
 
-    async def sleep(self, seconds: float) -> None:
-        """Wait, or until the run is stopped."""
+    async def sleep(self, seconds: float, *, or_heard: bool = False) -> None:
+        """Wait, or until the run is stopped, or an answer has come."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(seconds, MOMENT)):
-                await self._stopped.wait()
+                await (self._heard if or_heard else self._stopped).wait()
 
     async def in_ledger(self, call: Callable[[], Awaitable[T]], patience: float | None = None) -> T:
         """A transaction, repeated while the ledger's database cannot be reached; each may be repeated safely.

@@ -908,8 +908,11 @@ def test_a_token_of_another_merchant_does_not_see_the_first_ones_customers_in_it
 class BrokenSource(ListSource):
     """Fails after its first page."""
 
+    patience = 0.0
+
     def pages(self, after=None):
         yield from super().pages(after)
+        time.sleep(self.patience)
         raise PayarcSourceError("the source broke")
 
 
@@ -921,6 +924,19 @@ def test_a_source_that_fails_half_way_stops_the_run_and_a_later_one_completes(on
     assert on_sqlite.nothing_is_held()
     assert len(outcome.ids) == len(on_sqlite.sandbox.customers()), "what was on its way is waited for and recorded"
     assert "pending" not in on_sqlite.states()
+    on_sqlite.prove(rows, on_sqlite.run(rows).ok())
+
+
+def test_what_stops_a_run_ends_its_waits_for_the_rate_limit_too(on_sqlite):
+    rows = people(6)
+    on_sqlite.sandbox.settings(rate_limit=2, rate_window=2 * WATCHDOG)
+    source = BrokenSource(rows, "table people")
+    source.patience = 2.0  # until a 429 has told how long the window lasts
+    outcome = on_sqlite.run(source, dataclasses.replace(QUICK, batch_size=3))
+    assert isinstance(outcome.error, PayarcSourceError)
+    assert outcome.counts["rate_limited"] == 1
+    assert on_sqlite.nothing_is_held()
+    on_sqlite.sandbox.settings(rate_limit=None)
     on_sqlite.prove(rows, on_sqlite.run(rows).ok())
 
 
