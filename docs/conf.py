@@ -23,6 +23,7 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"PayArc for Airflow {release}"
 html_copy_source = False
+html_show_copyright = False
 
 myst_enable_extensions = ["attrs_block", "deflist"]
 myst_heading_anchors = 3
