@@ -44,7 +44,7 @@ torture: env  ## hours of killed processes and simulated histories, with fresh s
 
 BENCH := .venv/bench
 
-bench: $(BENCH)/.installed  ## measure it beside others, 20 minutes: docs/benchmarks.md; QUICK=1: small, 3 minutes
+bench: $(BENCH)/.installed  ## measure it beside others, 12 minutes: docs/benchmarks.md; QUICK=1: small, 3 minutes
 	@$(BENCH)/bin/python -m benchmarks $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
 
 $(BENCH)/.installed: $(INSTALLED) benchmarks/requirements.txt
