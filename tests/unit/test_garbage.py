@@ -17,12 +17,16 @@ def collector():
     gc.set_threshold(*before)
 
 
+def run_that_fails():
+    assert gc.get_freeze_count() > 10_000
+    assert gc.get_threshold() == (20_000, 10, 10)
+    raise ZeroDivisionError
+
+
 def test_what_is_there_already_is_passed_over_until_the_run_ends_or_fails():
     gc.set_threshold(700, 10, 10)
     with pytest.raises(ZeroDivisionError), only_new_garbage():
-        assert gc.get_freeze_count() > 10_000
-        assert gc.get_threshold() == (20_000, 10, 10)
-        raise ZeroDivisionError
+        run_that_fails()
     assert gc.get_freeze_count() == 0
     assert gc.get_threshold() == (700, 10, 10)
 
