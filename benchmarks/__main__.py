@@ -38,7 +38,7 @@ class Size:
     first_run: int
 
 
-FULL = Size("make bench", 3, 2000, 400, 1_000_000, 2, 300, 1500, 4, 200_000)
+FULL = Size("make bench", 3, 4000, 400, 1_000_000, 2, 300, 1500, 4, 200_000)
 QUICK = Size("make bench QUICK=1", 1, 200, 100, 20_000, 1, 90, 180, 2, 2_000)
 
 

@@ -125,6 +125,8 @@ def _page(results: dict[str, Any], command: str) -> Iterator[str]:
     yield "\\* inside Airflow, by `dag.test()`. The others run without it; this provider's own process imports Airflow"
     yield "all the same, which is most of its memory. CPU and time begin after all imports."
     yield ""
+    yield "- *Of the bare pool*: a run begins with two latencies that the pool does not have, an authenticated call and a"
+    yield "  first POST alone, which learns the limit. In a shorter run they weigh more."
     yield "- *Duplicates, lost*: the process gets SIGKILL when half of the customers exist, and is then run again to"
     yield "  its end. For the mapped `HttpOperator`, only tasks that had not succeeded are run again, as Airflow does"
     yield "  it; in `dag.test()` one task is under way at a time, under a scheduler as many as it has slots."
