@@ -30,7 +30,7 @@ def measured(work: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Work, tell the parent, and leave without waiting for anything."""
+    """RunState, tell the parent, and leave without waiting for anything."""
     module, _, function = sys.argv[1].partition(":")
     call, arguments = getattr(importlib.import_module(module), function), json.loads(sys.argv[2])
     result = measured(lambda: call(**arguments))

@@ -20,14 +20,14 @@ from benchmarks.world import World, say
 from payarc_provider.api.token import read_claims
 from payarc_provider.sync.account import Identity, token_user
 from payarc_provider.sync.ledger import Ledger
-from payarc_provider.sync.records import Reader
+from payarc_provider.sync.records import RecordReader
 
 PAGE = 2000
 
 
 def bare_loop(count: int) -> dict[str, Any]:
     """Normalise, validate and hash so many records, and nothing else; to make their rows is left out of the time."""
-    reader, rows, spent, index = Reader("id", None, "bench"), people(count, as_written=True), 0.0, 0
+    reader, rows, spent, index = RecordReader("id", None, "bench"), people(count, as_written=True), 0.0, 0
     while chunk := list(itertools.islice(rows, PAGE)):
         start = time.monotonic()
         for row in chunk:
@@ -41,7 +41,7 @@ def fill(file: str, count: int, account: str, source: str) -> None:
     """A SQLite ledger as a run that created ``count`` customers would have left it, but without the requests."""
     ledger = Ledger(sa.create_engine(f"sqlite:///{file}"))
     ledger.open()
-    reader, now = Reader("id", None, ledger.ledger_id), datetime.datetime.now(datetime.UTC)
+    reader, now = RecordReader("id", None, ledger.ledger_id), datetime.datetime.now(datetime.UTC)
     table = ledger.schema.rows.name
     ledger.database.dispose()
     columns = "account, key, state, customer_id, digest, fields, source, attempt, run_id, claimed_at, settled_at"

@@ -25,10 +25,10 @@ import sqlalchemy as sa
 from payarc_provider.api.client import PayarcClient
 from payarc_provider.api.rate_limit import RateLimiter
 from payarc_provider.sandbox import SandboxServer
+from payarc_provider.sync.batches import Batches
 from payarc_provider.sync.engine import Run
-from payarc_provider.sync.feed import BatchReader
 from payarc_provider.sync.ledger import Claimant, Ledger
-from payarc_provider.sync.records import Reader
+from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.results import Results
 from payarc_provider.sync.settings import Settings
 from payarc_provider.sync.sources import ListSource
@@ -46,7 +46,7 @@ def work(
     client = PayarcClient(url, lambda _: token, timeout=settings.timeout, limiter=limiter)
     ledger = Ledger(sa.create_engine(database))
     ledger.open()
-    reader = Reader("id", None, ledger.ledger_id)
+    reader = RecordReader("id", None, ledger.ledger_id)
     rows = [
         {"id": f"{number}-{row}", "name": "Ada Worker", "email": f"p{row}@w{number}.example"} for row in range(count)
     ]
@@ -59,7 +59,7 @@ def work(
                 settings,
                 ledger.ledger_id,
                 reader,
-                feed=ThreadedFeed(BatchReader(ListSource(rows, me.source), reader, settings.batch_size), pools.source),
+                feed=ThreadedFeed(Batches(ListSource(rows, me.source), reader, settings.batch_size), pools.source),
                 ledger=ThreadedLedger(ledger, me, pools, retry_rejected=False),
                 payarc=ThreadedPayarc(client, limiter, pools),
                 sink=Results(keep=False),

@@ -14,10 +14,10 @@ from payarc_provider.ledger import show
 from payarc_provider.ledger.merchant import Merchant
 from payarc_provider.ledger.restoring import rebuild
 from payarc_provider.sync.ledger import Ledger
-from payarc_provider.sync.overview import Overview
+from payarc_provider.sync.ledger.overview import Overview
+from payarc_provider.sync.ledger.repair import NotDone, Repair
 from payarc_provider.sync.records import shown
 from payarc_provider.sync.reference import find_reference, reference
-from payarc_provider.sync.upkeep import NotDone, Upkeep
 
 
 def run(given: argparse.Namespace) -> str:
@@ -77,13 +77,13 @@ def _settle(ledger: Ledger, given: argparse.Namespace) -> str:
     account = _open(ledger, given)
     if given.absent:
         _confirm(given.yes, _absence_question(ledger, account, given.key))
-        Upkeep(ledger, account).settle_absent(given.key)
+        Repair(ledger, account).settle_absent(given.key)
         return f"{shown(given.key)}: PayArc has no customer for it; the next run that reads its record sends it"
     customer_id = path_id(given.customer_id)
     with contextlib.closing(Merchant(given.payarc_conn_id)) as merchant:
         code = reference(ledger.ledger_id, account, given.key)
         _check_customer(ledger, account, customer_id, code, merchant)
-    Upkeep(ledger, account).settle(given.key, customer_id)
+    Repair(ledger, account).settle(given.key, customer_id)
     return f"{shown(given.key)}: created, customer {customer_id}"
 
 
@@ -106,14 +106,14 @@ def _check_customer(ledger: Ledger, account: str, customer_id: str, code: str, m
 
 
 def _retry(ledger: Ledger, given: argparse.Namespace) -> str:
-    count = Upkeep(ledger, _open(ledger, given)).retry(None if given.all else given.keys)
+    count = Repair(ledger, _open(ledger, given)).retry(None if given.all else given.keys)
     if count == 0:
         raise NotDone("nothing is rejected")
     return f"{count} refused records will be tried again by the next run that reads them"
 
 
 def _forget(ledger: Ledger, given: argparse.Namespace) -> str:
-    customer_id = Upkeep(ledger, _open(ledger, given)).forget(given.key)
+    customer_id = Repair(ledger, _open(ledger, given)).forget(given.key)
     if customer_id is None:
         return f"{shown(given.key)}: forgotten"
     return (

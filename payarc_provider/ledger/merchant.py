@@ -10,7 +10,7 @@ from payarc_provider.exceptions import PayarcNotFound
 from payarc_provider.hooks.payarc import PayarcHook
 from payarc_provider.sync.account import Identity, find_scope, token_user
 from payarc_provider.sync.ledger import Ledger
-from payarc_provider.sync.upkeep import NotDone
+from payarc_provider.sync.ledger.repair import NotDone
 
 
 class Merchant:

@@ -13,13 +13,13 @@ from payarc_provider.api.client import CustomerPage
 from payarc_provider.hooks.database import sql_engine
 from payarc_provider.ledger import show
 from payarc_provider.ledger.merchant import Merchant
+from payarc_provider.sync.customer_index import CustomerIndex
 from payarc_provider.sync.ledger import Ledger
+from payarc_provider.sync.ledger.rebuild import Rebuild
+from payarc_provider.sync.ledger.repair import NotDone
 from payarc_provider.sync.listing import Listing
-from payarc_provider.sync.rebuild import Rebuild
-from payarc_provider.sync.records import Reader, UnusableKey, key_text
-from payarc_provider.sync.shelf import Shelf
+from payarc_provider.sync.records import RecordReader, UnusableKey, key_text
 from payarc_provider.sync.sources import DatabaseSource
-from payarc_provider.sync.upkeep import NotDone
 
 _LEDGER_ID = re.compile(r"[0-9a-f]{32}")
 _TELL_EVERY = 10.0
@@ -35,7 +35,7 @@ def rebuild(ledger: Ledger, given: argparse.Namespace) -> str:
     with contextlib.closing(Merchant(given.payarc_conn_id)) as merchant:
         account = _account(ledger, merchant, given.account, exists=exists)
         work = Rebuild(ledger, account, given.source)
-        shelf, keys = Shelf(ledger_id, account), _Keys(given)
+        shelf, keys = CustomerIndex(ledger_id, account), _Keys(given)
         count = shelf.want(keys.all())
         if count == 0:
             raise NotDone("there are no keys to look for")
@@ -108,7 +108,7 @@ class _Keys:
 
     def _from_table(self) -> Iterator[str]:
         given = self._given
-        reader = Reader(given.key, None, "")
+        reader = RecordReader(given.key, None, "")
         engine = sql_engine(given.sql_conn_id, "--sql-conn-id")
         try:
             source = DatabaseSource(engine, reader.key_columns, None, name=given.source, table_name=given.table)

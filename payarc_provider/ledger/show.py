@@ -9,8 +9,8 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from payarc_provider.sync.overview import AccountCounts, Hold, PendingRow, RejectedRow
-from payarc_provider.sync.rebuild import Rebuilt, Verdict
+from payarc_provider.sync.ledger.overview import AccountCounts, Hold, PendingRow, RejectedRow
+from payarc_provider.sync.ledger.rebuild import Rebuilt, Verdict
 from payarc_provider.sync.records import shown
 from payarc_provider.sync.states import State
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from payarc_provider.operators.customer import CreateCustomerOperator
-    from payarc_provider.sync.feed import BatchReader
+    from payarc_provider.sync.batches import Batches
 
 
 def most_ids(operator: CreateCustomerOperator, context: Context) -> int | None:
@@ -34,7 +34,7 @@ def most_ids(operator: CreateCustomerOperator, context: Context) -> int | None:
     return int(conf.getint("core", "max_map_length", fallback=1024)) * (operator.group_ids or 1)
 
 
-def check_length(batches: BatchReader, most: int, task_id: str, group_ids: int | None) -> None:
+def check_length(batches: Batches, most: int, task_id: str, group_ids: int | None) -> None:
     """
     Read no further than to the first record too many.
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from payarc_provider.operators.customer import CreateCustomerOperator
     from payarc_provider.sync.engine import Run
     from payarc_provider.sync.ports import Clock
-    from payarc_provider.sync.records import Reader
+    from payarc_provider.sync.records import RecordReader
     from payarc_provider.sync.sources import Source
     from payarc_provider.sync.threads import ThreadedPayarc
 
@@ -39,7 +39,7 @@ class Seen:
 
     uri: str
     counts: Mapping[str, int]
-    reader: Reader
+    reader: RecordReader
 
 
 def scope_uri(scope: str) -> str:
@@ -114,7 +114,9 @@ class Watch:
         return counts
 
 
-def note_lineage(operator: CreateCustomerOperator, scope: str, source: Source, reader: Reader, engine: Run) -> None:
+def note_lineage(
+    operator: CreateCustomerOperator, scope: str, source: Source, reader: RecordReader, engine: Run
+) -> None:
     """Keep what the task's lineage will name, and tell Airflow's hook lineage."""
     operator.seen = Seen(scope_uri(scope), engine.counts, reader)
     table = getattr(source, "table", None)

@@ -23,12 +23,12 @@ from payarc_provider.operators.mapping import check_length, most_ids
 from payarc_provider.operators.observing import Watch, note_lineage
 from payarc_provider.operators.records import resolve_records
 from payarc_provider.sync.account import Identity, find_scope, token_user
+from payarc_provider.sync.batches import Batches
 from payarc_provider.sync.deferral import Deferral, Note, Notes
 from payarc_provider.sync.engine import Run
-from payarc_provider.sync.feed import BatchReader
 from payarc_provider.sync.ledger import Claimant, Ledger
 from payarc_provider.sync.progress import Progress
-from payarc_provider.sync.records import Reader, check_fields, check_key, check_partition
+from payarc_provider.sync.records import RecordReader, check_fields, check_key, check_partition
 from payarc_provider.sync.results import Results
 from payarc_provider.sync.sources import DatabaseSource, ListSource, Place, Source
 from payarc_provider.sync.threads import (
@@ -144,11 +144,11 @@ class _TaskRun:
         if most is not None and not self._settings.dry_run:
             check_length(self._batches(self._reader(), None), most, operator.task_id, operator.group_ids)
 
-    def _reader(self) -> Reader:
-        return Reader(self._operator.key, self._operator.fields, self._ledger.ledger_id or uuid.uuid4().hex)
+    def _reader(self) -> RecordReader:
+        return RecordReader(self._operator.key, self._operator.fields, self._ledger.ledger_id or uuid.uuid4().hex)
 
-    def _batches(self, reader: Reader, after: Place | None) -> BatchReader:
-        return BatchReader(self._source, reader, self._settings.batch_size, self._partition, after)
+    def _batches(self, reader: RecordReader, after: Place | None) -> Batches:
+        return Batches(self._source, reader, self._settings.batch_size, self._partition, after)
 
     def run(self, *, resumed: bool) -> Outcome:
         """From where the last slice ended to the input's end, and once more over all of it if that was in its midst."""
@@ -267,7 +267,9 @@ async def _with_progress(engine: Run, progress: Progress, operator: CreateCustom
         telling.cancel()
 
 
-def _tell_end(operator: CreateCustomerOperator, reader: Reader, progress: Progress, requests: dict[str, int]) -> None:
+def _tell_end(
+    operator: CreateCustomerOperator, reader: RecordReader, progress: Progress, requests: dict[str, int]
+) -> None:
     for column, name in reader.unsent_lookalikes.items():
         operator.log.warning(
             'The column "%s" is not sent: PayArc has no such field. Did you mean "%s"? Then name it in `fields`',
@@ -288,7 +290,7 @@ def _tell_end(operator: CreateCustomerOperator, reader: Reader, progress: Progre
     )
 
 
-def _summary(counts: Counter[str], results: Results, batches: BatchReader, dry_run: bool) -> dict[str, Any]:
+def _summary(counts: Counter[str], results: Results, batches: Batches, dry_run: bool) -> dict[str, Any]:
     summary = {
         "records": batches.read - batches.repeated,
         "created": counts["created"],

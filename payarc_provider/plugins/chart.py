@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from payarc_provider.sync.browse import RunCounts
+from payarc_provider.sync.ledger.browse import RunCounts
 from payarc_provider.sync.states import State
 
 WIDTH, HEIGHT = 1000, 200

@@ -13,8 +13,8 @@ from sqlalchemy import event
 
 from payarc_provider.exceptions import PayarcConfigError, PayarcError
 from payarc_provider.hooks.database import sql_engine
-from payarc_provider.sync.database import LedgerUnavailable
 from payarc_provider.sync.ledger import Ledger
+from payarc_provider.sync.ledger.database import LedgerUnavailable
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine

@@ -10,9 +10,9 @@ from payarc_provider.api.fields import FIELDS
 from payarc_provider.plugins.chart import chart
 from payarc_provider.plugins.ledgers import LedgerNotShown
 from payarc_provider.plugins.place import unseal
-from payarc_provider.sync.browse import AccountRows, RunCounts
 from payarc_provider.sync.ledger import Ledger
-from payarc_provider.sync.overview import Overview
+from payarc_provider.sync.ledger.browse import AccountRows, RunCounts
+from payarc_provider.sync.ledger.overview import Overview
 from payarc_provider.sync.records import looks_personal
 
 View = dict[str, Any]

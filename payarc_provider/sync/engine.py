@@ -12,17 +12,17 @@ from collections import Counter
 
 from payarc_provider.api.observer import SILENT, Observer
 from payarc_provider.exceptions import PayarcError, PayarcRunStopped
+from payarc_provider.sync.claim import Claimer
 from payarc_provider.sync.deferral import Deferral
-from payarc_provider.sync.intake import Intake
+from payarc_provider.sync.existing import Existing
 from payarc_provider.sync.ledger import Claimant
-from payarc_provider.sync.matching import Existing
 from payarc_provider.sync.ports import Clock, Feed, LedgerPort, PayarcPort, Sink
 from payarc_provider.sync.recorder import keep_leases
-from payarc_provider.sync.records import Reader
-from payarc_provider.sync.sender import Sender
+from payarc_provider.sync.records import RecordReader
+from payarc_provider.sync.send import Sender
 from payarc_provider.sync.settings import Settings
 from payarc_provider.sync.settler import LookUp, Settler
-from payarc_provider.sync.work import Work
+from payarc_provider.sync.state import RunState
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Run:
         me: Claimant,
         settings: Settings,
         ledger_id: str,
-        reader: Reader,
+        reader: RecordReader,
         *,
         feed: Feed,
         ledger: LedgerPort,
@@ -55,11 +55,11 @@ class Run:
     ) -> None:
         self._feed = feed
         self._observer = observer
-        self._work = Work(me, settings, ledger_id, ledger=ledger, payarc=payarc, sink=sink, clock=clock)
+        self._work = RunState(me, settings, ledger_id, ledger=ledger, payarc=payarc, sink=sink, clock=clock)
         self._sender = Sender(self._work)
         look_up = LookUp(self._work, self._sender, reader)
         existing = Existing(self._work) if settings.match_existing else None
-        self._intake = Intake(self._work, self._sender, existing, look_up.settle)
+        self._intake = Claimer(self._work, self._sender, existing, look_up.settle)
         self._look_up = look_up
         self._settler = Settler(self._work, self._sender, self._intake, look_up, self._drain)
         self.oldest_unsent: int | None = None
@@ -71,12 +71,12 @@ class Run:
 
     @property
     def done(self) -> Counter[str]:
-        """What this attempt itself brought about; see Work."""
+        """What this attempt itself brought about; see RunState."""
         return self._work.done
 
     @property
     def met(self) -> Counter[str]:
-        """What it only read; see Work."""
+        """What it only read; see RunState."""
         return self._work.met
 
     @property
@@ -92,7 +92,7 @@ class Run:
         self._work.halt(stopped, within=TERMINATION_SECONDS)
 
     async def run(self) -> None:
-        """Work through the input.
+        """RunState through the input.
 
         Ends in success only when every accepted record has its id; otherwise raises what stopped it, after everything
         that can be recorded and let go has been.

@@ -10,7 +10,7 @@ from payarc_provider.sync.states import LeaseTooShort
 
 
 @dataclass(slots=True)
-class Intent:
+class Claim:
     """A row that this attempt owns, with the record to be sent for it.
 
     :param attempt: the row's attempt number, committed before sending

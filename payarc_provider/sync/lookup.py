@@ -20,7 +20,7 @@ from payarc_provider.api.client import CustomerPage
 from payarc_provider.api.customer import created_between, customer_id
 from payarc_provider.exceptions import PayarcRunStopped
 from payarc_provider.sync.ledger import Row
-from payarc_provider.sync.records import Reader
+from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.reference import find_reference, without_reference
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Window:
     :param altering: whether PayArc is known to alter values, so that equality proves nothing
     """
 
-    def __init__(self, rows: Iterable[Row], reader: Reader, *, altering: bool = False) -> None:
+    def __init__(self, rows: Iterable[Row], reader: RecordReader, *, altering: bool = False) -> None:
         self.rows = list(rows)
         self.reader = reader
         self.altering = altering

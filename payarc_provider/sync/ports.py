@@ -8,7 +8,7 @@ from typing import Protocol
 
 from payarc_provider.api.client import CustomerPage
 from payarc_provider.api.shared_window import Asking, Granted
-from payarc_provider.sync.ledger import Known, Recorded, Row, Settled
+from payarc_provider.sync.ledger import Known, Recorded, Resolution, Row
 from payarc_provider.sync.records import Record
 from payarc_provider.sync.states import Created, Errors, Status
 
@@ -46,7 +46,7 @@ class LedgerPort(Protocol):
     ) -> dict[str, Row]:
         """See Ledger.claim."""
 
-    async def record(self, answers: Sequence[Settled]) -> Recorded:
+    async def record(self, answers: Sequence[Resolution]) -> Recorded:
         """See Ledger.record."""
 
     async def renew(self) -> set[str]:

@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from payarc_provider.exceptions import PayarcConnectionFailed, PayarcRateLimited, PayarcUnknownOutcome
-from payarc_provider.sync.work import Work
+from payarc_provider.sync.state import RunState
 
 T = TypeVar("T")
 
 
-async def read(work: Work, call: Callable[[], Awaitable[T]]) -> T:
+async def read(work: RunState, call: Callable[[], Awaitable[T]]) -> T:
     """What the call gives.
 
     :raises PayarcError: after several failures in a row, or at once where reading again cannot help

@@ -7,11 +7,11 @@ import logging
 from collections.abc import Callable
 
 from payarc_provider.sync.checkpoints import reach
-from payarc_provider.sync.database import LedgerUnavailable
-from payarc_provider.sync.intent import Intent
-from payarc_provider.sync.ledger import Settled
+from payarc_provider.sync.intent import Claim
+from payarc_provider.sync.ledger import Resolution
+from payarc_provider.sync.ledger.database import LedgerUnavailable
+from payarc_provider.sync.state import RunState
 from payarc_provider.sync.states import Status
-from payarc_provider.sync.work import Work
 
 log = logging.getLogger(__name__)
 
@@ -21,10 +21,10 @@ GATHER_SECONDS = 0.02  # a transaction costs about the same for one answer as fo
 class Recorder:
     """Records what has been answered, in one transaction per group, while the next answers gather."""
 
-    def __init__(self, work: Work, on_recorded: Callable[[], None]) -> None:
+    def __init__(self, work: RunState, on_recorded: Callable[[], None]) -> None:
         self._work = work
         self._on_recorded = on_recorded
-        self._answers: list[tuple[Intent, Settled]] = []
+        self._answers: list[tuple[Claim, Resolution]] = []
         self._answered = asyncio.Event()
         self._recording = False
 
@@ -33,7 +33,7 @@ class Recorder:
         """Whether every answer has been recorded."""
         return not self._answers and not self._recording
 
-    def answer(self, intent: Intent, settled: Settled) -> None:
+    def answer(self, intent: Claim, settled: Resolution) -> None:
         """An answer has come."""
         self._answers.append((intent, settled))
         self._answered.set()
@@ -74,7 +74,7 @@ class Recorder:
         self._on_recorded()
         self._work.changed()
 
-    def _finish(self, intent: Intent, settled: Settled) -> None:
+    def _finish(self, intent: Claim, settled: Resolution) -> None:
         self._work.mine.pop(intent.key, None)
         if settled.customer_id:
             status = Status.ADOPTED if settled.matched_by == "email" else Status.CREATED
@@ -86,7 +86,7 @@ class Recorder:
             self._work.refuse(intent.record, settled.errors or {}, new=True)
 
 
-async def keep_leases(work: Work) -> None:
+async def keep_leases(work: RunState) -> None:
     """Renew for ever; what cannot be renewed is not sent, since each request asks its lease first.
 
     :raises LedgerUnavailable: when the ledger cannot be reached for longer than the run has patience

@@ -130,7 +130,7 @@ def shown(key: str | None) -> str:
     return "(a key that looks like an email)" if looks_personal(key) else key
 
 
-class Reader:
+class RecordReader:
     """Turns rows into records by the operator's ``key`` and ``fields``.
 
     :param key: the column, or columns, that identify a record

@@ -9,13 +9,13 @@ from datetime import datetime
 from payarc_provider.api.client import CustomerPage
 from payarc_provider.exceptions import PayarcRunStopped
 from payarc_provider.sync.checkpoints import reach
-from payarc_provider.sync.intake import Intake
-from payarc_provider.sync.ledger import EPOCH, Row, Settled
+from payarc_provider.sync.claim import Claimer
+from payarc_provider.sync.ledger import EPOCH, Resolution, Row
 from payarc_provider.sync.lookup import Findings, Window, read_window
 from payarc_provider.sync.reads import read
-from payarc_provider.sync.records import Reader
-from payarc_provider.sync.sender import Sender
-from payarc_provider.sync.work import Work
+from payarc_provider.sync.records import RecordReader
+from payarc_provider.sync.send import Sender
+from payarc_provider.sync.state import RunState
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 class LookUp:
     """Finds out from PayArc's list what became of open rows."""
 
-    def __init__(self, work: Work, sender: Sender, reader: Reader) -> None:
+    def __init__(self, work: RunState, sender: Sender, reader: RecordReader) -> None:
         self._work = work
         self._sender = sender
         self._reader = reader
@@ -87,7 +87,7 @@ class LookUp:
             await work.in_ledger(lambda: work.ledger.alters_values(noticed=True))
         findings = await self._decide(window)
         reach("before_lookup_record")
-        found = [Settled(key, customer_id=its_id, matched_by=how) for key, (its_id, how) in findings.found.items()]
+        found = [Resolution(key, customer_id=its_id, matched_by=how) for key, (its_id, how) in findings.found.items()]
         if found:
             recorded = await work.in_ledger(lambda: work.ledger.record(found))
             work.done["created"] += len(recorded.keys)
@@ -136,7 +136,7 @@ class Settler:
     """Ends a run: nothing unknown, nothing in other hands, as far as this can be had."""
 
     def __init__(
-        self, work: Work, sender: Sender, intake: Intake, look_up: LookUp, drain: Callable[[], Awaitable[None]]
+        self, work: RunState, sender: Sender, intake: Claimer, look_up: LookUp, drain: Callable[[], Awaitable[None]]
     ) -> None:
         self._work = work
         self._sender = sender

@@ -21,11 +21,11 @@ from payarc_provider.api.deadline import now as machine_clock
 from payarc_provider.api.rate_limit import RateLimiter
 from payarc_provider.api.shared_window import Asking, Granted
 from payarc_provider.exceptions import PayarcRateLimited
-from payarc_provider.sync.feed import BatchReader
-from payarc_provider.sync.ledger import Claimant, Known, Ledger, Recorded, Row, Settled
+from payarc_provider.sync.batches import Batches
+from payarc_provider.sync.ledger import Claimant, Known, Ledger, Recorded, Resolution, Row
 from payarc_provider.sync.places import take_places
 from payarc_provider.sync.records import Record
-from payarc_provider.sync.sender import attempt_of
+from payarc_provider.sync.send import attempt_of
 from payarc_provider.sync.states import Created, Retry
 from payarc_provider.sync.waits import Waits
 
@@ -113,7 +113,7 @@ async def _in(pool: Executor, call: Callable[[], T]) -> T:
 class ThreadedFeed:
     """The input, read in the source's thread."""
 
-    def __init__(self, batches: BatchReader, pool: Executor) -> None:
+    def __init__(self, batches: Batches, pool: Executor) -> None:
         self.total = batches.total
         self._batches = batches
         self._pool = pool
@@ -211,7 +211,7 @@ class ThreadedLedger:
             lambda: self._ledger.claim(self._me, records, references, sent_after, retry_rejected=self._retry_rejected),
         )
 
-    async def record(self, answers: Sequence[Settled]) -> Recorded:
+    async def record(self, answers: Sequence[Resolution]) -> Recorded:
         """See Ledger.record."""
         return await _in(self._pool, lambda: self._ledger.record(self._me, answers))
 

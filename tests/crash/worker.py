@@ -22,12 +22,12 @@ from payarc_provider.api.client import CustomerPage, PayarcClient
 from payarc_provider.api.rate_limit import RateLimiter
 from payarc_provider.api.token import read_claims
 from payarc_provider.exceptions import PayarcError
-from payarc_provider.sync import checkpoints, database, engine
+from payarc_provider.sync import checkpoints, engine
 from payarc_provider.sync.account import Identity, find_scope, token_user
+from payarc_provider.sync.batches import Batches
 from payarc_provider.sync.engine import Run
-from payarc_provider.sync.feed import BatchReader
-from payarc_provider.sync.ledger import Claimant, Ledger
-from payarc_provider.sync.records import Reader
+from payarc_provider.sync.ledger import Claimant, Ledger, database
+from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.results import Results
 from payarc_provider.sync.settings import Settings
 from payarc_provider.sync.sources import DatabaseSource, ListSource, Source
@@ -104,7 +104,7 @@ def _engine(url: str, spec: Spec) -> sa.Engine:
     return made
 
 
-def _source(spec: Spec, reader: Reader) -> Source:
+def _source(spec: Spec, reader: RecordReader) -> Source:
     if spec.rows is not None:
         return ListSource(spec.rows, f"task {spec.source}")
     made = sa.create_engine(spec.source_url, hide_parameters=True, pool_pre_ping=True)
@@ -127,7 +127,7 @@ def attempt(spec: Spec) -> dict[str, Any]:
     ledger = Ledger(_engine(spec.ledger, spec), spec.table)
     ledger.open()
     identity = Identity(spec.url.split("/")[2], None, token_user(read_claims(spec.token).sub, spec.token))
-    reader = Reader(spec.key, None, ledger.ledger_id)
+    reader = RecordReader(spec.key, None, ledger.ledger_id)
     source = _source(spec, reader)
     me = Claimant(
         account=find_scope(ledger, identity, client.get_customer),
@@ -147,7 +147,7 @@ def attempt(spec: Spec) -> dict[str, Any]:
             settings,
             ledger.ledger_id,
             reader,
-            feed=ThreadedFeed(BatchReader(source, reader, settings.batch_size), pools.source),
+            feed=ThreadedFeed(Batches(source, reader, settings.batch_size), pools.source),
             ledger=ThreadedLedger(ledger, me, pools, retry_rejected=settings.retry_rejected),
             payarc=payarc,
             sink=results,

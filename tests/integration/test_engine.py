@@ -32,11 +32,11 @@ from payarc_provider.exceptions import (
 )
 from payarc_provider.sandbox import SandboxServer, make_token
 from payarc_provider.sync import checkpoints, engine
-from payarc_provider.sync.database import LedgerUnavailable
+from payarc_provider.sync.batches import Batches
 from payarc_provider.sync.engine import Run
-from payarc_provider.sync.feed import BatchReader
 from payarc_provider.sync.ledger import Claimant, Ledger
-from payarc_provider.sync.records import Reader
+from payarc_provider.sync.ledger.database import LedgerUnavailable
+from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.reference import reference, with_reference
 from payarc_provider.sync.results import Results
 from payarc_provider.sync.settings import Settings
@@ -109,10 +109,10 @@ class Bench:
             limiter=limiter,
         )
         ledger = self.open()
-        reader = Reader("id", None, ledger.ledger_id)
+        reader = RecordReader("id", None, ledger.ledger_id)
         rows = ListSource(rows, source or "table people") if isinstance(rows, list) else rows
         me = Claimant(ACCOUNT, uuid.uuid4().hex, rows.name, settings.lease, settings.settle, "dag", run_id, "task")
-        batches, results = BatchReader(rows, reader, settings.batch_size), Results()
+        batches, results = Batches(rows, reader, settings.batch_size), Results()
         counts, error = Counter(), None
         with threads(settings.concurrency) as pools:
             run = None
@@ -737,7 +737,7 @@ def test_a_dry_run_sends_nothing_and_writes_nothing_and_tells_what_would_happen(
 def leave_behind(bench, rows, *, lease=0.3, settle=0.3):
     """What a run that was killed after its claim leaves in the ledger."""
     ledger = bench.open()
-    reader = Reader("id", None, ledger.ledger_id)
+    reader = RecordReader("id", None, ledger.ledger_id)
     records = [reader.read(index, row) for index, row in enumerate(rows)]
     me = Claimant(ACCOUNT, uuid.uuid4().hex, "table people", lease, settle, "dag", "run 0", "task")
     codes = {

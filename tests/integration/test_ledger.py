@@ -16,11 +16,11 @@ import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
 from payarc_provider.exceptions import PayarcConfigError, PayarcLedgerError, PayarcNotFound
-from payarc_provider.sync import database as ledger_database
 from payarc_provider.sync.account import Identity, find_scope
-from payarc_provider.sync.database import LedgerUnavailable
-from payarc_provider.sync.ledger import Claimant, Ledger, Recorded, Settled
-from payarc_provider.sync.records import Reader
+from payarc_provider.sync.ledger import Claimant, Ledger, Recorded, Resolution
+from payarc_provider.sync.ledger import database as ledger_database
+from payarc_provider.sync.ledger.database import LedgerUnavailable
+from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.states import State
 
 LEASE, SETTLE = 120.0, 60.0
@@ -55,7 +55,7 @@ def claimant(owner="a", **changes):
 
 
 A, B, C = claimant("a"), claimant("b"), claimant("c")
-READER = Reader("id", None, "secret")
+READER = RecordReader("id", None, "secret")
 
 
 def record(key, **fields):
@@ -83,12 +83,12 @@ def row(ledger, key, account="test/1"):
 
 def create(ledger, key, customer_id, me=A):
     claim(ledger, me, key)
-    assert ledger.record(me, [Settled(key, customer_id=customer_id)]) == Recorded({key}, set())
+    assert ledger.record(me, [Resolution(key, customer_id=customer_id)]) == Recorded({key}, set())
 
 
 def reject(ledger, key, me=A, **fields):
     claim(ledger, me, records=[record(key, **fields)])
-    assert ledger.record(me, [Settled(key, errors={"email": ["is taken"]})]).keys == {key}
+    assert ledger.record(me, [Resolution(key, errors={"email": ["is taken"]})]).keys == {key}
 
 
 def together(*calls):
@@ -253,7 +253,7 @@ def test_accounts_do_not_see_each_others_rows(ledger):
     create(ledger, "1", "c1")
     elsewhere = dataclasses.replace(B, account="test/2")
     assert owned(claim(ledger, elsewhere, "1"), elsewhere) == {"1"}
-    assert ledger.record(elsewhere, [Settled("1", customer_id="c1")]).keys == {"1"}, "ids are unique per account"
+    assert ledger.record(elsewhere, [Resolution("1", customer_id="c1")]).keys == {"1"}, "ids are unique per account"
 
 
 DISTINCT = [
@@ -280,14 +280,16 @@ DISTINCT = [
 
 def test_keys_that_differ_in_case_accent_or_blanks_are_different_rows(ledger):
     assert owned(claim(ledger, A, *DISTINCT), A) == set(DISTINCT)
-    assert ledger.record(A, [Settled(key, customer_id=f"c{n}") for n, key in enumerate(DISTINCT)]).keys == set(DISTINCT)
+    assert ledger.record(A, [Resolution(key, customer_id=f"c{n}") for n, key in enumerate(DISTINCT)]).keys == set(
+        DISTINCT
+    )
     for number, key in enumerate(DISTINCT):
         assert ledger.rows("test/1", [key])[key].customer_id == f"c{number}"
 
 
 def test_ids_and_accounts_that_differ_in_case_are_different(ledger):
     assert owned(claim(ledger, A, "1", "2"), A) == {"1", "2"}
-    assert ledger.record(A, [Settled("1", customer_id="AbC"), Settled("2", customer_id="aBc")]).keys == {"1", "2"}
+    assert ledger.record(A, [Resolution("1", customer_id="AbC"), Resolution("2", customer_id="aBc")]).keys == {"1", "2"}
     assert ledger.ids_with_rows("test/1", ["ABC", "AbC", "aBc", "abc"]) == {"AbC", "aBc"}
     shouting = dataclasses.replace(B, account="TEST/1")
     assert owned(claim(ledger, shouting, "1"), shouting) == {"1"}
@@ -302,7 +304,7 @@ def test_a_key_of_255_characters_is_kept_whole(ledger, letter):
 def test_a_batch_of_a_thousand_is_claimed_and_recorded_in_one_go(ledger):
     keys = [str(number) for number in range(1001)]
     assert owned(claim(ledger, A, *keys), A) == set(keys)
-    assert ledger.record(A, [Settled(key, customer_id=f"c{key}") for key in keys]).keys == set(keys)
+    assert ledger.record(A, [Resolution(key, customer_id=f"c{key}") for key in keys]).keys == set(keys)
     assert len(ledger.ids_with_rows("test/1", [f"c{key}" for key in keys])) == len(keys)
 
 
@@ -359,7 +361,7 @@ def test_of_many_that_reclaim_the_same_refused_rows_at_once_exactly_one_owns_eac
 
 def test_recording_settles_the_row_and_lets_go_of_it(ledger):
     claim(ledger, A, "1", "2")
-    answers = [Settled("1", customer_id="c1"), Settled("2", errors={"email": ["is taken"]})]
+    answers = [Resolution("1", customer_id="c1"), Resolution("2", errors={"email": ["is taken"]})]
     assert ledger.record(A, answers) == Recorded({"1", "2"}, set())
     created, rejected = row(ledger, "1"), row(ledger, "2")
     assert (created.state, created.customer_id, created.error) == (CREATED, "c1", None)
@@ -371,7 +373,9 @@ def test_recording_settles_the_row_and_lets_go_of_it(ledger):
 def test_who_does_not_own_a_row_records_nothing(ledger):
     claim(ledger, A, "1")
     before = row(ledger, "1")
-    assert ledger.record(B, [Settled("1", customer_id="c1"), Settled("9", customer_id="c9")]) == Recorded(set(), set())
+    assert ledger.record(B, [Resolution("1", customer_id="c1"), Resolution("9", customer_id="c9")]) == Recorded(
+        set(), set()
+    )
     assert row(ledger, "1") == before
     assert row(ledger, "9") is None
 
@@ -381,22 +385,26 @@ def test_who_lost_a_row_drops_its_answer_and_keeps_the_others(ledger, database):
     database.move_clock(LEASE + SETTLE + 1)
     claim(ledger, A, "3")
     assert set(ledger.take_over(B)) == {"1", "2"}
-    answers = [Settled(key, customer_id=f"c{key}") for key in "123"]
+    answers = [Resolution(key, customer_id=f"c{key}") for key in "123"]
     assert ledger.record(A, answers) == Recorded({"3"}, set())
     assert row(ledger, "1").state == PENDING
 
 
 def test_a_settled_row_is_never_recorded_again(ledger):
     create(ledger, "1", "c1")
-    assert ledger.record(A, [Settled("1", customer_id="c2")]) == Recorded(set(), set())
-    assert ledger.record(A, [Settled("1", errors={"email": ["is taken"]})]) == Recorded(set(), set())
+    assert ledger.record(A, [Resolution("1", customer_id="c2")]) == Recorded(set(), set())
+    assert ledger.record(A, [Resolution("1", errors={"email": ["is taken"]})]) == Recorded(set(), set())
     assert (row(ledger, "1").state, row(ledger, "1").customer_id) == (CREATED, "c1")
 
 
 def test_an_id_that_another_row_has_is_not_recorded_and_is_reported_and_the_others_are(ledger):
     create(ledger, "1", "c1")
     claim(ledger, A, "2", "3", "4")
-    answers = [Settled("2", customer_id="c2"), Settled("3", customer_id="c1"), Settled("4", errors={"name": ["no"]})]
+    answers = [
+        Resolution("2", customer_id="c2"),
+        Resolution("3", customer_id="c1"),
+        Resolution("4", errors={"name": ["no"]}),
+    ]
     assert ledger.record(A, answers) == Recorded({"2", "4"}, {"3"})
     assert (row(ledger, "3").state, row(ledger, "3").owner) == (PENDING, A.owner)
     assert (row(ledger, "2").customer_id, row(ledger, "1").customer_id) == ("c2", "c1")
@@ -404,7 +412,7 @@ def test_an_id_that_another_row_has_is_not_recorded_and_is_reported_and_the_othe
 
 def test_of_two_answers_with_one_id_one_is_recorded(ledger):
     claim(ledger, A, "1", "2")
-    recorded = ledger.record(A, [Settled("1", customer_id="c1"), Settled("2", customer_id="c1")])
+    recorded = ledger.record(A, [Resolution("1", customer_id="c1"), Resolution("2", customer_id="c1")])
     assert len(recorded.keys) == len(recorded.taken_ids) == 1
     assert recorded.keys | recorded.taken_ids == {"1", "2"}
 
@@ -412,7 +420,7 @@ def test_of_two_answers_with_one_id_one_is_recorded(ledger):
 def test_refusals_are_kept_in_any_language(ledger):
     claim(ledger, A, "1")
     errors = {"name": ['тоже "занято" 🙂', "x" * 300], "record": ["%s %(x)s :y \\"]}
-    ledger.record(A, [Settled("1", errors=errors)])
+    ledger.record(A, [Resolution("1", errors=errors)])
     assert row(ledger, "1").errors == errors
 
 
@@ -422,7 +430,7 @@ def test_refusals_are_kept_in_any_language(ledger):
 def test_renewing_prolongs_what_is_owned_and_nothing_else(ledger, database):
     claim(ledger, A, "1", "2")
     claim(ledger, B, "3")
-    ledger.record(A, [Settled("2", customer_id="c2")])
+    ledger.record(A, [Resolution("2", customer_id="c2")])
     others_lease = row(ledger, "3").lease_until
     database.move_clock(50)
     assert ledger.renew(A) == {"1"}
@@ -630,7 +638,7 @@ def test_a_created_row_is_never_claimed_again_whatever_its_data(ledger):
 
 def test_ids_and_references_are_found_in_their_own_account_only(ledger):
     claim(ledger, A, "1", "2", references={"1": "q" * 12})
-    ledger.record(A, [Settled("2", customer_id="c2")])
+    ledger.record(A, [Resolution("2", customer_id="c2")])
     assert ledger.ids_with_rows("test/1", ["c2", "c3"]) == {"c2"}
     assert ledger.ids_with_rows("test/2", ["c2"]) == set()
     assert ledger.references_with_rows("test/1", ["q" * 12, "r" * 12]) == {"q" * 12}
@@ -654,7 +662,7 @@ def test_it_is_known_whether_others_hold_open_rows_without_a_reference(ledger):
     assert ledger.open_without_reference(B) is False
     claim(ledger, A, "3")
     assert ledger.open_without_reference(B) is True
-    ledger.record(A, [Settled("3", customer_id="c3")])
+    ledger.record(A, [Resolution("3", customer_id="c3")])
     assert ledger.open_without_reference(B) is False
 
 
@@ -696,7 +704,11 @@ def _claims(ledger, _database):
 def _records(ledger, _database):
     create(ledger, "0", "c0")
     claim(ledger, A, "1", "2", "3")
-    answers = [Settled("1", customer_id="c1"), Settled("2", errors={"name": ["no"]}), Settled("3", customer_id="c0")]
+    answers = [
+        Resolution("1", customer_id="c1"),
+        Resolution("2", errors={"name": ["no"]}),
+        Resolution("3", customer_id="c0"),
+    ]
     return lambda: ledger.record(A, answers)
 
 
@@ -739,8 +751,8 @@ def test_what_is_repeated_since_nobody_knows_whether_it_took_effect_changes_noth
 
 def test_a_repeated_claim_is_still_owned_and_a_repeated_record_finds_its_row_settled(ledger):
     assert owned(claim(ledger, A, "1"), A) == owned(claim(ledger, A, "1"), A) == {"1"}
-    ledger.record(A, [Settled("1", customer_id="c1")])
-    assert ledger.record(A, [Settled("1", customer_id="c1")]) == Recorded(set(), set())
+    ledger.record(A, [Resolution("1", customer_id="c1")])
+    assert ledger.record(A, [Resolution("1", customer_id="c1")]) == Recorded(set(), set())
     assert row(ledger, "1").customer_id == "c1"
 
 
@@ -752,7 +764,7 @@ def test_every_time_is_the_databases_clock_in_utc_and_never_the_clients(ledger, 
     database.move_clock(10)
     ledger.renew(A)
     assert row(ledger, "1").lease_until == far + datetime.timedelta(seconds=LEASE + 10)
-    ledger.record(A, [Settled("1", customer_id="c1")])
+    ledger.record(A, [Resolution("1", customer_id="c1")])
     ((claimed, settled),) = database.execute(f"SELECT claimed_at, settled_at FROM {ledger.schema.rows.name}")
     shown = [str(moment)[:23].replace("T", " ") for moment in (claimed, settled)]
     assert shown == ["2031-07-01 12:00:00.250", "2031-07-01 12:00:10.250"]
@@ -824,9 +836,9 @@ def test_a_locked_database_is_unavailable_and_works_once_it_is_free(database, ta
         begin = "BEGIN IMMEDIATE" if database.kind == "sqlite" else f"SELECT * FROM {table} FOR UPDATE"
         holder.cursor().execute(begin)
         with pytest.raises(LedgerUnavailable):
-            ledger.record(A, [Settled("1", customer_id="c1")])
+            ledger.record(A, [Resolution("1", customer_id="c1")])
         holder.rollback()
-    assert ledger.record(A, [Settled("1", customer_id="c1")]).keys == {"1"}
+    assert ledger.record(A, [Resolution("1", customer_id="c1")]).keys == {"1"}
 
 
 def test_a_table_that_has_vanished_is_a_lasting_error(database, ledger):
@@ -865,7 +877,7 @@ SECRETS = ("SECRET-KEY", "SECRET-OWNER", "SECRET-ID", "SECRET-TEXT")
 def test_no_error_text_holds_a_value_that_was_sent_to_the_database(database, ledger):
     secretive = dataclasses.replace(A, owner="SECRET-OWNER")
     claim(ledger, secretive, "SECRET-KEY")
-    too_long = Settled("SECRET-KEY", customer_id="SECRET-ID" * 20, errors={"name": ["SECRET-TEXT"]})
+    too_long = Resolution("SECRET-KEY", customer_id="SECRET-ID" * 20, errors={"name": ["SECRET-TEXT"]})
     texts = []
     if database.kind != "sqlite":  # SQLite has no lengths
         with pytest.raises(PayarcLedgerError) as caught:

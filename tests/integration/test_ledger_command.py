@@ -23,10 +23,10 @@ from payarc_provider.api.rate_limit import RateLimiter
 from payarc_provider.exceptions import PayarcConfigError, PayarcRunStopped
 from payarc_provider.ledger import commands, restoring
 from payarc_provider.ledger.__main__ import main
+from payarc_provider.sync.batches import Batches
 from payarc_provider.sync.engine import Run
-from payarc_provider.sync.feed import BatchReader
-from payarc_provider.sync.ledger import EPOCH, Claimant, Ledger, Settled
-from payarc_provider.sync.records import Reader
+from payarc_provider.sync.ledger import EPOCH, Claimant, Ledger, Resolution
+from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.reference import reference, with_reference
 from payarc_provider.sync.results import Results
 from payarc_provider.sync.settings import Settings
@@ -91,18 +91,18 @@ class Desk:
     def claim(self, *keys, owner="a", sent_after=SENT_AFTER, **changes):
         """Rows that a run holds, and may have sent."""
         me = self.claimant(owner, **changes)
-        reader = Reader("id", None, self.ledger.ledger_id)
+        reader = RecordReader("id", None, self.ledger.ledger_id)
         records = [reader.read(0, {"id": key, "name": "John Smith"}) for key in keys]
         self.ledger.claim(me, records, {key: self.code(key) for key in keys}, sent_after)
         return me
 
     def created(self, **ids):
         me = self.claim(*ids)
-        self.ledger.record(me, [Settled(key, customer_id=its_id) for key, its_id in ids.items()])
+        self.ledger.record(me, [Resolution(key, customer_id=its_id) for key, its_id in ids.items()])
 
     def rejected(self, *keys, errors=None):
         me = self.claim(*keys)
-        self.ledger.record(me, [Settled(key, errors=errors or {"email": ["is taken"]}) for key in keys])
+        self.ledger.record(me, [Resolution(key, errors=errors or {"email": ["is taken"]}) for key in keys])
 
     def row(self, key):
         return self.ledger.rows(self.account, [key]).get(key)
@@ -119,7 +119,7 @@ class Desk:
         client = PayarcClient(sandbox.url, lambda _: sandbox.token, timeout=settings.timeout, limiter=limiter)
         ledger = self.open()
         ledger.remember(identity(sandbox), self.account)
-        reader = Reader("id", None, ledger.ledger_id)
+        reader = RecordReader("id", None, ledger.ledger_id)
         me = self.claimant("r", lease=settings.lease, settle=settings.settle)
         me = dataclasses.replace(me, owner=uuid.uuid4().hex)
         results = Results()
@@ -129,7 +129,7 @@ class Desk:
                 settings,
                 ledger.ledger_id,
                 reader,
-                feed=ThreadedFeed(BatchReader(ListSource(rows, me.source), reader, settings.batch_size), pools.source),
+                feed=ThreadedFeed(Batches(ListSource(rows, me.source), reader, settings.batch_size), pools.source),
                 ledger=ThreadedLedger(ledger, me, pools, retry_rejected=False),
                 payarc=ThreadedPayarc(client, limiter, pools),
                 sink=results,
@@ -441,7 +441,7 @@ def test_a_customer_of_another_row_settles_nothing(shop, payarc_sandbox):
         ],
     )
     me = shop.claim("b")
-    shop.ledger.record(me, [Settled("b", customer_id=taken["customer_id"])])
+    shop.ledger.record(me, [Resolution("b", customer_id=taken["customer_id"])])
     assert "is the one of the key b" in shop("settle", "a", "--customer-id", taken["customer_id"], expect=1)
     assert "bears another key's reference" in shop("settle", "a", "--customer-id", borne["customer_id"], expect=1)
     shop("settle", "a", "--customer-id", own["customer_id"])
@@ -550,7 +550,7 @@ def test_the_forgotten_customer_is_not_adopted_by_email(shop, payarc_sandbox):
 def test_an_answer_with_the_forgotten_customer_is_not_recorded(shop, payarc_sandbox):
     old = forgotten(shop, payarc_sandbox, people("a"))
     me = shop.claim("a", "b")
-    recorded = shop.ledger.record(me, [Settled("a", customer_id=old), Settled("b", customer_id="new")])
+    recorded = shop.ledger.record(me, [Resolution("a", customer_id=old), Resolution("b", customer_id="new")])
     assert (recorded.keys, recorded.taken_ids) == ({"b"}, {"a"})
     assert shop.row("a").state == State.PENDING
 
@@ -733,7 +733,7 @@ def test_disagreements_are_reported_and_left(shop, payarc_sandbox):
     )
     shop.created(**{"1": "another"})
     me = shop.claim("9")
-    shop.ledger.record(me, [Settled("9", customer_id=payarc_sandbox.customers()[1]["customer_id"])])
+    shop.ledger.record(me, [Resolution("9", customer_id=payarc_sandbox.customers()[1]["customer_id"])])
     said = shop.json("rebuild", "--table", crm(shop, 1, 2, 3))
     assert said["counts"] == {"disagreed": 2, "inserted": 1}
     one, two = said["doubts"]

@@ -11,11 +11,11 @@ import pytest
 from sqlalchemy.dialects import postgresql
 
 from payarc_provider.ledger.show import statements
-from payarc_provider.sync.ledger import Claimant, Ledger, Settled
-from payarc_provider.sync.overview import Hold
-from payarc_provider.sync.rebuild import Verdict
-from payarc_provider.sync.records import Reader
-from payarc_provider.sync.schema import schema
+from payarc_provider.sync.ledger import Claimant, Ledger, Resolution
+from payarc_provider.sync.ledger.overview import Hold
+from payarc_provider.sync.ledger.rebuild import Verdict
+from payarc_provider.sync.ledger.schema import schema
+from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.states import State
 
 TEXT = (Path(__file__).parents[2] / "docs" / "ledger.md").read_text()
@@ -60,7 +60,7 @@ def test_every_state_hold_and_verdict_is_documented():
 
 def test_every_kind_of_fact_is_documented():
     package = Path(__file__).parents[2] / "payarc_provider"
-    code = "".join(path.read_text() for path in package.glob("sync/*.py"))
+    code = "".join(path.read_text() for path in package.glob("sync/**/*.py"))
     for name in first_cells("| name | value |"):
         assert f'"{re.split("[:]", name)[0]}' in code
     for name in re.findall(r'(?:remember|fact)\(f?"(\w+)', code):
@@ -96,7 +96,7 @@ def tables(database):
     ledger.open()
     run = ("payarc_from_table", "scheduled__2030-01-01T00:00:00+00:00", "create")
     me = Claimant("live/main", "a" * 32, "table people of crm", 120, 60, *run)
-    reader = Reader("id", None, ledger.ledger_id)
+    reader = RecordReader("id", None, ledger.ledger_id)
 
     def claim(who, *keys):
         records = [reader.read(0, {"id": key, "name": "John Smith"}) for key in keys]
@@ -104,8 +104,8 @@ def tables(database):
 
     claim(me, 1, 2, 3, 4, 6)
     claim(dataclasses.replace(me, account="test/main"), 1)
-    answers = [Settled("1", customer_id="c1"), Settled("3", errors={"email": ["is taken"]})]
-    ledger.record(me, [*answers, Settled("6", customer_id="c6", matched_by="reference")])
+    answers = [Resolution("1", customer_id="c1"), Resolution("3", errors={"email": ["is taken"]})]
+    ledger.record(me, [*answers, Resolution("6", customer_id="c6", matched_by="reference")])
     ledger.record_absence(me, ["4"])
     people = database.name("people")
     database.execute(f"CREATE TABLE {people} (id integer, name varchar(50))")

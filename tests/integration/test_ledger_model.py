@@ -10,8 +10,8 @@ import random
 import pytest
 from simulation.ledger import LedgerModel, moment
 
-from payarc_provider.sync import ledger as sql_ledger
-from payarc_provider.sync.ledger import Claimant, Ledger, Row, Settled
+from payarc_provider.sync.ledger import Claimant, Ledger, Resolution, Row
+from payarc_provider.sync.ledger import ledger as sql_ledger
 from payarc_provider.sync.records import Record
 
 ACCOUNT = "test/1"
@@ -48,7 +48,7 @@ def step(rng: random.Random, me: Claimant) -> tuple[str, tuple[object, ...]]:
     if name == "record":
         ids = [rng.choice((None, "c1", "c2", f"c{key}")) for key in keys]
         answers = [
-            Settled(key, customer_id=its_id, errors=None if its_id else {"name": ["x"]})
+            Resolution(key, customer_id=its_id, errors=None if its_id else {"name": ["x"]})
             for key, its_id in zip(keys, ids, strict=True)
         ]
         # Which of two equal ids in one group wins is the database's affair; a run never records the same id twice.

@@ -10,10 +10,10 @@ import pytest
 import sqlalchemy as sa
 
 from payarc_provider.exceptions import PayarcRunStopped
+from payarc_provider.sync.batches import Batches
 from payarc_provider.sync.deferral import MAX_FRUITLESS, Note, Notes, as_text
-from payarc_provider.sync.feed import BatchReader
 from payarc_provider.sync.ledger import Ledger
-from payarc_provider.sync.records import Reader
+from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.sources import DatabaseSource, ListSource
 
 ROWS = [{"id": number, "email": f"j{number}@example.com"} for number in range(25)]
@@ -21,7 +21,7 @@ KEYLESS = {"id": None, "email": "nobody@example.com"}
 
 
 def read_all(source, *, size=4, partition=None, after=None):
-    reader = BatchReader(source, Reader("id", None, "secret"), size, partition, after)
+    reader = Batches(source, RecordReader("id", None, "secret"), size, partition, after)
     records = []
     while (batch := reader.next_batch()) is not None:
         records.append((batch, reader.place_before(batch[0].index), reader.place_before(None)))
@@ -65,7 +65,7 @@ def test_reading_on_behind_all_that_was_read_gives_the_rest(source):
 
 def test_a_record_of_long_ago_is_left_to_the_last_reading():
     source = ListSource([{"id": number, "name": "John"} for number in range(100)], "list")
-    reader = BatchReader(source, Reader("id", None, "secret"), 4)
+    reader = Batches(source, RecordReader("id", None, "secret"), 4)
     for _ in range(20):
         reader.next_batch()
     assert reader.place_before(0) == [48], "the first of the batches that are remembered"

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.pool import QueuePool
 
 from payarc_provider.exceptions import PayarcConfigError, PayarcSourceError
-from payarc_provider.sync.feed import BatchReader
-from payarc_provider.sync.records import Reader
+from payarc_provider.sync.batches import Batches
+from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.sources import DatabaseSource
 
 
@@ -144,7 +144,7 @@ def test_rows_without_a_key_come_too_and_are_refused_in_their_place(database, pe
     name = people([(1, "Person A"), (None, "Person B"), (2, "Person C"), (None, "Person D")])
     rows = read(database, table_name=name, page_size=1)
     assert sorted(row["name"] for row in rows) == ["Person A", "Person B", "Person C", "Person D"]
-    reader = Reader("id", None, "secret")
+    reader = RecordReader("id", None, "secret")
     records = [reader.read(index, row) for index, row in enumerate(rows)]
     assert sorted(record.key or "" for record in records) == ["", "", "1", "2"]
     assert [list(record.errors) for record in records if record.key is None] == [["id"], ["id"]]
@@ -491,7 +491,7 @@ def test_a_server_that_is_not_there_is_an_error_of_the_source(tmp_path):
 
 
 def test_a_table_becomes_batches_of_records_numbered_through(database, people):
-    batches = BatchReader(source(database, table_name=people(PEOPLE)), Reader("id", None, "secret"), size=4)
+    batches = Batches(source(database, table_name=people(PEOPLE)), RecordReader("id", None, "secret"), size=4)
     assert batches.total == 10
     read_batches = []
     while (batch := batches.next_batch()) is not None:

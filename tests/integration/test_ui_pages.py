@@ -17,8 +17,8 @@ import pytest
 from payarc_provider.hooks.database import sql_engine
 from payarc_provider.plugins import ledgers, views
 from payarc_provider.plugins.ledgers import LedgerName, configured
-from payarc_provider.sync.ledger import EPOCH, Claimant, Ledger, Settled
-from payarc_provider.sync.records import Reader
+from payarc_provider.sync.ledger import EPOCH, Claimant, Ledger, Resolution
+from payarc_provider.sync.records import RecordReader
 
 if tuple(map(int, version("apache-airflow").split(".")[:2])) < (3, 1):
     pytest.skip("the page is for Airflow 3.1 and newer", allow_module_level=True)
@@ -96,7 +96,7 @@ class Pages:
     def claim(self, *keys: str, **changes: Any) -> Claimant:
         """Rows that a run holds."""
         me = dataclasses.replace(ME, **changes)
-        reader = Reader("id", None, self.ledger.ledger_id)
+        reader = RecordReader("id", None, self.ledger.ledger_id)
         records = [reader.read(0, {"id": key, "name": "Zoë Smith"}) for key in keys]
         self.ledger.claim(me, records, {}, EPOCH)
         return me
@@ -104,12 +104,12 @@ class Pages:
     def created(self, *keys: str, **changes: Any) -> None:
         """Rows with a customer."""
         me = self.claim(*keys, **changes)
-        self.ledger.record(me, [Settled(key, customer_id=f"{me.account}-{key}"[:64]) for key in keys])
+        self.ledger.record(me, [Resolution(key, customer_id=f"{me.account}-{key}"[:64]) for key in keys])
 
     def rejected(self, *keys: str, errors: dict[str, list[str]] | None = None, **changes: Any) -> None:
         """Refused records."""
         me = self.claim(*keys, **changes)
-        self.ledger.record(me, [Settled(key, errors=errors or {"email": ["is taken"]}) for key in keys])
+        self.ledger.record(me, [Resolution(key, errors=errors or {"email": ["is taken"]}) for key in keys])
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from payarc_provider.api.shared_window import Asking, Granted, take
-from payarc_provider.sync.ledger import Claimant, Known, Recorded, Row, Settled, is_free
+from payarc_provider.sync.ledger import Claimant, Known, Recorded, Resolution, Row, is_free
 from payarc_provider.sync.states import State
 
 UTC = datetime.UTC
@@ -104,7 +104,7 @@ class LedgerModel:
             done.add(answer.key)
         return Recorded(done, taken)
 
-    def id_taken(self, answer: Settled) -> bool:
+    def id_taken(self, answer: Resolution) -> bool:
         return any(row.customer_id == answer.customer_id and row.key != answer.key for row in self.rows.values())
 
     def renew(self, me: Claimant, now: float) -> set[str]:

@@ -11,10 +11,12 @@ from unittest import mock
 
 from payarc_provider.api.client import CustomerPage
 from payarc_provider.exceptions import PayarcConnectionFailed, PayarcUnknownOutcome
-from payarc_provider.sync import intake, lookup, recorder, sender, settler
-from payarc_provider.sync.database import LedgerUnavailable
-from payarc_provider.sync.intent import Intent
+from payarc_provider.sync import claim as intake
+from payarc_provider.sync import lookup, recorder, settler
+from payarc_provider.sync import send as sender
+from payarc_provider.sync.intent import Claim
 from payarc_provider.sync.ledger import Recorded, Row
+from payarc_provider.sync.ledger.database import LedgerUnavailable
 from payarc_provider.sync.lookup import Window
 from payarc_provider.sync.states import Deferred, State, Unknown, outcome_of
 
@@ -89,12 +91,12 @@ def _claim_from_others() -> Iterator[type[World]]:
 
 @mutant("a row is sent only by the claim that asked for it")
 def _send_whatever_is_owned() -> Iterator[type[World]]:
-    real = intake.Intake._sort
+    real = intake.Claimer._sort
 
     def sort(self: Any, record: Any, before: Any, row: Any, asked: Any) -> None:
         real(self, record, before, row, self._work.clock.now() if asked is None else asked)
 
-    with mock.patch.object(intake.Intake, "_sort", sort):
+    with mock.patch.object(intake.Claimer, "_sort", sort):
         yield World
 
 
@@ -365,10 +367,10 @@ def _read_before_takeover() -> Iterator[type[World]]:
 
 @mutant("nothing is sent that its lease does not cover")
 def _no_lease_check() -> Iterator[type[World]]:
-    def let_out(self: Intent, now: float, deadline: float) -> None:
+    def let_out(self: Claim, now: float, deadline: float) -> None:
         self.checked_at, self.open = now, True
 
-    with mock.patch.object(Intent, "let_out", let_out):
+    with mock.patch.object(Claim, "let_out", let_out):
         yield World
 
 
@@ -376,7 +378,7 @@ def _no_lease_check() -> Iterator[type[World]]:
 def _check_before_waiting() -> Iterator[type[World]]:
     real = sender.Sender._attempt
 
-    async def attempt(self: Any, intent: Intent) -> Any:
+    async def attempt(self: Any, intent: Claim) -> Any:
         create, work = self._work.payarc.create, self._work
         if intent.lost or intent.lease_end - work.clock.now() < work.settings.timeout:
             return Deferred(leased=False)
@@ -396,10 +398,10 @@ def _check_before_waiting() -> Iterator[type[World]]:
 
 @mutant("the lease is reckoned from before it was asked for")
 def _lease_from_the_answer() -> Iterator[type[World]]:
-    real = intake.Intake._intent
+    real = intake.Claimer._intent
 
-    def intent(self: Any, record: Any, row: Any, asked: float) -> Intent:
-        made: Intent = real(self, record, row, self._work.clock.now())
+    def intent(self: Any, record: Any, row: Any, asked: float) -> Claim:
+        made: Claim = real(self, record, row, self._work.clock.now())
         return made
 
     yield from _late_reckoning(intent)
@@ -423,7 +425,7 @@ def _late_reckoning(intent: Any) -> Iterator[type[World]]:
                     one.lost = True
 
     with (
-        mock.patch.object(intake.Intake, "_intent", intent),
+        mock.patch.object(intake.Claimer, "_intent", intent),
         mock.patch("payarc_provider.sync.engine.keep_leases", keep),
     ):
         yield World
@@ -486,7 +488,7 @@ def _release_everything() -> Iterator[type[World]]:
 
 @mutant("nothing goes out once the rows have been let go")
 def _gate_stays_open() -> Iterator[type[World]]:
-    with mock.patch.object(Intent, "close_gate", lambda self: self.open):
+    with mock.patch.object(Claim, "close_gate", lambda self: self.open):
         yield World
 
 
@@ -495,12 +497,12 @@ def _gate_stays_open() -> Iterator[type[World]]:
 
 @mutant("a known key with other data from another source is refused")
 def _other_sources_welcome() -> Iterator[type[World]]:
-    real = intake.Intake._accept_known
+    real = intake.Claimer._accept_known
 
     def accept(self: Any, record: Any, row: Row) -> None:
         real(self, record, replace(row, source=self._work.me.source))
 
-    with mock.patch.object(intake.Intake, "_accept_known", accept):
+    with mock.patch.object(intake.Claimer, "_accept_known", accept):
         yield World
 
 

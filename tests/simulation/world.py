@@ -19,11 +19,11 @@ from payarc_provider.exceptions import (
     PayarcRefused,
     PayarcUnknownOutcome,
 )
-from payarc_provider.sync.database import LedgerUnavailable
 from payarc_provider.sync.deferral import Deferral
 from payarc_provider.sync.engine import Run
 from payarc_provider.sync.ledger import Claimant, Row
-from payarc_provider.sync.records import Reader, Record
+from payarc_provider.sync.ledger.database import LedgerUnavailable
+from payarc_provider.sync.records import Record, RecordReader
 from payarc_provider.sync.reference import reference
 from payarc_provider.sync.settings import Settings
 from payarc_provider.sync.states import Created, LeaseTooShort, Status
@@ -33,7 +33,7 @@ from .loop import Process, Scheduler
 
 LEDGER_ID = "0123456789abcdef"
 ACCOUNT = "test/1"
-READER = Reader("id", None, LEDGER_ID)
+READER = RecordReader("id", None, LEDGER_ID)
 PAGE = 3
 LONG = "A description that leaves the reference no room"
 PAYARC_EPOCH = 1_000_000.0

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 
 from payarc_provider.exceptions import PayarcAuthError, PayarcConfigError, PayarcNotFound
 from payarc_provider.sync.account import Identity, find_scope, token_user
-from payarc_provider.sync.ledger import EPOCH, Claimant, Ledger, Settled
-from payarc_provider.sync.records import Reader
+from payarc_provider.sync.ledger import EPOCH, Claimant, Ledger, Resolution
+from payarc_provider.sync.records import RecordReader
 
 MERCHANT = Identity("test", None, "17")
 
@@ -39,7 +39,7 @@ def ledger(tmp_path):
 
 def claim(ledger, scope, key):
     me = Claimant(scope, f"owner of {key}"[:32], "table people", lease=60, settle=60)
-    record = Reader("id", None, ledger.ledger_id).read(0, {"id": key, "name": "John Smith"})
+    record = RecordReader("id", None, ledger.ledger_id).read(0, {"id": key, "name": "John Smith"})
     ledger.claim(me, [record], {}, EPOCH)
     return me
 
@@ -47,7 +47,7 @@ def claim(ledger, scope, key):
 def create(ledger, scope, *customer_ids):
     for customer_id in customer_ids:
         me = claim(ledger, scope, f"key of {customer_id}")
-        assert ledger.record(me, [Settled(f"key of {customer_id}", customer_id=customer_id)]).keys
+        assert ledger.record(me, [Resolution(f"key of {customer_id}", customer_id=customer_id)]).keys
 
 
 def test_a_first_use_has_its_own_scope_and_reads_nothing(ledger):

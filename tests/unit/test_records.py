@@ -11,14 +11,14 @@ from decimal import Decimal
 import pytest
 
 from payarc_provider.exceptions import PayarcConfigError
-from payarc_provider.sync.records import MAX_KEY, Reader, UnusableKey, key_text, share_of, shown
+from payarc_provider.sync.records import MAX_KEY, RecordReader, UnusableKey, key_text, share_of, shown
 
 SECRET = "0" * 32
 ID = uuid.UUID("2f5b6c1e-9d3a-4d5f-8a51-0f6d8f6f2b11")
 
 
 def reader(key="id", fields=None, secret=SECRET):
-    return Reader(key, fields, secret)
+    return RecordReader(key, fields, secret)
 
 
 def through_json(value):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from payarc_provider.sync.records import Reader, Record, share_of
+from payarc_provider.sync.records import Record, RecordReader, share_of
 from payarc_provider.sync.sources import Place, Source
 
 _FIRST = 64  # records
 _REMEMBERED = 8  # batches; no more than two or three hold records that are still to be sent
 
 
-class BatchReader:
+class Batches:
     """Cuts a source into batches, the first ones small, so that sending begins while others are still claimed.
 
     :param size: records per batch; repetition is looked for among at least so many
@@ -23,7 +23,7 @@ class BatchReader:
     def __init__(
         self,
         source: Source,
-        reader: Reader,
+        reader: RecordReader,
         size: int,
         partition: tuple[int, int] | None = None,
         after: Place | None = None,

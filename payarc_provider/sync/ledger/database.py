@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.sql.elements import ColumnElement
 
 from payarc_provider.exceptions import PayarcConfigError, PayarcLedgerError
-from payarc_provider.sync.schema import MYSQL
+from payarc_provider.sync.ledger.schema import MYSQL
 
 SUPPORTED = ("sqlite", "postgresql", *MYSQL)
 SQLITE_BUSY_SECONDS = 30

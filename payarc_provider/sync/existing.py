@@ -15,7 +15,7 @@ from payarc_provider.sync.lookup import read_window
 from payarc_provider.sync.reads import read
 from payarc_provider.sync.records import Record
 from payarc_provider.sync.reference import find_reference, reference
-from payarc_provider.sync.work import Work
+from payarc_provider.sync.state import RunState
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class Index:
 class Existing:
     """The customers that PayArc has already: read once per run, and only when something is to be sent."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: RunState) -> None:
         self._work = work
         self._index = Index(work.ledger_id)
 

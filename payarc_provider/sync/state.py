@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from payarc_provider.exceptions import PayarcError, PayarcRunStopped
-from payarc_provider.sync.database import LedgerUnavailable
 from payarc_provider.sync.deferral import Deferral
-from payarc_provider.sync.intent import Intent
+from payarc_provider.sync.intent import Claim
 from payarc_provider.sync.ledger import Claimant, Row
+from payarc_provider.sync.ledger.database import LedgerUnavailable
 from payarc_provider.sync.ports import Clock, LedgerPort, PayarcPort, Sink
 from payarc_provider.sync.records import Record, shown
 from payarc_provider.sync.settings import Settings
@@ -24,7 +24,7 @@ T = TypeVar("T")
 MOMENT = 0.001  # seconds; less might not move a clock on
 
 
-class Work:
+class RunState:
     """The desk of one run.
 
     ``mine``: key → intent, for every row this attempt owns and has a record for. ``unknown``: those of them that were
@@ -60,8 +60,8 @@ class Work:
         self.done: Counter[str] = Counter()
         self.met: Counter[str] = Counter()
         self.found: set[str] = set()
-        self.mine: dict[str, Intent] = {}
-        self.unknown: dict[str, Intent] = {}
+        self.mine: dict[str, Claim] = {}
+        self.unknown: dict[str, Claim] = {}
         self.aside: list[Record] = []
         self.taken: set[str] = set()
         self.promised: set[str] = set()
@@ -105,7 +105,7 @@ class Work:
             and (row.dag_id, row.run_id) == (self.me.dag_id, self.me.run_id)
         )
 
-    def put_aside(self, intent: Intent) -> None:
+    def put_aside(self, intent: Claim) -> None:
         """The row is not this attempt's any more, or is free: its record is looked at again before the run ends."""
         if self.mine.get(intent.key) is intent:
             del self.mine[intent.key]

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from payarc_provider.api.customer import created_between, customer_id
 from payarc_provider.api.fields import FIELDS
-from payarc_provider.sync.records import Reader
+from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.reference import find_reference, reference, without_reference
 
 BATCH = 500
@@ -41,7 +41,7 @@ class Match:
     bearers: list[Bearer]
 
 
-class Shelf:
+class CustomerIndex:
     """Keys and customers, in a private temporary file that vanishes with the process: memory does not grow with them.
 
     Of a customer nothing is kept but ids and hashes.
@@ -52,7 +52,7 @@ class Shelf:
     def __init__(self, ledger_id: str, account: str) -> None:
         self._ledger_id = ledger_id
         self._account = account
-        self._reader = Reader("key", None, ledger_id)
+        self._reader = RecordReader("key", None, ledger_id)
         self._database = sqlite3.connect("", check_same_thread=False, isolation_level=None)
         self._database.execute("CREATE TABLE wanted (key TEXT PRIMARY KEY, reference TEXT)")
         columns = "id TEXT PRIMARY KEY, reference TEXT, digest TEXT, fields TEXT, since REAL"

@@ -19,10 +19,10 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.sql.elements import ColumnElement
 
 from payarc_provider.exceptions import PayarcConfigError, PayarcLedgerError
-from payarc_provider.sync.database import Database, among, sorted_errors
-from payarc_provider.sync.forgotten import first_attempt, forgotten_ids
+from payarc_provider.sync.ledger.database import Database, among, sorted_errors
+from payarc_provider.sync.ledger.forgotten import first_attempt, forgotten_ids
+from payarc_provider.sync.ledger.schema import MAX_ACCOUNT, MYSQL, database_now, schema
 from payarc_provider.sync.records import Record
-from payarc_provider.sync.schema import MAX_ACCOUNT, MYSQL, database_now, schema
 from payarc_provider.sync.states import Errors, Retry, State
 
 EPOCH = datetime.datetime.fromtimestamp(0, datetime.UTC)
@@ -101,7 +101,7 @@ class Claimant:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class Resolution:
     """An answer to record: the customer's id, or the refusal."""
 
     key: str
@@ -439,7 +439,7 @@ class Ledger:
                 mine = [*self._mine(me), rows.c.key.in_(part)]
                 connection.execute(update(rows).where(*mine).values(owner=None, lease_until=until))
 
-    def record(self, me: Claimant, answers: Sequence[Settled]) -> Recorded:
+    def record(self, me: Claimant, answers: Sequence[Resolution]) -> Recorded:
         """Record answers for the rows this attempt still owns, all in one transaction.
 
         Who lost a row drops its answer: the new owner finds the customer in PayArc's list. An id that another row
@@ -456,7 +456,7 @@ class Ledger:
                 set().union(*(part.keys for part in parts)), set().union(*(part.taken_ids for part in parts))
             )
 
-    def _record(self, connection: Connection, me: Claimant, answers: Sequence[Settled]) -> Recorded:
+    def _record(self, connection: Connection, me: Claimant, answers: Sequence[Resolution]) -> Recorded:
         rows = self._rows
         now = database_now(connection)
         keys = sorted(answer.key for answer in answers)

@@ -13,10 +13,10 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.sql.elements import ColumnElement
 
 from payarc_provider.exceptions import PayarcError
-from payarc_provider.sync.forgotten import FIRST_ATTEMPT, bar, count_from, forgotten_ids
 from payarc_provider.sync.ledger import Ledger, Row, ripe_at
+from payarc_provider.sync.ledger.forgotten import FIRST_ATTEMPT, bar, count_from, forgotten_ids
+from payarc_provider.sync.ledger.schema import database_now
 from payarc_provider.sync.records import shown
-from payarc_provider.sync.schema import database_now
 from payarc_provider.sync.states import State
 
 BY_PERSON = "person"
@@ -30,7 +30,7 @@ class NotDone(PayarcError):
     """The ledger was left as it was."""
 
 
-class Upkeep:
+class Repair:
     """One account's rows, in the hands of a person.
 
     Every method raises `NotDone`, with the reason and what to do, where the row's state forbids it.

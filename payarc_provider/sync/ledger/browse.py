@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import and_, case, func, or_, select
 
 from payarc_provider.sync.ledger import Ledger
-from payarc_provider.sync.overview import PendingRow, RejectedRow, pending_row, rejected_row
-from payarc_provider.sync.schema import database_now
+from payarc_provider.sync.ledger.overview import PendingRow, RejectedRow, pending_row, rejected_row
+from payarc_provider.sync.ledger.schema import database_now
 from payarc_provider.sync.states import State
 
 

@@ -16,7 +16,7 @@ from collections.abc import Collection
 from sqlalchemy import Table, func, insert, select, update
 from sqlalchemy.engine import Connection
 
-from payarc_provider.sync.database import among
+from payarc_provider.sync.ledger.database import among
 
 FIRST_ATTEMPT = "first_attempt"
 

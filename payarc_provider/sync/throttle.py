@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from payarc_provider.exceptions import PayarcLedgerError
-from payarc_provider.sync.work import MOMENT, Work
+from payarc_provider.sync.state import MOMENT, RunState
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ _MEANWHILE = 0.02  # seconds between looks while another sender asks the ledger
 class Pace:
     """The rate limit of one run's POSTs. A worker that is alone asks the ledger for nothing."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: RunState) -> None:
         self._work = work
         self._asking = False
 

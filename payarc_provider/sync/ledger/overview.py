@@ -12,9 +12,9 @@ from sqlalchemy import case, func, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql.elements import ColumnElement
 
-from payarc_provider.sync.forgotten import count_forgotten
 from payarc_provider.sync.ledger import Ledger
-from payarc_provider.sync.schema import database_now
+from payarc_provider.sync.ledger.forgotten import count_forgotten
+from payarc_provider.sync.ledger.schema import database_now
 from payarc_provider.sync.states import Errors, State
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from payarc_provider.exceptions import PayarcAuthError, PayarcConnectionFailed, PayarcError, PayarcRunStopped
 from payarc_provider.sync.checkpoints import reach
-from payarc_provider.sync.intent import Intent
-from payarc_provider.sync.ledger import Settled
-from payarc_provider.sync.pace import Pace
+from payarc_provider.sync.intent import Claim
+from payarc_provider.sync.ledger import Resolution
 from payarc_provider.sync.recorder import Recorder
 from payarc_provider.sync.reference import reference, with_reference
+from payarc_provider.sync.state import RunState
 from payarc_provider.sync.states import (
     Created,
     Deferred,
@@ -23,7 +23,7 @@ from payarc_provider.sync.states import (
     Wrong,
     outcome_of,
 )
-from payarc_provider.sync.work import Work
+from payarc_provider.sync.throttle import Pace
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +39,12 @@ class Sender:
     process's clock, where that is long.
     """
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: RunState) -> None:
         self._work = work
         self._pace = Pace(work)
         self.recorder = Recorder(work, self.release_brake)
-        self.outbox: asyncio.Queue[Intent] = asyncio.Queue()
-        self.braked: list[Intent] = []
+        self.outbox: asyncio.Queue[Claim] = asyncio.Queue()
+        self.braked: list[Claim] = []
         self._busy = self._sending = 0
         self._going = asyncio.Event()
         self._going.set()
@@ -72,15 +72,15 @@ class Sender:
         """How many are ready to go."""
         return self.outbox.qsize() + self._busy - self._sending
 
-    def queue(self, intent: Intent) -> None:
+    def queue(self, intent: Claim) -> None:
         """Send it when its turn comes."""
         self._work.mine[intent.key] = intent
         self.outbox.put_nowait(intent)
 
-    def adopt(self, intent: Intent, customer_id: str, how: str) -> None:
+    def adopt(self, intent: Claim, customer_id: str, how: str) -> None:
         """Nothing is sent: PayArc has the customer already."""
         self._work.mine[intent.key] = intent
-        self.recorder.answer(intent, Settled(intent.key, customer_id=customer_id, matched_by=how))
+        self.recorder.answer(intent, Resolution(intent.key, customer_id=customer_id, matched_by=how))
 
     def go_on(self) -> None:
         """The unknown outcomes have been looked up."""
@@ -105,7 +105,7 @@ class Sender:
                 self._busy -= 1
                 self._work.changed()
 
-    async def _send(self, intent: Intent) -> None:
+    async def _send(self, intent: Claim) -> None:
         work = self._work
         while not work.stop:
             if intent.lost:
@@ -133,7 +133,7 @@ class Sender:
         self._going.clear()
         self._work.changed()
 
-    async def _sent(self, intent: Intent) -> bool:
+    async def _sent(self, intent: Claim) -> bool:
         """Send once; returns whether the intent is done with, for now or for good."""
         self._sending += 1
         try:
@@ -143,9 +143,9 @@ class Sender:
             self._work.hear()
         match outcome:
             case Created(customer_id=customer_id):
-                self._answered(intent, Settled(intent.key, customer_id=customer_id))
+                self._answered(intent, Resolution(intent.key, customer_id=customer_id))
             case Refused(errors=errors):
-                self._answered(intent, Settled(intent.key, errors=errors))
+                self._answered(intent, Resolution(intent.key, errors=errors))
             case Unknown():
                 self._note_unknown(intent)
             case Wrong(error=error):
@@ -157,7 +157,7 @@ class Sender:
                 return False
         return True
 
-    async def _attempt(self, intent: Intent) -> Outcome:
+    async def _attempt(self, intent: Claim) -> Outcome:
         work = self._work
         fields = dict(intent.record.fields)
         if intent.reference:
@@ -177,7 +177,7 @@ class Sender:
             self._altering = await work.in_ledger(lambda: work.ledger.alters_values(noticed=True))
         return created
 
-    async def _defer(self, intent: Intent, outcome: Deferred) -> None:
+    async def _defer(self, intent: Claim, outcome: Deferred) -> None:
         """Nothing was processed: the intent is as good as unsent; wait and go again."""
         work = self._work
         if not outcome.leased:
@@ -194,12 +194,12 @@ class Sender:
             work.halt(PayarcConnectionFailed())
         self._not_before = work.clock.now() + min(30.0, 0.5 * 2**rounds)
 
-    def _answered(self, intent: Intent, settled: Settled) -> None:
+    def _answered(self, intent: Claim, settled: Resolution) -> None:
         self.answers += 1
         self._unknown_in_a_row = self._unreachable_in_a_row = self._pauses = 0
         self.recorder.answer(intent, settled)
 
-    def _note_unknown(self, intent: Intent) -> None:
+    def _note_unknown(self, intent: Claim) -> None:
         work = self._work
         work.counts["unknown"] += 1
         work.done["unknown"] += 1
@@ -223,7 +223,7 @@ class Sender:
 
     # ---- the max_new brake --------------------------------------------------------------------------------------
 
-    def _brake_holds(self, intent: Intent) -> bool:
+    def _brake_holds(self, intent: Claim) -> bool:
         """Whether ``max_new`` forbids to send this one now; it is kept apart, and freed when another is refused."""
         most = self._work.settings.max_new
         if most is None or intent.key in self._work.promised:
@@ -247,7 +247,7 @@ class Sender:
         )
 
 
-def idempotency_key(work: Work, intent: Intent) -> str:
+def idempotency_key(work: RunState, intent: Claim) -> str:
     """The record's code and the attempt, both committed before sending. PayArc may or may not honour it."""
     return f"{reference(work.ledger_id, work.me.account, intent.key)}-{intent.attempt}"
 

@@ -17,12 +17,12 @@ import sqlalchemy.exc
 from sqlalchemy import insert, select, update
 from sqlalchemy.engine import Connection
 
-from payarc_provider.sync.forgotten import FIRST_ATTEMPT, count_from, forgotten_ids
+from payarc_provider.sync.customer_index import Bearer, CustomerIndex, Match
 from payarc_provider.sync.ledger import Ledger, Row
-from payarc_provider.sync.schema import database_now
-from payarc_provider.sync.shelf import Bearer, Match, Shelf
+from payarc_provider.sync.ledger.forgotten import FIRST_ATTEMPT, count_from, forgotten_ids
+from payarc_provider.sync.ledger.repair import CLOSED, NotDone
+from payarc_provider.sync.ledger.schema import database_now
 from payarc_provider.sync.states import State
-from payarc_provider.sync.upkeep import CLOSED, NotDone
 
 _MINUTE = 60
 
@@ -85,7 +85,7 @@ class Rebuild:
         self._facts = ledger.schema.facts
         self._attempt = 1
 
-    def restore(self, shelf: Shelf) -> Rebuilt:
+    def restore(self, shelf: CustomerIndex) -> Rebuilt:
         """Go through the shelf's keys, some hundreds in one transaction. It may be repeated.
 
         :raises NotDone: a run is working on the account

@@ -6,18 +6,18 @@ import datetime
 from collections.abc import Awaitable, Callable, Iterable
 
 from payarc_provider.sync.checkpoints import reach
-from payarc_provider.sync.intent import Intent
+from payarc_provider.sync.existing import Existing, Matches
+from payarc_provider.sync.intent import Claim
 from payarc_provider.sync.ledger import EPOCH, Known, Row, is_free
-from payarc_provider.sync.matching import Existing, Matches
 from payarc_provider.sync.reads import read
 from payarc_provider.sync.records import Record
 from payarc_provider.sync.reference import reference, with_reference
-from payarc_provider.sync.sender import Sender
+from payarc_provider.sync.send import Sender
+from payarc_provider.sync.state import RunState
 from payarc_provider.sync.states import Errors, State, Status
-from payarc_provider.sync.work import Work
 
 
-class Intake:
+class Claimer:
     """Finds out what is known of records, claims what is free, and queues what is to be sent.
 
     :param existing: what PayArc has already, where ``match_existing`` asks for it
@@ -25,7 +25,7 @@ class Intake:
     """
 
     def __init__(
-        self, work: Work, sender: Sender, existing: Existing | None, settle_first: Callable[[], Awaitable[None]]
+        self, work: RunState, sender: Sender, existing: Existing | None, settle_first: Callable[[], Awaitable[None]]
     ) -> None:
         self._work = work
         self._sender = sender
@@ -141,8 +141,8 @@ class Intake:
         status = _status(row.matched_by) if self._work.same_run(row) else Status.KNOWN
         self._work.accept(record, row.customer_id or "", status, changed=changed)
 
-    def _intent(self, record: Record, row: Row, asked: float) -> Intent:
-        return Intent(record, row.attempt, row.reference, asked + self._work.settings.lease)
+    def _intent(self, record: Record, row: Row, asked: float) -> Claim:
+        return Claim(record, row.attempt, row.reference, asked + self._work.settings.lease)
 
     def _report_dry_run(self, fit: dict[str, Record], rows: dict[str, Row], free: dict[str, Record]) -> None:
         work = self._work

@@ -1,0 +1,27 @@
+"""The ledger: one row per (account, key) in a SQL database, and the rules by which runs change it."""
+
+from payarc_provider.sync.ledger.ledger import (
+    EPOCH,
+    Claimant,
+    Known,
+    Ledger,
+    Recorded,
+    Resolution,
+    Row,
+    check_account,
+    is_free,
+    ripe_at,
+)
+
+__all__ = [
+    "EPOCH",
+    "Claimant",
+    "Known",
+    "Ledger",
+    "Recorded",
+    "Resolution",
+    "Row",
+    "check_account",
+    "is_free",
+    "ripe_at",
+]
