@@ -6,9 +6,9 @@
 From a shell: ``python -m payarc_provider.sandbox --port 8765``. In tests: the fixture in
 :mod:`payarc_provider.sandbox.pytest_plugin`.
 
-The sandbox answers as PayArc is known to answer. Fault rules (:mod:`payarc_provider.sandbox.faults`) make single requests
-fail; settings (:mod:`payarc_provider.sandbox.settings`) change how it behaves altogether. Tests can read back every customer
-and the request that created it. It needs the extra ``sandbox`` and does not import Airflow.
+The sandbox answers as PayArc is known to answer. Fault rules (:mod:`payarc_provider.sandbox.faults`) make single
+requests fail; settings (:mod:`payarc_provider.sandbox.settings`) change how it behaves altogether. Tests can read back
+every customer and the request that created it. It needs the extra ``sandbox`` and does not import Airflow.
 """
 
 from payarc_provider.sandbox.server import SandboxServer
