@@ -1,7 +1,7 @@
 """Giving the worker slot back: what ends a slice of a run, and what the next slice must know.
 
 A run that is deferred is cut into slices. Each one releases every row it holds and leaves a note in the ledger. The
-next one reads the whole input again, which costs no request for known records. Only counts and speed depend on the note.
+next one reads the whole input again, which costs no request for known records. The note carries counts and speed only.
 """
 
 from __future__ import annotations
