@@ -3,13 +3,12 @@
 >>> with SandboxServer() as sandbox:
 ...     sandbox.url, sandbox.token
 
-From a shell: ``python -m payarc_provider.sandbox --port 8765``. In tests: the fixture of
+From a shell: ``python -m payarc_provider.sandbox --port 8765``. In tests: the fixture in
 :mod:`payarc_provider.sandbox.pytest_plugin`.
 
-It answers as PayArc is known to answer, and it misbehaves on request: single requests by rules
-(:class:`~payarc_provider.sandbox.faults.FaultRule`), everything that lasts by settings
-(:class:`~payarc_provider.sandbox.settings.Settings`). What it made, and which request made it, can be read back. Needs
-the extra ``sandbox``; knows nothing of Airflow.
+The sandbox answers as PayArc is known to answer. Fault rules (:mod:`payarc_provider.sandbox.faults`) make single
+requests fail; settings (:mod:`payarc_provider.sandbox.settings`) change how it behaves altogether. Tests can read back
+every customer and the request that created it. It needs the extra ``sandbox`` and does not import Airflow.
 """
 
 from payarc_provider.sandbox.server import SandboxServer

@@ -8,7 +8,7 @@ import shlex
 from typing import get_args
 
 from payarc_provider.sandbox.server import SandboxServer
-from payarc_provider.sandbox.settings import IdStyle, Settings, TimeStyle
+from payarc_provider.sandbox.settings import IdStyle, SandboxSettings, TimeStyle
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -33,7 +33,7 @@ def _greet(server: SandboxServer) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    default = Settings()
+    default = SandboxSettings()
     parser = argparse.ArgumentParser(prog="python -m payarc_provider.sandbox", description="A stand-in for PayArc.")
     parser.add_argument("--port", type=int, default=8765, help="0 for a free one (%(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="keep it on the loopback interface (%(default)s)")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from payarc_provider.sandbox.fields import RULES
-from payarc_provider.sandbox.settings import Settings
+from payarc_provider.sandbox.settings import SandboxSettings
 
 
 @dataclass(slots=True)
@@ -33,7 +33,7 @@ class Customer:
         """Its place in lists: the greatest rank stands first."""
         return self.created_at, self.number
 
-    def as_payarc(self, now: float, settings: Settings) -> dict[str, Any]:
+    def as_payarc(self, now: float, settings: SandboxSettings) -> dict[str, Any]:
         """The object under ``data`` in PayArc's answers."""
         values = {name: self.fields.get(name) for name in RULES}
         guide = settings.id_style == "guide"
@@ -65,7 +65,7 @@ class Customer:
         }
 
 
-def _shown(moment: int, settings: Settings) -> int | str:
+def _shown(moment: int, settings: SandboxSettings) -> int | str:
     if settings.time_style == "unix":
         return moment
     return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(moment))

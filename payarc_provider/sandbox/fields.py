@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from payarc_provider.sandbox.settings import Settings
+from payarc_provider.sandbox.settings import SandboxSettings
 
 _ADDRESS = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s.]+")
 _DIGITS = re.compile(r"[0-9]+")
@@ -21,7 +21,7 @@ _ZIP = re.compile(r"[0-9-]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class FieldRule:
     """Least and greatest length in characters, and a shape with the words for what does not have it."""
 
     least: int
@@ -38,19 +38,19 @@ def _only_letters(value: str) -> bool:
     return all(map(_letter, value))
 
 
-RULES: dict[str, Rule] = {
-    "name": Rule(3, 50),
-    "email": Rule(0, 40, _ADDRESS.fullmatch, "must be a valid email address."),
-    "description": Rule(5, 50),
-    "send_email_address": Rule(5, 40),
-    "cc_email_address": Rule(5, 40),
-    "address_1": Rule(5, 50),
-    "address_2": Rule(5, 50),
-    "city": Rule(2, 50),
-    "state": Rule(2, 50),
-    "zip": Rule(0, 10, _ZIP.fullmatch, "format is invalid."),
-    "phone": Rule(2, 11, _DIGITS.fullmatch, "must be a number."),
-    "country": Rule(2, 50, _only_letters, "may only contain letters."),
+RULES: dict[str, FieldRule] = {
+    "name": FieldRule(3, 50),
+    "email": FieldRule(0, 40, _ADDRESS.fullmatch, "must be a valid email address."),
+    "description": FieldRule(5, 50),
+    "send_email_address": FieldRule(5, 40),
+    "cc_email_address": FieldRule(5, 40),
+    "address_1": FieldRule(5, 50),
+    "address_2": FieldRule(5, 50),
+    "city": FieldRule(2, 50),
+    "state": FieldRule(2, 50),
+    "zip": FieldRule(0, 10, _ZIP.fullmatch, "format is invalid."),
+    "phone": FieldRule(2, 11, _DIGITS.fullmatch, "must be a number."),
+    "country": FieldRule(2, 50, _only_letters, "may only contain letters."),
 }
 """Every field that a client can set, in the order of PayArc's answers."""
 
@@ -60,7 +60,7 @@ def known_fields(sent: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _plain(sent[name]) for name in RULES if name in sent}
 
 
-def refusals(fields: Mapping[str, Any], settings: Settings, *, creating: bool) -> dict[str, list[str]]:
+def validation_errors(fields: Mapping[str, Any], settings: SandboxSettings, *, creating: bool) -> dict[str, list[str]]:
     """Field → what is wrong with it, in PayArc's words; empty where PayArc accepts the record."""
     errors = {name: texts for name, value in fields.items() if (texts := _wrong(name, value, settings))}
     if creating:
@@ -70,14 +70,14 @@ def refusals(fields: Mapping[str, Any], settings: Settings, *, creating: bool) -
     return errors
 
 
-def altered(fields: Mapping[str, str | None], settings: Settings) -> dict[str, str | None]:
+def altered(fields: Mapping[str, str | None], settings: SandboxSettings) -> dict[str, str | None]:
     """The fields as PayArc stores them."""
     if not settings.alter:
         return dict(fields)
     return {name: _alter(value, settings.alter.get(name)) for name, value in fields.items()}
 
 
-def _wrong(name: str, value: Any, settings: Settings) -> list[str]:
+def _wrong(name: str, value: Any, settings: SandboxSettings) -> list[str]:
     if value is None:
         return []
     if not isinstance(value, str):
@@ -89,7 +89,7 @@ def _wrong(name: str, value: Any, settings: Settings) -> list[str]:
         texts.append(f"The {_spoken(name)} must be at least {rule.least} characters.")
     if len(value) > rule.most:
         texts.append(f"The {_spoken(name)} may not be greater than {rule.most} characters.")
-    if value in settings.refuse.get(name, ()):
+    if value in settings.taken.get(name, ()):
         texts.append(f"The {_spoken(name)} has already been taken.")
     return texts
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from email.utils import formatdate
 
-from payarc_provider.sandbox.settings import Settings
+from payarc_provider.sandbox.settings import SandboxSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class RateWindows:
     def __init__(self) -> None:
         self._windows: dict[tuple[str, str], tuple[float, int]] = {}
 
-    def hit(self, token: str, endpoint: str, settings: Settings, now: float) -> Quota | None:
+    def hit(self, token: str, endpoint: str, settings: SandboxSettings, now: float) -> Quota | None:
         """Count one request; None where there is no limit. ``now`` comes from a clock that never jumps."""
         limit = settings.rate_limit
         if limit is None:
@@ -43,14 +43,14 @@ class RateWindows:
         self._windows.clear()
 
 
-def quota_headers(quota: Quota | None, settings: Settings) -> dict[str, str]:
+def quota_headers(quota: Quota | None, settings: SandboxSettings) -> dict[str, str]:
     """What every answer says about the limit."""
     if quota is None or not settings.rate_headers:
         return {}
     return {"X-RateLimit-Limit": str(quota.limit), "X-RateLimit-Remaining": str(quota.remaining)}
 
 
-def retry_headers(ends_in: float, now: float, settings: Settings) -> dict[str, str]:
+def retry_headers(ends_in: float, now: float, settings: SandboxSettings) -> dict[str, str]:
     """What a 429 says besides. ``now`` is PayArc's time in Unix seconds; everything is rounded up."""
     if not settings.rate_headers:
         return {}

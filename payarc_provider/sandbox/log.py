@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-Outcome = Literal["open", "created", "replayed", "refused", "rate_limited", "unauthorized", "not_created"]
+Outcome = Literal["open", "created", "replayed", "rejected", "rate_limited", "unauthorized", "not_created"]
 """``open``: being handled, or still to be committed late. ``not_created``: a fault was in the way."""
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-from payarc_provider.sandbox.answers import RESET, Answer, failed, json_answer, not_found, refused
-from payarc_provider.sandbox.fields import altered, known_fields, refusals
+from payarc_provider.sandbox.fields import altered, known_fields, validation_errors
 from payarc_provider.sandbox.log import Post
+from payarc_provider.sandbox.responses import RESET, SandboxResponse, failed, json_answer, not_found, rejected
 from payarc_provider.sandbox.state import SandboxState
 
 COLLECTION = "/customers"
@@ -46,7 +46,7 @@ class Request:
         return f"{self.method} {self.route}"
 
 
-def handle(state: SandboxState, merchant: str, request: Request) -> Answer:
+def handle(state: SandboxState, merchant: str, request: Request) -> SandboxResponse:
     """Carry a request out, and answer it. What it made is durable when this returns."""
     with state.lock:
         if request.generation != state.generation:
@@ -61,7 +61,7 @@ def handle(state: SandboxState, merchant: str, request: Request) -> Answer:
         return failed(405, "The method is not allowed.", "MethodNotAllowedHttpException")
 
 
-def _post(state: SandboxState, merchant: str, request: Request) -> Answer:
+def _post(state: SandboxState, merchant: str, request: Request) -> SandboxResponse:
     key = (merchant, request.idempotency_key or "")
     replaying = state.current.idempotency == "replay" and request.idempotency_key
     if replaying and key in state.replays:
@@ -74,14 +74,14 @@ def _post(state: SandboxState, merchant: str, request: Request) -> Answer:
     return answer
 
 
-def _create(state: SandboxState, merchant: str, request: Request) -> Answer:
+def _create(state: SandboxState, merchant: str, request: Request) -> SandboxResponse:
     post = request.post
     fields = known_fields(request.body or {})
-    refusal = _refusal(state, request, fields)
-    if refusal:
+    rejection = _rejection(state, request, fields)
+    if rejection:
         if post:
-            post.outcome = "refused"
-        return refusal
+            post.outcome = "rejected"
+        return rejection
     customer = state.create(merchant, fields, request=post.sequence if post else None)
     if post:
         post.created(customer.customer_id)
@@ -89,32 +89,32 @@ def _create(state: SandboxState, merchant: str, request: Request) -> Answer:
     return json_answer(state.current.create_status, {"data": data, "meta": _META}, made=customer.customer_id)
 
 
-def _refusal(state: SandboxState, request: Request, fields: Mapping[str, Any]) -> Answer | None:
+def _rejection(state: SandboxState, request: Request, fields: Mapping[str, Any]) -> SandboxResponse | None:
     if request.body is None:
         return failed(400, "The body could not be read.", _BAD_REQUEST)
-    errors = refusals(fields, state.current, creating=request.method == "POST")
-    return refused(errors, state.current.envelope) if errors else None
+    errors = validation_errors(fields, state.current, creating=request.method == "POST")
+    return rejected(errors, state.current.envelope) if errors else None
 
 
-def _one(state: SandboxState, merchant: str, request: Request) -> Answer:
+def _one(state: SandboxState, merchant: str, request: Request) -> SandboxResponse:
     customer = state.store.find(merchant, request.customer_id or "")
     if customer is None:
         return not_found()
     if request.method == "DELETE":
         state.store.remove(customer)
-        return Answer(204)
+        return SandboxResponse(204)
     if request.method == "PATCH":
         fields = known_fields(request.body or {})
-        refusal = _refusal(state, request, fields)
-        if refusal:
-            return refusal
+        rejection = _rejection(state, request, fields)
+        if rejection:
+            return rejection
         customer.fields.update(altered(fields, state.current))
         customer.updated_at = int(state.now())
         state.store.save(customer)
     return json_answer(200, {"data": customer.as_payarc(state.now(), state.current), "meta": _META})
 
 
-def _list(state: SandboxState, merchant: str, request: Request) -> Answer:
+def _list(state: SandboxState, merchant: str, request: Request) -> SandboxResponse:
     size = min(_number(request.query.get("limit"), 25), 100)
     page = _number(request.query.get("page"), 1)
     shuffle = state.shuffler if state.current.shuffle_same_second else None

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from payarc_provider.sandbox.control import control_routes
 from payarc_provider.sandbox.endpoint import CustomersEndpoint
-from payarc_provider.sandbox.settings import Settings
+from payarc_provider.sandbox.settings import SandboxSettings
 from payarc_provider.sandbox.state import SandboxState
 from payarc_provider.sandbox.tokens import SANDBOX_TOKEN
 from payarc_provider.sandbox.wire import Dated, protocol_class
@@ -32,7 +32,7 @@ class SandboxServer:
     :param port: 0 for a free one
     :param state: a file that keeps the customers, also when the process is killed; None for memory only
     :param seed: makes ids, chance and shuffling repeatable
-    :param settings: the fields of :class:`~payarc_provider.sandbox.settings.Settings`
+    :param settings: the fields of :class:`~payarc_provider.sandbox.settings.SandboxSettings`
     """
 
     token: str = SANDBOX_TOKEN
@@ -47,7 +47,9 @@ class SandboxServer:
         seed: int | None = None,
         **settings: Any,
     ) -> None:
-        self._state = SandboxState(Settings().changed(settings), Path(state) if state is not None else None, seed)
+        self._state = SandboxState(
+            SandboxSettings().changed(settings), Path(state) if state is not None else None, seed
+        )
         self._socket = socket.create_server((host, port), backlog=512)
         # Accepted connections inherit it; asyncio alone would not set it here, and each answer would wait for an ACK.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -128,7 +130,7 @@ class SandboxServer:
         return self._state.seed(records)
 
     def revoke(self, token: str) -> None:
-        """Answer 401 to this token from now on."""
+        """SandboxResponse 401 to this token from now on."""
         self._state.revoke(token)
 
     def stats(self) -> dict[str, Any]:

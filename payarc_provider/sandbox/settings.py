@@ -23,7 +23,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class SandboxSettings:
     """How the sandbox behaves; the defaults are PayArc as observed, with no rate limit and no delay.
 
     :param latency: seconds that every request takes, half before it is handled and half after
@@ -39,7 +39,7 @@ class Settings:
     :param idempotency: whether ``Idempotency-Key`` is ``ignored``, or the first answer is given again (``replay``);
         answers are remembered in memory only
     :param required: fields that a POST must have
-    :param refuse: field → values that are refused as already taken
+    :param taken: field → values that PayArc rejects as already taken
     :param tokens: further tokens → their merchant
     :param alter: field → what becomes of its value in storage
     :param shuffle_same_second: rows of one second stand in another order on each page that is read
@@ -59,7 +59,7 @@ class Settings:
     envelope: Envelope = "422"
     idempotency: Idempotency = "ignored"
     required: Sequence[str] = ()
-    refuse: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    taken: Mapping[str, Sequence[str]] = field(default_factory=dict)
     tokens: Mapping[str, str] = field(default_factory=dict)
     alter: Mapping[str, Alteration] = field(default_factory=dict)
     shuffle_same_second: bool = False
@@ -78,7 +78,7 @@ class Settings:
         if self.rate_limit is not None and (self.rate_limit < 1 or self.rate_window <= 0):
             raise ValueError("rate_limit must be at least 1, and rate_window more than 0")
 
-    def changed(self, changes: Mapping[str, Any]) -> Settings:
+    def changed(self, changes: Mapping[str, Any]) -> SandboxSettings:
         """These settings with some of them changed; ValueError for an unknown name or value."""
         if unknown := set(changes) - {known.name for known in fields(self)}:
             raise ValueError(f"no such setting: {', '.join(sorted(unknown))}")

@@ -11,13 +11,13 @@ from string import ascii_letters, digits
 from threading import RLock
 from typing import Any
 
-from payarc_provider.sandbox.answers import Answer
 from payarc_provider.sandbox.customer import Customer
 from payarc_provider.sandbox.faults import FaultRule, Faults
 from payarc_provider.sandbox.fields import altered, known_fields
 from payarc_provider.sandbox.limits import RateWindows
 from payarc_provider.sandbox.log import Log
-from payarc_provider.sandbox.settings import Settings
+from payarc_provider.sandbox.responses import SandboxResponse
+from payarc_provider.sandbox.settings import SandboxSettings
 from payarc_provider.sandbox.store import Store
 from payarc_provider.sandbox.tokens import token_claims
 
@@ -30,9 +30,11 @@ class SandboxState:
     :param seed: makes ids, chance and shuffling repeatable
     """
 
-    def __init__(self, settings: Settings | None = None, path: Path | None = None, seed: int | None = None) -> None:
+    def __init__(
+        self, settings: SandboxSettings | None = None, path: Path | None = None, seed: int | None = None
+    ) -> None:
         self.lock = RLock()
-        self._initial = settings or Settings()
+        self._initial = settings or SandboxSettings()
         self._seed = seed
         self.store = Store(path)
         self.generation = 0
@@ -42,7 +44,7 @@ class SandboxState:
         self.current = self._initial
         self.log_book = Log(first_post)
         self.windows = RateWindows()
-        self.replays: dict[tuple[str, str], Answer] = {}
+        self.replays: dict[tuple[str, str], SandboxResponse] = {}
         self._revoked: set[str] = set()
         # One source of chance for each purpose: an id more or less must not change which fault fires.
         self.shuffler, self._waits, self._ids = self._numbers("rows"), self._numbers("waits"), self._numbers("ids")
@@ -96,7 +98,7 @@ class SandboxState:
         return self.create(merchant, known_fields(record), created_at=created_at, customer_id=record.get("customer_id"))
 
     def revoke(self, token: str) -> None:
-        """Answer 401 to this token from now on."""
+        """SandboxResponse 401 to this token from now on."""
         with self.lock:
             self._revoked.add(token)
 

@@ -15,8 +15,8 @@ from urllib.parse import parse_qsl
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from payarc_provider.sandbox.answers import Answer
 from payarc_provider.sandbox.resource import COLLECTION, ITEM, Request
+from payarc_provider.sandbox.responses import SandboxResponse
 
 
 def protocol_class(opened: Callable[[], None]) -> type[asyncio.Protocol]:
@@ -102,12 +102,12 @@ def _fields(body: bytes, content_type: str) -> Mapping[str, Any] | None:
     return fields if isinstance(fields, dict) else None
 
 
-def will_answer(answer: Answer, scope: Scope) -> bool:
+def will_answer(answer: SandboxResponse, scope: Scope) -> bool:
     """Whether anything will be sent: not if the fault is that nothing is, nor if the client has left."""
     return answer.delivery != "reset" and not scope["state"]["transport"].is_closing()
 
 
-async def deliver(answer: Answer, scope: Scope, receive: Receive, send: Send) -> None:
+async def deliver(answer: SandboxResponse, scope: Scope, receive: Receive, send: Send) -> None:
     """Send an answer in the way that it says."""
     transport = scope["state"]["transport"]
     if not will_answer(answer, scope):
@@ -124,7 +124,7 @@ async def deliver(answer: Answer, scope: Scope, receive: Receive, send: Send) ->
         await send({"type": "http.response.body", "body": answer.body})
 
 
-def _headers(answer: Answer) -> list[tuple[bytes, bytes]]:
+def _headers(answer: SandboxResponse) -> list[tuple[bytes, bytes]]:
     headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in answer.headers.items()]
     if answer.status != 204:
         headers.append((b"content-type", answer.content_type.encode()))

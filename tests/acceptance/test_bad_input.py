@@ -43,7 +43,7 @@ def create(airflow, records, more=""):
 @pytest.mark.parametrize("what", BAD)
 def test_a_bad_record_is_refused_by_field_with_the_reason_and_all_good_ones_are_created(airflow, sandbox, what):
     record, key, field, reason = BAD[what]
-    sandbox.settings(refuse={"email": ["taken@example.com"]})
+    sandbox.settings(taken={"email": ["taken@example.com"]})
     task = create(airflow, [*GOOD[:5], record, *GOOD[5:]])
     assert task.state == "failed"
     (refused,) = task.rejected
@@ -57,7 +57,7 @@ def test_a_bad_record_is_refused_by_field_with_the_reason_and_all_good_ones_are_
 
 
 def test_all_of_them_at_once_are_refused_each_for_its_own_reason(airflow, sandbox):
-    sandbox.settings(refuse={"email": ["taken@example.com"]})
+    sandbox.settings(taken={"email": ["taken@example.com"]})
     bad = [
         {**record, "id": f"b{place}"} if isinstance(record, dict) and record.get("id") == "b" else record
         for place, (record, *_) in enumerate(BAD.values())
@@ -119,7 +119,7 @@ def test_nothing_is_downstream_of_a_task_that_refused_too_many(airflow):
 
 
 def test_known_refusals_can_be_tolerated_and_new_ones_still_count(airflow, sandbox):
-    sandbox.settings(refuse={"email": ["taken@example.com"]})
+    sandbox.settings(taken={"email": ["taken@example.com"]})
     bad = [{"id": "b", "name": "Jo"}, {"id": "c", "email": "taken@example.com"}]
     tolerating = "tolerate_known_rejected=True"
     first = create(airflow, [*GOOD, *bad], tolerating)

@@ -60,7 +60,7 @@ def sandbox() -> Iterator[SandboxServer]:
     """PayArc's stand-in, which refuses one email address."""
     server = SandboxServer()
     server.start()
-    server.settings(refuse={"email": ["taken@example.com"]})
+    server.settings(taken={"email": ["taken@example.com"]})
     yield server
     server.stop()
 

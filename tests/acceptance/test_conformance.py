@@ -120,7 +120,7 @@ def test_each_is_created_once_and_known_ever_after(airflow, sandbox, any_crm, pe
 
 @with_every_database()
 def test_xcom_holds_ids_customers_refusals_and_counts(airflow, sandbox, any_crm, people, source):
-    sandbox.settings(refuse={"email": ["j3@example.com"]})
+    sandbox.settings(taken={"email": ["j3@example.com"]})
     task = airflow.run(dag_text(source, any_crm, "max_rejected=1"))["create"]
     assert task.state == "success"
     assert task.ids == [one["customer_id"] for one in task.customers]
@@ -190,7 +190,7 @@ def test_a_429_is_sent_again(airflow, sandbox, any_crm, people, source):
 
 @with_every_database()
 def test_too_many_refusals_fail_the_task_once_and_hold_up_nobody(airflow, sandbox, any_crm, people, source):
-    sandbox.settings(refuse={"email": ["j3@example.com", "j7@example.com"]})
+    sandbox.settings(taken={"email": ["j3@example.com", "j7@example.com"]})
     run = airflow.run(dag_text(source, any_crm, "max_rejected=1", "retries=3", "retry_delay=timedelta(0)"))
     assert (run.state, run["create"].state, run["create"].try_number) == ("failed", "failed", 1)
     assert [one["key"] for one in run["create"].rejected] == ["3", "7"]

@@ -89,7 +89,7 @@ def test_mapped_copies_are_deferred_independently(airflow, sandbox, table):
 
 
 def test_the_summary_and_the_rejections_cover_all_slices(airflow, sandbox, table):
-    sandbox.settings(rate_limit=12, rate_window=2.0, refuse={"email": ["j3@example.com", "j33@example.com"]})
+    sandbox.settings(rate_limit=12, rate_window=2.0, taken={"email": ["j3@example.com", "j33@example.com"]})
     rows = [*people(40), {"id": 40, "name": "Jo", "email": "j40@example.com"}]
     table(rows)
     create = f"table='people', sql_conn_id='crm', ledger_conn_id='ledger', max_rejected=3, {DEFERRING}"
@@ -100,13 +100,13 @@ def test_the_summary_and_the_rejections_cover_all_slices(airflow, sandbox, table
     summary = first.summary
     counts = {name: summary[name] for name in ("records", "created", "known", "rejected", "rejected_new")}
     assert counts == {"records": 41, "created": 38, "known": 0, "rejected": 3, "rejected_new": 3}
-    assert sandbox.stats()["posts"]["refused"] == 2, (
+    assert sandbox.stats()["posts"]["rejected"] == 2, (
         "retry_rejected sends each rejected record once per try, not once per slice"
     )
 
     again = airflow.test(dag)["create"]
     assert (again.state, again.ids, again.summary["known"]) == ("success", first.ids, 38)
-    assert sandbox.stats()["posts"]["refused"] == 4
+    assert sandbox.stats()["posts"]["rejected"] == 4
 
 
 def test_the_brake_counts_over_all_slices(airflow, sandbox, table, notes):
@@ -163,7 +163,7 @@ def test_metrics_count_nothing_twice_over_all_slices(airflow, sandbox, table, mo
         return incr(stat, count, *args, **options)
 
     monkeypatch.setattr(Stats, "incr", count)
-    sandbox.settings(refuse={"email": ["j3@example.com", "j33@example.com"]})
+    sandbox.settings(taken={"email": ["j3@example.com", "j33@example.com"]})
     rows = [{"id": None, "name": "John Smith", "email": "none@example.com"}, *people(40)]
     rows += [{"id": 40, "name": "Jo", "email": "j40@example.com"}]
     table(rows)

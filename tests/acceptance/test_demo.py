@@ -6,8 +6,8 @@ import runpy
 from pathlib import Path
 
 from payarc_provider.api.fields import clean
-from payarc_provider.sandbox.fields import known_fields, refusals
-from payarc_provider.sandbox.settings import Settings
+from payarc_provider.sandbox.fields import known_fields, validation_errors
+from payarc_provider.sandbox.settings import SandboxSettings
 
 DEMO = runpy.run_path(str(Path(__file__).resolve().parents[2] / "demo" / "people.py"))
 FIELDS = {"name": "full_name", "email": "email", "description": "company", "phone": "phone", "country": "country"}
@@ -26,7 +26,7 @@ def test_payarc_refuses_three_and_our_own_rules_none():
     for person in DEMO["people"]():
         fields, errors = clean({field: person[column] for field, column in FIELDS.items()})
         assert errors == {}
-        if refusals(known_fields(fields), Settings(), creating=True):
+        if validation_errors(known_fields(fields), SandboxSettings(), creating=True):
             refused.add(person["id"])
 
     assert refused == set(DEMO["MISTAKES"])

@@ -35,7 +35,7 @@ def test_300_records_are_300_posts_and_300_customers_and_the_same_again_is_none(
 
 
 def test_the_four_xcoms_have_exactly_these_shapes(airflow, sandbox, crm):
-    sandbox.settings(refuse={"email": ["j1@example.com"]})
+    sandbox.settings(taken={"email": ["j1@example.com"]})
     crm.table("people", [*people(3), {"id": None, "name": "No Key"}])
     created = airflow.create("table='people', sql_conn_id='crm', max_rejected=2")
     ids = created.ids

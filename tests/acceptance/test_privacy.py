@@ -78,7 +78,7 @@ def everything_goes_wrong(sandbox):
         mail = f"secretmail{number}@example.com"
         return {"match": {"email": mail}, "body": mail}
 
-    sandbox.settings(refuse={"email": ["secretmail9@example.com"], "phone": ["2025551010"]})
+    sandbox.settings(taken={"email": ["secretmail9@example.com"], "phone": ["2025551010"]})
     sandbox.faults(
         [
             {"kind": "lost_after", **of(11)},

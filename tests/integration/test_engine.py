@@ -255,7 +255,7 @@ def test_a_retry_of_the_same_dag_run_says_created_and_another_run_says_known(ben
 
 def test_over_all_attempts_what_was_done_is_counted_once(on_sqlite):
     """What metrics are made of: a retry tells the same in its summary, and has done nothing."""
-    on_sqlite.sandbox.settings(refuse={"email": ["j0@example.com"]})
+    on_sqlite.sandbox.settings(taken={"email": ["j0@example.com"]})
     on_sqlite.sandbox.faults([{"kind": "lost_after", "method": "POST"}, {"kind": "lost_before", "method": "POST"}])
     rows = [*people(8), {"id": "bad", "name": "Jo"}]
     first, retry = on_sqlite.run(rows).ok(), on_sqlite.run(rows).ok()
@@ -556,7 +556,7 @@ def test_a_server_that_never_answers_stops_the_run_with_nothing_claimed(on_sqlit
 
 def test_what_payarc_refuses_is_reported_by_field_and_next_time_without_a_request(bench):
     rows = people(6)
-    bench.sandbox.settings(refuse={"email": ["j2@example.com", "j4@example.com"]})
+    bench.sandbox.settings(taken={"email": ["j2@example.com", "j4@example.com"]})
     outcome = bench.run(rows).ok()
     rejected = [{"key": key, "errors": {"email": ["The email has already been taken."]}} for key in ("2", "4")]
     assert outcome.results.rejected() == rejected
@@ -568,7 +568,7 @@ def test_what_payarc_refuses_is_reported_by_field_and_next_time_without_a_reques
 
 
 def test_in_a_retry_of_the_same_dag_run_a_refusal_is_still_new(on_sqlite):
-    on_sqlite.sandbox.settings(refuse={"email": ["j0@example.com"]})
+    on_sqlite.sandbox.settings(taken={"email": ["j0@example.com"]})
     rows = [*people(1), {"id": "bad", "name": "Jo"}]
     assert on_sqlite.run(rows).ok().results.refused_new == 2
     assert on_sqlite.run(rows).ok().results.refused_new == 2
@@ -577,7 +577,7 @@ def test_in_a_retry_of_the_same_dag_run_a_refusal_is_still_new(on_sqlite):
 
 @pytest.mark.parametrize("envelope", ["422", "409-message", "409-list"])
 def test_a_refusal_in_any_of_payarcs_shapes_is_a_refusal(on_sqlite, envelope):
-    on_sqlite.sandbox.settings(envelope=envelope, refuse={"email": ["j1@example.com"]})
+    on_sqlite.sandbox.settings(envelope=envelope, taken={"email": ["j1@example.com"]})
     outcome = on_sqlite.run(people(3)).ok()
     ((refused,),) = [outcome.results.rejected()]
     assert refused["key"] == "1"
@@ -586,13 +586,13 @@ def test_a_refusal_in_any_of_payarcs_shapes_is_a_refusal(on_sqlite, envelope):
 
 
 def test_changed_data_is_tried_again_and_unchanged_only_on_request(on_sqlite):
-    on_sqlite.sandbox.settings(refuse={"email": ["j0@example.com"]})
+    on_sqlite.sandbox.settings(taken={"email": ["j0@example.com"]})
     on_sqlite.run(people(1)).ok()
     changed = on_sqlite.run([{"id": 0, "name": "John Smith", "email": "other@example.com"}]).ok()
     assert len(changed.ids) == 1
 
     on_sqlite.run([{"id": 9, "name": "John Smith", "email": "j0@example.com"}]).ok()
-    on_sqlite.sandbox.settings(refuse={})
+    on_sqlite.sandbox.settings(taken={})
     same = [{"id": 9, "name": "John Smith", "email": "j0@example.com"}]
     assert on_sqlite.run(same).ok().requests == {}
     assert len(on_sqlite.run(same, dataclasses.replace(QUICK, retry_rejected=True)).ok().ids) == 1
@@ -664,7 +664,7 @@ def test_the_same_key_in_another_batch_gets_the_same_id(bench, name, changed):
 
 
 def test_the_same_key_in_another_batch_whose_first_was_refused_is_tried_with_its_own_data(on_sqlite):
-    on_sqlite.sandbox.settings(refuse={"email": ["j0@example.com"]})
+    on_sqlite.sandbox.settings(taken={"email": ["j0@example.com"]})
     rows = [*people(1), {"id": "bad", "name": "Jo"}, {"id": 0, "name": "Mary Jones"}, {"id": "bad", "name": "Joe"}]
     outcome = on_sqlite.run(rows, dataclasses.replace(QUICK, batch_size=2)).ok()
     assert {customer["name"] for customer in on_sqlite.sandbox.customers()} == {"Mary Jones", "Joe"}
@@ -695,14 +695,14 @@ def test_the_brake_lets_so_many_through_and_a_later_run_does_the_rest(on_sqlite,
 
 def test_the_brake_counts_neither_what_is_known_nor_what_is_refused(on_sqlite):
     on_sqlite.run(people(5)).ok()
-    on_sqlite.sandbox.settings(refuse={"email": [f"j{number}@example.com" for number in range(5, 10)]})
+    on_sqlite.sandbox.settings(taken={"email": [f"j{number}@example.com" for number in range(5, 10)]})
     outcome = on_sqlite.run(people(13), dataclasses.replace(QUICK, max_new=4), run_id="run 2").ok()
     assert outcome.statuses == {"known": 5, "created": 3}
     assert len(outcome.results.rejected()) == 5
 
 
 def test_the_brake_never_ends_a_run_in_success_before_its_input_does(on_sqlite):
-    on_sqlite.sandbox.settings(refuse={"email": ["j0@example.com"]}, latency=0.05)
+    on_sqlite.sandbox.settings(taken={"email": ["j0@example.com"]}, latency=0.05)
     rows = [*people(4), *people(40, first=100)]
     on_sqlite.run(people(40, first=100)).ok()
     braking = dataclasses.replace(QUICK, max_new=3, batch_size=4, concurrency=4)
@@ -720,7 +720,7 @@ def test_the_brake_counts_what_a_look_up_found(on_sqlite):
 
 
 def test_a_dry_run_sends_nothing_and_writes_nothing_and_tells_what_would_happen(bench):
-    bench.sandbox.settings(refuse={"email": ["j1@example.com"]})
+    bench.sandbox.settings(taken={"email": ["j1@example.com"]})
     bench.run(people(3)).ok()
     rows_before, posts_before = bench.database.rows(bench.table), len(bench.sandbox.log())
     rows = [*people(6), {"id": "bad", "name": "Jo"}]

@@ -471,10 +471,10 @@ def test_what_is_known_to_be_absent_is_sent_by_the_next_run(shop, payarc_sandbox
 
 
 def test_a_refused_record_is_tried_again(shop, payarc_sandbox):
-    payarc_sandbox.settings(refuse={"email": ["a@example.com", "b@example.com"]})
+    payarc_sandbox.settings(taken={"email": ["a@example.com", "b@example.com"]})
     rows = people("a", "b", "c")
     assert len(shop.run(payarc_sandbox, rows).rejected()) == 2
-    payarc_sandbox.settings(refuse={})
+    payarc_sandbox.settings(taken={})
     assert len(shop.run(payarc_sandbox, rows).rejected()) == 2
     assert shop("retry", "a") == "1 refused records will be tried again by the next run that reads them\n"
     assert [one["key"] for one in shop.run(payarc_sandbox, rows).rejected()] == ["b"]
@@ -564,10 +564,10 @@ def test_the_forgotten_customer_settles_nothing(shop, payarc_sandbox):
 
 @on_one_database
 def test_a_refused_record_is_forgotten_too(shop, payarc_sandbox):
-    payarc_sandbox.settings(refuse={"email": ["a@example.com"]}, idempotency="replay")
+    payarc_sandbox.settings(taken={"email": ["a@example.com"]}, idempotency="replay")
     shop.run(payarc_sandbox, people("a"))
     assert shop("forget", "a") == "a: forgotten\n"
-    payarc_sandbox.settings(refuse={})
+    payarc_sandbox.settings(taken={})
     assert len(shop.run(payarc_sandbox, people("a")).customer_ids()) == 1
     assert [post["idempotency_key"][-2:] for post in payarc_sandbox.log()] == ["-1", "-2"]
 
@@ -681,10 +681,10 @@ def test_a_restored_ledger_gets_what_has_happened_since_it_was_saved(shop, payar
 @on_one_database
 def test_attempts_count_on_so_that_no_idempotency_key_comes_again(shop, payarc_sandbox):
     """What PayArc answered before the loss it would answer again, refusals and deleted customers included."""
-    payarc_sandbox.settings(idempotency="replay", refuse={"email": ["2@example.com"]})
+    payarc_sandbox.settings(idempotency="replay", taken={"email": ["2@example.com"]})
     shop.run(payarc_sandbox, people(1, 2, 3))
     ledger_id = lose(shop, "", "_facts")
-    payarc_sandbox.settings(refuse={})
+    payarc_sandbox.settings(taken={})
     shop("rebuild", "--table", crm(shop, 1, 2, 3), "--ledger-id", ledger_id)
     assert len(shop.run(payarc_sandbox, people(1, 2, 3)).customer_ids()) == 3
     shop("forget", "3")

@@ -259,7 +259,7 @@ class TestRefusals:
         assert body["message"] == "The given data was invalid."
         assert body["errors"] == {field: [text]}
         assert sandbox.customers() == []
-        assert sandbox.log()[0]["outcome"] == "refused"
+        assert sandbox.log()[0]["outcome"] == "rejected"
 
     @pytest.mark.parametrize(
         "name", ["O'Neil", "Jean-Luc", "Dr. Åsa Ünal, Jr.", "Smith & Sons", "José", "नमस्ते", "{{ 7*7 }}"]
@@ -268,7 +268,7 @@ class TestRefusals:
         assert client.create({"name": name}).json()["data"]["name"] == name
 
     def test_refusals_on_request(self, client, sandbox):
-        sandbox.settings(refuse={"email": ["taken@example.com"]}, required=["name"])
+        sandbox.settings(taken={"email": ["taken@example.com"]}, required=["name"])
 
         answer = client.create({"email": "taken@example.com"})
 
@@ -710,7 +710,7 @@ class TestControl:
         assert stats["requests"] == {"POST /customers": 2, "GET /customers": 1}
         assert stats["answers"] == {"201": 1, "422": 1, "200": 1}
         assert stats["posts"]["received"] == 2
-        assert stats["posts"]["created"] == stats["posts"]["refused"] == 1
+        assert stats["posts"]["created"] == stats["posts"]["rejected"] == 1
         assert stats["posts"]["lost"] == 0
         assert stats["connections"] == 1
 

@@ -26,7 +26,7 @@ from payarc_provider.operators.observing import EXTRAS
 from payarc_provider.operators.run import _summary
 from payarc_provider.sandbox.faults import FaultKind, FaultRule
 from payarc_provider.sandbox.server import SandboxServer
-from payarc_provider.sandbox.settings import Settings
+from payarc_provider.sandbox.settings import SandboxSettings
 from payarc_provider.sync.results import Results
 from payarc_provider.sync.states import Status
 
@@ -128,7 +128,7 @@ def test_every_setting_and_fault_of_the_sandbox_is_documented(built):
     html = built("testing")
     own = [one.name for one in fields(FaultRule) if one.name not in ("seen", "fired")]
 
-    documented(html, [one.name for one in fields(Settings)] + own)
+    documented(html, [one.name for one in fields(SandboxSettings)] + own)
     mentioned(html, [re.sub("_(before|after)$", "", kind) for kind in get_args(FaultKind)])
     for name, member in vars(SandboxServer).items():
         if not name.startswith("_") and name != "serve" and callable(member):

@@ -17,7 +17,7 @@ _PLAIN = "text/plain; charset=utf-8"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SandboxResponse:
     """What is sent back.
 
     :param made: the id of the customer that this answer tells the client of
@@ -31,44 +31,46 @@ class Answer:
     made: str | None = None
     delivery: Literal["whole", "cut", "reset"] = "whole"
 
-    def adding(self, headers: Mapping[str, str]) -> Answer:
+    def adding(self, headers: Mapping[str, str]) -> SandboxResponse:
         """This answer with further headers, if it is PayArc's: proxies know nothing of its limits."""
         return replace(self, headers={**headers, **self.headers}) if headers and self.content_type == JSON else self
 
 
-RESET = Answer(delivery="reset")
+RESET = SandboxResponse(delivery="reset")
 """No answer at all."""
 
 
-def json_answer(status: int, value: Any, headers: Mapping[str, str] | None = None, made: str | None = None) -> Answer:
+def json_answer(
+    status: int, value: Any, headers: Mapping[str, str] | None = None, made: str | None = None
+) -> SandboxResponse:
     """A JSON body."""
-    return Answer(status, json.dumps(value, separators=(",", ":")).encode(), JSON, headers or {}, made)
+    return SandboxResponse(status, json.dumps(value, separators=(",", ":")).encode(), JSON, headers or {}, made)
 
 
-def unauthenticated() -> Answer:
+def unauthenticated() -> SandboxResponse:
     """The 401 for a token that is missing, unknown, expired or revoked."""
     return json_answer(401, {"error": "Unauthenticated."})
 
 
-def throttled(headers: Mapping[str, str]) -> Answer:
+def throttled(headers: Mapping[str, str]) -> SandboxResponse:
     """The 429 of Laravel's throttle."""
     return json_answer(429, {"message": "Too Many Attempts."}, headers)
 
 
-def failed(status: int, message: str, exception: str, **more: Any) -> Answer:
+def failed(status: int, message: str, exception: str, **more: Any) -> SandboxResponse:
     """PayArc's error envelope."""
     head = {"status": "error", "code": 0, "message": message}
     tail = {"status_code": status, "exception": exception, "file": "Handler.php", "line": 130}
     return json_answer(status, {**head, **more, **tail})
 
 
-def not_found() -> Answer:
+def not_found() -> SandboxResponse:
     """The 404 for an unknown customer."""
     return failed(404, "Customer not found.", "Symfony\\Component\\HttpKernel\\Exception\\NotFoundHttpException")
 
 
-def refused(errors: Mapping[str, list[str]], envelope: Envelope) -> Answer:
-    """The refusal of a record, in one of the shapes that PayArc is known to use."""
+def rejected(errors: Mapping[str, list[str]], envelope: Envelope) -> SandboxResponse:
+    """The rejection of a record, in one of the shapes that PayArc is known to use."""
     texts = [text for of_field in errors.values() for text in of_field]
     if envelope == "409-list":
         return json_answer(409, texts)
@@ -78,7 +80,7 @@ def refused(errors: Mapping[str, list[str]], envelope: Envelope) -> Answer:
     return failed(422, "The given data was invalid.", invalid, errors=dict(errors))
 
 
-def spoilt(rule: FaultRule, done: Answer | None = None) -> Answer:
+def spoilt(rule: FaultRule, done: SandboxResponse | None = None) -> SandboxResponse:
     """What the client gets when a fault fires.
 
     :param done: the answer that it would have got; None if nothing was done
@@ -86,29 +88,29 @@ def spoilt(rule: FaultRule, done: Answer | None = None) -> Answer:
     return _SPOILT[rule.kind.removesuffix("_before").removesuffix("_after")](rule, done)
 
 
-def _cut(done: Answer | None) -> Answer:
+def _cut(done: SandboxResponse | None) -> SandboxResponse:
     whole = done or json_answer(201, {"data": {"object": "customer", "customer_id": "never-made", "name": None}})
     return replace(whole, made=None, delivery="cut")
 
 
-def _garbage(rule: FaultRule) -> Answer:
-    return Answer(rule.status or 201, ("OK" if rule.body is None else rule.body).encode(), JSON, rule.headers)
+def _garbage(rule: FaultRule) -> SandboxResponse:
+    return SandboxResponse(rule.status or 201, ("OK" if rule.body is None else rule.body).encode(), JSON, rule.headers)
 
 
-def _redirect(rule: FaultRule) -> Answer:
+def _redirect(rule: FaultRule) -> SandboxResponse:
     return replace(_page(rule, rule.status or 302), headers={"Location": "/login", **rule.headers})
 
 
-def _message(rule: FaultRule, status: int) -> Answer:
+def _message(rule: FaultRule, status: int) -> SandboxResponse:
     if rule.body is not None:
-        return Answer(status, rule.body.encode(), JSON, rule.headers)
+        return SandboxResponse(status, rule.body.encode(), JSON, rule.headers)
     return json_answer(status, {"message": _phrase(status)}, rule.headers)
 
 
-def _page(rule: FaultRule, status: int) -> Answer:
+def _page(rule: FaultRule, status: int) -> SandboxResponse:
     title = f"{status} {_phrase(status)}"
     page = f"<html><head><title>{title}</title></head><body><center><h1>{title}</h1></center></body></html>\n"
-    return Answer(status, (page if rule.body is None else rule.body).encode(), _HTML, rule.headers)
+    return SandboxResponse(status, (page if rule.body is None else rule.body).encode(), _HTML, rule.headers)
 
 
 def _phrase(status: int) -> str:
@@ -118,7 +120,7 @@ def _phrase(status: int) -> str:
         return "Error"
 
 
-_SPOILT: dict[str, Callable[[FaultRule, Answer | None], Answer]] = {
+_SPOILT: dict[str, Callable[[FaultRule, SandboxResponse | None], SandboxResponse]] = {
     "lost": lambda rule, done: RESET,
     "status": lambda rule, done: _message(rule, rule.status or 500),
     "html": lambda rule, done: _page(rule, rule.status or 502),
@@ -127,6 +129,6 @@ _SPOILT: dict[str, Callable[[FaultRule, Answer | None], Answer]] = {
     "late_commit": lambda rule, done: _message(rule, rule.status) if rule.status else RESET,
     "unauthorized": lambda rule, done: unauthenticated(),
     "forbidden": lambda rule, done: json_answer(403, {"message": "This action is unauthorized."}),
-    "not_found": lambda rule, done: Answer(404, b"404 page not found\n", _PLAIN),
+    "not_found": lambda rule, done: SandboxResponse(404, b"404 page not found\n", _PLAIN),
     "redirect": lambda rule, done: _redirect(rule),
 }
