@@ -19,9 +19,9 @@ from payarc_provider.exceptions import PayarcLedgerError
 from payarc_provider.hooks.database import sql_engine
 from payarc_provider.hooks.payarc import PayarcHook
 from payarc_provider.hooks.tracing import tracing
-from payarc_provider.operators.mapping import check_length, most_ids
 from payarc_provider.operators.observing import Watch, note_lineage
 from payarc_provider.operators.records import resolve_records
+from payarc_provider.operators.results import PayarcRecordsRejected, check_mapped_ids, most_mapped_ids
 from payarc_provider.sync.account import Identity, find_scope, token_user
 from payarc_provider.sync.batches import Batches
 from payarc_provider.sync.deferral import Deferral, Note, Notes
@@ -66,21 +66,18 @@ class Outcome:
 
     def raise_if_too_many_rejected(self, allowed: float, *, tolerate_known: bool) -> None:
         """
-        End the task badly if so.
+        Fail the task if too many records were rejected.
 
-        :raises PayarcRecordsRejected: with one line of counts and at most ten reasons
+        :raises PayarcRecordsRejected: with the counts and the first reasons
         """
-        from payarc_provider.operators.rejected import PayarcRecordsRejected
-
         if not self.too_many_rejected(allowed, tolerate_known=tolerate_known):
             return
         count = self.summary["rejected"]
         more = f" (and {count - len(self.reasons)} more)" if count > len(self.reasons) else ""
         raise PayarcRecordsRejected(
-            f"{count} of {self.summary['records']} records were refused, max_rejected allows {allowed:g}; the "
-            "other records are done. "
-            f"Mend them at the source and run again: {' | '.join(self.reasons)}{more}. All are in the XCom "
-            '"rejected" and in the ledger',
+            f"{count} of {self.summary['records']} records were rejected, but max_rejected is {allowed:g}. "
+            f"Fix them at the source and run again; all other records have their customer. "
+            f'The XCom "rejected" lists them all: {" | ".join(self.reasons)}{more}',
             rejected=count,
         )
 
@@ -140,9 +137,9 @@ class _TaskRun:
 
     def _check_mapped_downstream(self, context: Context) -> None:
         operator = self._operator
-        most = most_ids(operator, context)
+        most = most_mapped_ids(operator, context)
         if most is not None and not self._settings.dry_run:
-            check_length(self._batches(self._reader()), most, operator.task_id, operator.group_ids)
+            check_mapped_ids(self._batches(self._reader()), most, operator.task_id, operator.group_ids)
 
     def _reader(self) -> RecordReader:
         return RecordReader(self._operator.key, self._operator.fields, self._ledger.ledger_id or uuid.uuid4().hex)
