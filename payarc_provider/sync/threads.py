@@ -200,7 +200,7 @@ class ThreadedLedger:
 
     async def rows(self, keys: Collection[str]) -> dict[str, Row]:
         """See Ledger.rows."""
-        return await _in(self._pool, lambda: self._ledger.rows(self._me.account, keys))
+        return await _in(self._pool, lambda: self._ledger.rows(self._me, keys))
 
     async def claim(
         self, records: Sequence[Record], references: Mapping[str, str | None], sent_after: datetime.datetime
@@ -233,7 +233,7 @@ class ThreadedLedger:
 
     async def waiting(self) -> tuple[int, float | None]:
         """See Ledger.waiting."""
-        return await _in(self._pool, lambda: self._ledger.waiting(self._me.account, self._me.owner))
+        return await _in(self._pool, lambda: self._ledger.waiting(self._me))
 
     async def record_absence(self, keys: Collection[str]) -> set[str]:
         """See Ledger.record_absence."""
@@ -241,11 +241,11 @@ class ThreadedLedger:
 
     async def ids_with_rows(self, customer_ids: Collection[str]) -> set[str]:
         """See Ledger.ids_with_rows."""
-        return await _in(self._pool, lambda: self._ledger.ids_with_rows(self._me.account, customer_ids))
+        return await _in(self._pool, lambda: self._ledger.ids_with_rows(self._me, customer_ids))
 
     async def references_with_rows(self, references: Collection[str]) -> set[str]:
         """See Ledger.references_with_rows."""
-        return await _in(self._pool, lambda: self._ledger.references_with_rows(self._me.account, references))
+        return await _in(self._pool, lambda: self._ledger.references_with_rows(self._me, references))
 
     async def open_without_reference(self) -> bool:
         """See Ledger.open_without_reference."""
