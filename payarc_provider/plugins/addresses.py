@@ -8,7 +8,7 @@ from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
 from payarc_provider.plugins.place import seal
-from payarc_provider.sync.ledger.browse import RunCounts
+from payarc_provider.sync.ledger.overview import RunCounts
 
 Listing = Literal["rejected", "pending", "runs"]
 

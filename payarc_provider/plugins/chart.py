@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from payarc_provider.sync.ledger.browse import RunCounts
-from payarc_provider.sync.states import State
+from payarc_provider.sync.ledger import State
+from payarc_provider.sync.ledger.overview import RunCounts
 
 WIDTH, HEIGHT = 1000, 200
 LEFT, RIGHT, TOP, BOTTOM = 64, 0, 12, 26

@@ -11,8 +11,7 @@ from payarc_provider.plugins.chart import chart
 from payarc_provider.plugins.ledgers import LedgerNotShown
 from payarc_provider.plugins.place import unseal
 from payarc_provider.sync.ledger import Ledger
-from payarc_provider.sync.ledger.browse import AccountRows, RunCounts
-from payarc_provider.sync.ledger.overview import Overview
+from payarc_provider.sync.ledger.overview import Overview, RunCounts
 from payarc_provider.sync.records import looks_personal
 
 View = dict[str, Any]
@@ -33,7 +32,7 @@ def account(found: Ledger, account: str, _place: str | None) -> View:
     now, (counts, *_) = Overview(found, account).counts()
     if not sum(counts.states.values()) and account not in Overview(found).accounts():
         raise LedgerNotShown("This ledger has no such account.", 404)
-    rows = AccountRows(found, account)
+    rows = Overview(found, account)
     runs = rows.runs(LATEST_RUNS + 1)
     return {
         "now": now,
@@ -41,18 +40,18 @@ def account(found: Ledger, account: str, _place: str | None) -> View:
         "runs": runs[:LATEST_RUNS],
         "more_runs": len(runs) > LATEST_RUNS,
         "chart": chart(runs[:LATEST_RUNS], LATEST_RUNS),
-        "rows": rows.rejected(FIRST_REJECTED),
+        "rows": rows.rejected_by_key(FIRST_REJECTED),
     }
 
 
 def rejected(found: Ledger, account: str, place: str | None) -> View:
     """A page of refused records."""
-    return _page(AccountRows(found, account).rejected(PAGE + 1, _key(found, place)), place)
+    return _page(Overview(found, account).rejected_by_key(PAGE + 1, _key(found, place)), place)
 
 
 def pending(found: Ledger, account: str, place: str | None) -> View:
     """A page of pending records."""
-    return _page(AccountRows(found, account).pending(PAGE + 1, _key(found, place)), place)
+    return _page(Overview(found, account).pending_by_key(PAGE + 1, _key(found, place)), place)
 
 
 def runs(found: Ledger, account: str, place: str | None) -> View:
@@ -61,12 +60,12 @@ def runs(found: Ledger, account: str, place: str | None) -> View:
     if place is not None:
         last, dag_id, run_id = _unsealed(found, place, list)
         after = RunCounts(dag_id, run_id, datetime.datetime.fromisoformat(last), 0, 0, 0)
-    return _page(AccountRows(found, account).runs(PAGE + 1, after), place)
+    return _page(Overview(found, account).runs(PAGE + 1, after), place)
 
 
 def record(found: Ledger, account: str, place: str | None) -> View:
     """A refused record: PayArc's words and its documented rule, field by field."""
-    row = AccountRows(found, account).rejected_record(_unsealed(found, place, str))
+    row = Overview(found, account).rejected_record(_unsealed(found, place, str))
     if row is None:
         raise LedgerNotShown("This record is no longer rejected: it has been tried again since.", 404)
     faults = [(field, texts, FIELDS[field].text if field in FIELDS else None) for field, texts in row.errors.items()]

@@ -16,9 +16,10 @@ from typing import Any
 
 from payarc_provider.api.fields import FIELDS, clean
 from payarc_provider.exceptions import PayarcConfigError
-from payarc_provider.sync.states import Errors
 
 MAX_KEY = 255
+Errors = dict[str, list[str]]
+"""Reasons for a rejection, by field."""
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _LARGE = 10**MAX_KEY
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")

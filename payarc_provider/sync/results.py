@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from payarc_provider.sync.records import Record, shown
-from payarc_provider.sync.states import Errors, Status
+from payarc_provider.sync.records import Errors, Record, shown
+from payarc_provider.sync.states import Status
 
 SHOWN_REASONS = 10
 

@@ -20,8 +20,7 @@ from sqlalchemy.types import NullType
 from sqlparse.tokens import Comment
 
 from payarc_provider.exceptions import PayarcConfigError, PayarcSourceError
-from payarc_provider.sync.ledger.database import describe
-from payarc_provider.sync.ledger.schema import MYSQL
+from payarc_provider.sync.ledger.database import MYSQL, describe
 
 PAGE = 2000
 _MARKER = "payarc_source_query"
