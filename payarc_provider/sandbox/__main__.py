@@ -8,7 +8,7 @@ import shlex
 from typing import get_args
 
 from payarc_provider.sandbox.server import SandboxServer
-from payarc_provider.sandbox.settings import IdStyle, SandboxSettings, TimeStyle
+from payarc_provider.sandbox.settings import IdStyle, RateLimitPer, SandboxSettings, TimeStyle
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -40,7 +40,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--state", metavar="FILE", help="SQLite file that keeps the customers (memory only)")
     parser.add_argument("--seed", type=int, help="makes ids, chance and shuffling repeatable")
     parser.add_argument("--latency", type=float, default=default.latency, help="seconds per request (%(default)s)")
-    parser.add_argument("--rate-limit", type=int, help="requests per window, token and endpoint (none)")
+    parser.add_argument("--rate-limit", type=int, help="requests per window (none)")
+    parser.add_argument(
+        "--rate-limit-per", choices=get_args(RateLimitPer), default=default.rate_limit_per, help="(%(default)s)"
+    )
     parser.add_argument("--rate-window", type=float, default=default.rate_window, help="its seconds (%(default)s)")
     parser.add_argument("--id-style", choices=get_args(IdStyle), default=default.id_style, help="(%(default)s)")
     parser.add_argument("--time-style", choices=get_args(TimeStyle), default=default.time_style, help="(%(default)s)")
