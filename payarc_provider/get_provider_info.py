@@ -81,7 +81,7 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [{"integration-name": "PayArc", "python-modules": ["payarc_provider.operators.customer"]}],
         "asset-uris": ASSET_URIS,
         "dataset-uris": ASSET_URIS,  # Airflow 2.11
-        "extra-links": ["payarc_provider.operators.link.PayarcDashboardLink"],
+        "extra-links": ["payarc_provider.operators.links.PayarcDashboardLink"],
         "config": CONFIG,
         "connection-types": [
             {

@@ -1,4 +1,4 @@
-"""CreateCustomerOperator: records in, PayArc customers out, each exactly once."""
+"""The operator that creates PayArc customers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.providers.common.compat.sdk import BaseOperator, XComArg, conf
 
 from payarc_provider.exceptions import PayarcConfigError
-from payarc_provider.operators.doc import task_doc
-from payarc_provider.operators.link import PayarcDashboardLink
+from payarc_provider.operators.links import PayarcDashboardLink
+from payarc_provider.operators.records import set_upstream_of_partial
+from payarc_provider.operators.task_docs import task_doc
 from payarc_provider.sync.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,43 +24,44 @@ if TYPE_CHECKING:
 
 class CreateCustomerOperator(BaseOperator):
     """
-    Create a PayArc customer for each record, exactly once, and hand the ids downstream.
+    Create a PayArc customer for every record, exactly once, and return the customer ids.
 
-    Records come from XCom (``records``) or from a database (``table``, or ``sql`` with ``parameters``). What has been
-    sent is kept in a ledger, one table in a SQL database, so that retries, cleared tasks, backfills and runs side by
-    side never make a second customer.
+    Records come from upstream tasks (``records``) or from a database (``table``, or ``sql`` with ``parameters``). A
+    ledger, one table in a SQL database, keeps track of every request. Retries, cleared tasks, backfills and concurrent
+    runs therefore never create a second customer for a record.
 
     XComs: ``return_value``, the customer ids in input order; ``customers``,
     ``[{"key", "customer_id", "status", "changed"}]`` with the status ``created``, ``adopted`` or ``known``;
-    ``rejected``, ``[{"key", "errors": {field: [text]}}]``; ``summary``, counts, requests spent and seconds.
+    ``rejected``, ``[{"key", "errors": {field: [text]}}]``; ``summary``, counts, requests and seconds.
 
-    :param payarc_conn_id: the connection of type ``payarc``
-    :param records: an upstream task's output, a list of dicts, or a template written in the DAG file that gives JSON
-        or a list. No value that comes from data is ever rendered as a template.
-    :param table: ``table`` or ``schema.table``, taken literally
-    :param sql: a query, with the placeholders of its database's driver as in SQLExecuteQueryOperator
-    :param sql_conn_id: the connection that ``table`` or ``sql`` is read from
-    :param parameters: for ``sql``: a mapping or a sequence
-    :param key: the column, or columns, that identify a record at its source
-    :param fields: PayArc field → source column; by default the columns that bear PayArc's field names
-    :param ledger_conn_id: the database of the ledger (SQLite, PostgreSQL, MySQL or MariaDB); by default ``sql_conn_id``
-    :param ledger_table: the ledger's table, ``payarc_customers`` or with a schema
-    :param match_existing: ``"email"``: adopt a customer that PayArc already has under the record's email
-    :param max_rejected: how many (int), or which share (float), of the records may be refused before the task fails
-    :param tolerate_known_rejected: count only refusals that no earlier run has reported against ``max_rejected``
-    :param max_new: brake: create no more than this many customers in one DAG run, and fail if there are more
-    :param concurrency: requests that are open at once
-    :param batch_size: records that are claimed at once
-    :param deferrable: give the worker slot back during long waits for the rate limit
-    :param defer_after: seconds of waiting from which ``deferrable`` defers
-    :param dry_run: check the records and compare them with the ledger; send and write nothing
-    :param reference: carry a short code in the customer's description, by which it is recognised
-    :param settle: seconds within which PayArc has committed a request or never will
-    :param lease: seconds for which a run holds the records it is working on, without renewing
-    :param retry_rejected: try all refused records again, not only those whose data has changed
-    :param push_ids: False pushes only ``summary``, so that memory stays constant
-    :param group_ids: make ``return_value`` a list of lists of at most this many ids
-    :param partition: ``(i, n)``, i from 0: only the records whose key hashes to share i of n
+    :param payarc_conn_id: The connection of type ``payarc``.
+    :param records: The output of an upstream task, a list of dicts, or a template that renders to a list or to JSON.
+        Values that come from data are never rendered as templates.
+    :param table: The table to read, as ``table`` or ``schema.table``. Taken literally.
+    :param sql: The query to read, with the placeholders of the database's driver as in ``SQLExecuteQueryOperator``.
+    :param sql_conn_id: The connection that ``table`` or ``sql`` is read from.
+    :param parameters: Parameters for ``sql``, as a mapping or a sequence.
+    :param key: The column, or columns, that identify a record at its source.
+    :param fields: PayArc field to source column. By default, the columns named like PayArc's fields.
+    :param ledger_conn_id: The connection of the ledger's database (SQLite, PostgreSQL, MySQL or MariaDB). By default
+        ``sql_conn_id``.
+    :param ledger_table: The ledger's table, optionally with its schema.
+    :param match_existing: ``"email"`` adopts a customer that PayArc already has under the record's email address.
+    :param max_rejected: How many records (int), or which share of them (float), may be rejected before the task fails.
+    :param tolerate_known_rejected: Count only records that no earlier run has rejected toward ``max_rejected``.
+    :param max_new: Fail the task instead of creating more than this many customers in one DAG run.
+    :param concurrency: The maximum number of requests in flight.
+    :param batch_size: The number of records that are claimed at a time.
+    :param deferrable: Release the worker slot during long waits for the rate limit.
+    :param defer_after: With ``deferrable``, defer if the wait is at least this many seconds.
+    :param dry_run: Validate the records and compare them with the ledger without sending or writing anything.
+    :param reference: Add a short code to the customer's description, by which the customer can be found again.
+    :param settle: Seconds after which PayArc has either applied a request or never will.
+    :param lease: Seconds for which a run holds the records it has claimed, unless it renews the lease.
+    :param retry_rejected: Try all rejected records again, not only those whose data has changed.
+    :param push_ids: False pushes only ``summary``, which keeps memory use constant.
+    :param group_ids: Return a list of lists with at most this many ids each.
+    :param partition: ``(i, n)`` processes only share ``i`` (from 0) of ``n``, by a hash of the key.
     """
 
     template_fields: Sequence[str] = (
@@ -139,39 +141,35 @@ class CreateCustomerOperator(BaseOperator):
         self.partition = partition
         self._check()
         if isinstance(records, XComArg):
-            # `records` is no template field, because those are stored and shown; so the relation is made here.
+            # Template fields are stored and shown, so `records` is not one and Airflow does not derive this relation.
             XComArg.apply_upstream_relationship(self, records)
         self.doc_md = task_doc(vars(self))
 
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:
-        """As any operator's, and `records` may be another task's output here too."""
-        from payarc_provider.operators.partial import relating_records
-
+        """Like any operator's ``partial``; ``records`` may be an upstream task's output here, too."""
         partial = super().partial(**kwargs)
         partial.kwargs["doc_md"] = task_doc(partial.kwargs)
-        return relating_records(partial)
+        return set_upstream_of_partial(partial)
 
     def _check(self) -> None:
         from payarc_provider.sync.records import check_fields, check_key, check_partition
 
         given = [name for name in ("records", "table", "sql") if getattr(self, name) is not None]
         if len(given) != 1:
-            named = f"{' and '.join(given)} are given" if given else "none is given"
-            raise PayarcConfigError(f"give one source of records: records, table or sql ({named})")
+            found = " and ".join(given) if given else "none"
+            raise PayarcConfigError(f"records, table, sql: set exactly one of them; {found} set")
         if given != ["records"] and not self.sql_conn_id:
-            raise PayarcConfigError(f"{given[0]}: also give sql_conn_id, the connection that it is read from")
+            raise PayarcConfigError(f"{given[0]}: also set sql_conn_id, the connection that it is read from")
         if given == ["records"] and not self.ledger_conn_id:
-            raise PayarcConfigError(
-                'ledger_conn_id: records from XCom need a database for the ledger; give ledger_conn_id="..."'
-            )
+            raise PayarcConfigError("ledger_conn_id: set the connection of the ledger's database, as records has none")
         if self.parameters is not None and self.sql is None:
-            raise PayarcConfigError("parameters: they belong to sql; leave them out")
+            raise PayarcConfigError("parameters: only sql takes parameters; remove them")
         check_key(self.key)
         check_fields(self.fields)
         check_partition(self.partition)
         if self.group_ids is not None and (type(self.group_ids) is not int or self.group_ids < 1):
-            raise PayarcConfigError("group_ids: give a whole number from 1, or None for a flat list of ids")
+            raise PayarcConfigError("group_ids: set a whole number of at least 1, or None for a flat list of ids")
         self.settings.check_counts()
         share = self.max_rejected
         if (
@@ -180,18 +178,19 @@ class CreateCustomerOperator(BaseOperator):
             or not share >= 0
             or (isinstance(share, float) and share > 1)
         ):
-            raise PayarcConfigError("max_rejected: give a whole number of records, or a share between 0.0 and 1.0")
+            raise PayarcConfigError("max_rejected: set a whole number of records, or a share between 0.0 and 1.0")
 
     def execute(self, context: Context) -> Any:
-        """Run; see the class for what is pushed.
+        """Create the customers; see the class for what is returned and pushed.
 
-        :raises PayarcRecordsRejected: more records were refused than ``max_rejected`` allows; all others are done
-        :raises PayarcError: the run could not go on; run again, nothing is sent twice
+        :raises PayarcRecordsRejected: more records were rejected than ``max_rejected`` allows; all others have their
+            customer
+        :raises PayarcError: the run could not finish; running it again sends nothing twice
         """
         return self._slice(context, resumed=False)
 
     def resume(self, context: Context, event: Any = None) -> Any:
-        """Go on after a deferral. What is to be known for it stands in the ledger, not in ``event``."""
+        """Continue after a deferral. All that is needed for it is in the ledger, not in ``event``."""
         return self._slice(context, resumed=True)
 
     def _slice(self, context: Context, *, resumed: bool) -> Any:
@@ -208,16 +207,16 @@ class CreateCustomerOperator(BaseOperator):
             fill_assets(self, context, outcome.summary)
             outcome.raise_if_too_many_rejected(self.max_rejected, tolerate_known=self.tolerate_known_rejected)
             return self._ids(outcome) if self.push_ids else None
-        return self._give_slot_back(seconds)
+        return self._defer(seconds)
 
-    def _give_slot_back(self, seconds: float) -> None:
+    def _defer(self, seconds: float) -> None:
         from airflow.providers.common.compat.standard.triggers import TimeDeltaTrigger
 
-        self.log.info("The worker slot is given back: PayArc's rate limit lets nothing through for %.0f s", seconds)
+        self.log.info("Deferring for %.0f s until PayArc's rate limit allows requests again", seconds)
         self.defer(trigger=TimeDeltaTrigger(datetime.timedelta(seconds=seconds)), method_name="resume")
 
     def on_kill(self) -> None:
-        """Airflow stops the task: record what is answered, release the rest, within seconds."""
+        """Stop within seconds: record the responses that have arrived and release all other records."""
         if self._terminate is not None:
             self._terminate()
 
@@ -225,14 +224,14 @@ class CreateCustomerOperator(BaseOperator):
     seen: Seen | None = None
 
     def get_openlineage_facets_on_start(self) -> OperatorLineage[Any, Any]:
-        """For the OpenLineage provider: what the task is going to read and write."""
-        from payarc_provider.operators.lineage import lineage_of
+        """For the OpenLineage provider: what the task will read and write."""
+        from payarc_provider.operators.openlineage import lineage_of
 
         return lineage_of(self)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
-        """For the OpenLineage provider: what the task has read and written, also when it failed in the end."""
-        from payarc_provider.operators.lineage import lineage_of
+        """For the OpenLineage provider: what the task has read and written, even if it failed."""
+        from payarc_provider.operators.openlineage import lineage_of
 
         return lineage_of(self)
 

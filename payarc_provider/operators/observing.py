@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from payarc_provider.api.client import PayarcClient
-    from payarc_provider.api.observer import Observer
+    from payarc_provider.api.tracing import Tracer
     from payarc_provider.operators.customer import CreateCustomerOperator
     from payarc_provider.sync.engine import Run
     from payarc_provider.sync.ports import Clock
@@ -48,10 +48,9 @@ def scope_uri(scope: str) -> str:
 
 
 class Watch:
-    """One reading of the input, by one slice of a task, as others see it.
+    """One slice of a task, as others see it.
 
-    :param met_before: what an earlier reading has met and counted already; None where an earlier one is gone on with,
-        since a reading of the whole follows, and counts
+    :param met_before: known and rejected records that earlier slices have found and counted
     """
 
     def __init__(
@@ -62,7 +61,7 @@ class Watch:
         client: PayarcClient,
         payarc: ThreadedPayarc,
         clock: Clock,
-        met_before: Mapping[str, int] | None,
+        met_before: Mapping[str, int],
     ) -> None:
         self._settings = operator.settings
         self._engine = engine
@@ -79,16 +78,16 @@ class Watch:
         )
 
     @contextlib.contextmanager
-    def going_on(self, observer: Observer) -> Iterator[None]:
+    def going_on(self, tracer: Tracer) -> Iterator[None]:
         """It goes on: its span, and the last of its metrics however it ends."""
         deferral: Deferral | None = None
-        with observer.span("payarc.run", self._begun()) as span:
+        with tracer.span("payarc.run", self._begun()) as span:
             try:
                 yield
             except Deferral as caught:
                 deferral = caught  # no failure
             finally:
-                span.note(self._ended() | {"payarc.deferred": deferral is not None})
+                span.set_attributes(self._ended() | {"payarc.deferred": deferral is not None})
                 self.meter.tell(end=True)
         if deferral is not None:
             raise deferral
@@ -108,9 +107,8 @@ class Watch:
 
     def _customers(self) -> Counter[str]:
         counts = Counter(self._engine.done)
-        if self._met_before is not None:
-            for name, number in self._engine.met.items():
-                counts[name] += max(0, number - self._met_before.get(name, 0))
+        for name, number in self._engine.met.items():
+            counts[name] += max(0, number - self._met_before.get(name, 0))
         return counts
 
 

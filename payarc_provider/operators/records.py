@@ -1,10 +1,12 @@
-"""The ``records`` argument: from what the DAG's author wrote to a list of rows."""
+"""The ``records`` argument: its rows, and the upstream tasks that produce them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import XComArg
 
 from payarc_provider.exceptions import PayarcConfigError
 
@@ -12,16 +14,16 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context
 
 
-def resolve_records(operator: BaseOperator, given: Any, context: Context) -> list[Any]:
+def resolve_records(operator: BaseOperator, records: Any, context: Context) -> list[Any]:
     """The rows that ``records`` stands for.
 
-    A text is rendered only where the DAG's author wrote it; what comes out of XCom, mapped or not, is data.
+    A string is rendered as a template only if it was written in the DAG file; what comes from XCom is data.
 
-    :raises PayarcConfigError: when it is no list
+    :raises PayarcConfigError: if the result is not a list of rows
     """
-    resolve = getattr(given, "resolve", None)  # an XComArg, or an argument of a mapped task group
-    value = resolve(context) if callable(resolve) else given
-    if isinstance(value, str) and value is given and _written_in_dag(operator, context):
+    resolve = getattr(records, "resolve", None)  # an XComArg, or an argument of a mapped task group
+    value = resolve(context) if callable(resolve) else records
+    if isinstance(value, str) and value is records and _written_in_dag(operator, context):
         value = operator.render_template(value, context)
     if isinstance(value, str):
         value = _from_json(value)
@@ -29,7 +31,7 @@ def resolve_records(operator: BaseOperator, given: Any, context: Context) -> lis
 
 
 def _written_in_dag(operator: BaseOperator, context: Context) -> bool:
-    """Whether the argument stands in the DAG file; the value of a mapped one (``.expand``) came from data."""
+    """Whether the argument stands in the DAG file. The value of an expanded argument came from data."""
     task = context["dag"].task_dict.get(operator.task_id, operator)
     partial: Mapping[str, Any] | None = getattr(task, "partial_kwargs", None)
     return partial is None or "records" in partial
@@ -40,29 +42,46 @@ def _from_json(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         raise PayarcConfigError(
-            "records: the text is not JSON; let the template give a JSON list, or a list with "
-            "render_template_as_native_obj=True"
+            "records: the text is not valid JSON. Use the filter tojson in the template, or set "
+            "render_template_as_native_obj=True on the DAG"
         ) from None
 
 
 def _rows(value: Any) -> list[Any]:
-    if isinstance(value, Mapping):
-        return [value]
     if value is None:
         raise PayarcConfigError(
-            "records: the upstream task pushed nothing; let it return a list, empty if there is nothing to do"
+            "records: the upstream task returned nothing. Return a list, which may be empty if there is nothing to do"
         )
-    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
-        try:
-            value = list(value) if not isinstance(value, str | bytes) else None
-        except TypeError:
-            value = None
-        if value is None:
-            raise PayarcConfigError(
-                "records: give a list of dicts, an upstream task's output, or a template that gives JSON"
-            )
+    if isinstance(value, Mapping):
+        return [value]
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise PayarcConfigError(
+            f"records: got {type(value).__name__}. Pass a list of dicts, an upstream task's output, or a template that "
+            "renders to JSON"
+        )
     rows: list[Any] = []
     for row in value:
-        # A mapped upstream task's output is a list of lists.
+        # The output of a mapped upstream task is a list of lists.
         rows.extend(row) if isinstance(row, list | tuple) else rows.append(row)
     return rows
+
+
+def set_upstream_of_partial(partial: Any) -> Any:
+    """Make ``.partial(records=task.output).expand(…)`` a downstream task of that task.
+
+    Airflow itself derives this relation from template fields only.
+    """
+    records = partial.kwargs.get("records")
+    if not isinstance(records, XComArg):
+        return partial
+
+    class PartialWithUpstream(type(partial)):  # type: ignore[misc]
+        __slots__ = ()
+
+        def _expand(self, *args: Any, **kwargs: Any) -> Any:
+            operator = super()._expand(*args, **kwargs)
+            XComArg.apply_upstream_relationship(operator, records)
+            return operator
+
+    partial.__class__ = PartialWithUpstream
+    return partial

@@ -14,14 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from payarc_provider.api.rate_limit import RateLimiter
 from payarc_provider.exceptions import PayarcLedgerError
-from payarc_provider.hooks.database import sql_engine
 from payarc_provider.hooks.payarc import PayarcHook
-from payarc_provider.hooks.tracing import tracing
-from payarc_provider.operators.mapping import check_length, most_ids
+from payarc_provider.hooks.sql import sql_engine
+from payarc_provider.hooks.tracing import get_tracer
 from payarc_provider.operators.observing import Watch, note_lineage
 from payarc_provider.operators.records import resolve_records
+from payarc_provider.operators.results import PayarcRecordsRejected, check_mapped_ids, most_mapped_ids
 from payarc_provider.sync.account import Identity, find_scope, token_user
 from payarc_provider.sync.batches import Batches
 from payarc_provider.sync.deferral import Deferral, Note, Notes
@@ -30,7 +29,7 @@ from payarc_provider.sync.ledger import Claimant, Ledger
 from payarc_provider.sync.progress import Progress
 from payarc_provider.sync.records import RecordReader, check_fields, check_key, check_partition
 from payarc_provider.sync.results import Results
-from payarc_provider.sync.sources import DatabaseSource, ListSource, Place, Source
+from payarc_provider.sync.sources import DatabaseSource, ListSource, Source
 from payarc_provider.sync.threads import (
     NoLedger,
     SystemClock,
@@ -66,21 +65,18 @@ class Outcome:
 
     def raise_if_too_many_rejected(self, allowed: float, *, tolerate_known: bool) -> None:
         """
-        End the task badly if so.
+        Fail the task if too many records were rejected.
 
-        :raises PayarcRecordsRejected: with one line of counts and at most ten reasons
+        :raises PayarcRecordsRejected: with the counts and the first reasons
         """
-        from payarc_provider.operators.rejected import PayarcRecordsRejected
-
         if not self.too_many_rejected(allowed, tolerate_known=tolerate_known):
             return
         count = self.summary["rejected"]
         more = f" (and {count - len(self.reasons)} more)" if count > len(self.reasons) else ""
         raise PayarcRecordsRejected(
-            f"{count} of {self.summary['records']} records were refused, max_rejected allows {allowed:g}; the "
-            "other records are done. "
-            f"Mend them at the source and run again: {' | '.join(self.reasons)}{more}. All are in the XCom "
-            '"rejected" and in the ledger',
+            f"{count} of {self.summary['records']} records were rejected, but max_rejected is {allowed:g}. "
+            f"Fix them at the source and run again; all other records have their customer. "
+            f'The XCom "rejected" lists them all: {" | ".join(self.reasons)}{more}',
             rejected=count,
         )
 
@@ -106,8 +102,8 @@ class _TaskRun:
             defer_after=operator.defer_after if operator.deferrable and not operator.settings.dry_run else None,
         )
         settings.check()
-        self._limiter = RateLimiter()
-        self._client = hook.get_client(self._limiter)
+        self._client = hook.get_client()
+        self._limiter = self._client.limiter
         stack.callback(self._client.close)
         engine = sql_engine(operator.ledger_conn_id or operator.sql_conn_id or "", "ledger_conn_id")
         stack.callback(engine.dispose)
@@ -140,20 +136,20 @@ class _TaskRun:
 
     def _check_mapped_downstream(self, context: Context) -> None:
         operator = self._operator
-        most = most_ids(operator, context)
+        most = most_mapped_ids(operator, context)
         if most is not None and not self._settings.dry_run:
-            check_length(self._batches(self._reader(), None), most, operator.task_id, operator.group_ids)
+            check_mapped_ids(self._batches(self._reader()), most, operator.task_id, operator.group_ids)
 
     def _reader(self) -> RecordReader:
         return RecordReader(self._operator.key, self._operator.fields, self._ledger.ledger_id or uuid.uuid4().hex)
 
-    def _batches(self, reader: RecordReader, after: Place | None) -> Batches:
-        return Batches(self._source, reader, self._settings.batch_size, self._partition, after)
+    def _batches(self, reader: RecordReader) -> Batches:
+        return Batches(self._source, reader, self._settings.batch_size, self._partition)
 
     def run(self, *, resumed: bool) -> Outcome:
-        """From where the last slice ended to the input's end, and once more over all of it if that was in its midst."""
+        """Read the whole input; a slice that resumes the run also takes up what the one before has noted."""
         if not self._exists:
-            return self._pass(None, None)
+            return self._pass(None)
         task = self._task
         notes = Notes(self._ledger, (task.dag_id, task.run_id, task.task_id, task.map_index))
         source = f"{self._source.name} by {self._operator.key} in {self._partition}"
@@ -167,9 +163,7 @@ class _TaskRun:
             moment = datetime.datetime.fromisoformat(note.began)
             self._settings = dataclasses.replace(self._settings, retry_rejected=moment)
         try:
-            if note.values is not None:
-                self._pass(note, note.values)
-            outcome = self._pass(note, None)
+            outcome = self._pass(note)
         except Deferral:
             notes.write(note)
             raise
@@ -180,12 +174,12 @@ class _TaskRun:
         notes.remove()
         return outcome
 
-    def _pass(self, note: Note | None, after: Place | None) -> Outcome:
-        """Read the input from a place to its end."""
+    def _pass(self, note: Note | None) -> Outcome:
+        """Read the input to its end."""
         operator, settings = self._operator, self._settings
         reader = self._reader()
-        batches = self._batches(reader, after)
-        results = Results(keep=operator.push_ids and after is None)
+        batches = self._batches(reader)
+        results = Results(keep=operator.push_ids)
         clock = SystemClock()
         me = dataclasses.replace(self._me, owner=uuid.uuid4().hex)
         ledger = (
@@ -194,7 +188,7 @@ class _TaskRun:
             else cast("LedgerPort", NoLedger())
         )
         payarc = ThreadedPayarc(self._client, self._limiter, self._pools)
-        observer = tracing()
+        tracer = get_tracer()
         engine = Run(
             me,
             settings,
@@ -205,11 +199,10 @@ class _TaskRun:
             payarc=payarc,
             sink=results,
             clock=clock,
-            observer=observer,
+            observer=tracer,
         )
         note_lineage(operator, me.account, self._source, reader, engine)
-        met_before = None if after is not None else note.met if note is not None else {}
-        watch = Watch(operator, self._task, engine, self._client, payarc, clock, met_before)
+        watch = Watch(operator, self._task, engine, self._client, payarc, clock, note.met if note is not None else {})
         progress = Progress(
             clock,
             cast("logging.Logger", operator.log),
@@ -220,13 +213,12 @@ class _TaskRun:
         )
         before = Counter(self._client.requests_sent)
         try:
-            with watch.going_on(observer):
+            with watch.going_on(tracer):
                 run_to_end(_with_progress(engine, progress, operator))
         except Deferral:
             if note is not None:
-                place = batches.place_before(engine.oldest_unsent)
                 note.limits = self._limiter.export()
-                note.leave(place, answers=engine.answers, unknown=engine.counts["unknown"])
+                note.leave(answers=engine.answers, unknown=engine.counts["unknown"])
             raise
         finally:
             requests = Counter(self._client.requests_sent) - before
@@ -238,8 +230,7 @@ class _TaskRun:
             }
             if note is not None:
                 note.add(spent)
-                if after is None:
-                    note.meet(engine.met)
+                note.meet(engine.met)
             _tell_end(operator, reader, progress, requests)
         return Outcome(
             summary=_summary(engine.counts, results, batches, settings.dry_run)

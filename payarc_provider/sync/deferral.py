@@ -1,21 +1,16 @@
-"""Giving the worker slot back: what ends a run that has long to wait, and what the next slice must know.
+"""Giving the worker slot back: what ends a slice of a run, and what the next slice must know.
 
-A run that is deferred is cut into slices. Each releases all that it holds and leaves a note in the ledger; the next one
-goes on at the place where the note says. Nothing but speed and counts rests on the note: when a slice that began at
-such a place has come to the input's end, the input is read once more from its beginning, which costs no request for
-what is known, finds what was left, and gives the results of the whole.
+A run that is deferred is cut into slices. Each one releases every row it holds and leaves a note in the ledger. The
+next one reads the whole input again, which costs no request for known records. The note carries counts and speed only.
 """
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import json
 import time
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from decimal import Decimal
 from typing import Any
 
 from payarc_provider.exceptions import PayarcRunStopped
@@ -23,14 +18,6 @@ from payarc_provider.sync.ledger import Ledger
 
 MAX_FRUITLESS = 3
 _PREFIX = "deferred:"
-_KINDS: dict[str, tuple[type, Callable[[str], object]]] = {
-    "int": (int, int),
-    "str": (str, str),
-    "decimal": (Decimal, Decimal),
-    "uuid": (uuid.UUID, uuid.UUID),
-    "datetime": (datetime.datetime, datetime.datetime.fromisoformat),
-    "date": (datetime.date, datetime.date.fromisoformat),
-}
 
 
 class Deferral(PayarcRunStopped):
@@ -48,15 +35,14 @@ class Deferral(PayarcRunStopped):
 class Note:
     """What a slice leaves to the next one of the same try.
 
-    :param try_number: of the task; another try begins at the beginning
-    :param source: where the records come from, and by which key; another one begins at the beginning
+    :param try_number: of the task; another try does not use the note
+    :param source: where the records come from, and by which key; a run over another source does not use the note
     :param began: the database's clock when the first slice began
     :param started: this machine's clock then, Unix seconds
-    :param place: where to go on in the source, None for its beginning
     :param counts: requests and the like, of all slices so far
     :param deferrals: how often the slot has been given back
     :param fruitless: how many slices in a row got no usable answer at all
-    :param met: records that a reading of the whole input has met as known or refused, and that were counted then
+    :param met: records that an earlier slice found known or rejected, and that its metrics have counted
     :param limits: what the rate limiter has learnt, and ``left_at``, Unix seconds
     """
 
@@ -64,7 +50,6 @@ class Note:
     source: str
     began: str
     started: float
-    place: list[list[str]] | None = None
     counts: dict[str, int] = field(default_factory=dict)
     deferrals: int = 0
     fruitless: int = 0
@@ -72,22 +57,17 @@ class Note:
     left_at: float = 0.0
     met: dict[str, int] = field(default_factory=dict)
 
-    @property
-    def values(self) -> list[object] | None:
-        """The place as the source has it."""
-        return None if self.place is None else [_KINDS[kind][1](text) for kind, text in self.place]
-
     def add(self, counts: dict[str, int]) -> None:
         """Count what a slice did."""
         for name, number in counts.items():
             self.counts[name] = self.counts.get(name, 0) + number
 
     def meet(self, met: Mapping[str, int]) -> None:
-        """A reading from the input's beginning has met so many; the next one meets them again."""
+        """Remember what a slice found known or rejected; the next one finds it again."""
         for name, number in met.items():
             self.met[name] = max(self.met.get(name, 0), number)
 
-    def leave(self, place: Sequence[object] | None, *, answers: int, unknown: int) -> None:
+    def leave(self, *, answers: int, unknown: int) -> None:
         """
         The slice ends here.
 
@@ -95,7 +75,6 @@ class Note:
         :param unknown: how many requests got none
         :raises PayarcRunStopped: when slice after slice gets nothing but unusable answers
         """
-        self.place = as_text(place)
         self.deferrals += 1
         self.fruitless = self.fruitless + 1 if unknown and not answers else 0
         self.left_at = time.time()
@@ -104,19 +83,6 @@ class Note:
                 f"PayArc has given no usable answer in {self.fruitless} windows of its rate limit in a row: run again "
                 "when it works; what was sent will be looked up, and nothing is sent twice"
             )
-
-
-def as_text(place: Sequence[object] | None) -> list[list[str]] | None:
-    """A place as JSON can carry it; None where it holds a value that cannot be told in text exactly."""
-    if place is None:
-        return None
-    told = []
-    for value in place:
-        kind = next((name for name, (its_type, _) in _KINDS.items() if type(value) is its_type), None)
-        if kind is None:
-            return None
-        told.append([kind, value.isoformat() if isinstance(value, datetime.date) else str(value)])
-    return told
 
 
 class Notes:

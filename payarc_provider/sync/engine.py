@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections import Counter
 
-from payarc_provider.api.observer import SILENT, Observer
+from payarc_provider.api.tracing import NO_TRACER, Tracer
 from payarc_provider.exceptions import PayarcError, PayarcRunStopped
 from payarc_provider.sync.claim import Claimer
 from payarc_provider.sync.deferral import Deferral
@@ -51,7 +51,7 @@ class Run:
         payarc: PayarcPort,
         sink: Sink,
         clock: Clock,
-        observer: Observer = SILENT,
+        observer: Tracer = NO_TRACER,
     ) -> None:
         self._feed = feed
         self._observer = observer

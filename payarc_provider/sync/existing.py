@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from payarc_provider.api.client import CustomerPage
-from payarc_provider.api.customer import customer_id
+from payarc_provider.api.fields import customer_id
 from payarc_provider.sync.lookup import read_window
 from payarc_provider.sync.reads import read
 from payarc_provider.sync.records import Record

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from payarc_provider.api.client import CustomerPage
-from payarc_provider.api.customer import created_between, customer_id
+from payarc_provider.api.fields import created_between, customer_id
 from payarc_provider.exceptions import PayarcRunStopped
 from payarc_provider.sync.ledger import Row
 from payarc_provider.sync.records import RecordReader

@@ -9,15 +9,13 @@ import datetime
 import functools
 import gc
 import queue
-import sys
 import threading
-import time
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from payarc_provider.api.client import CustomerPage, PayarcClient
-from payarc_provider.api.deadline import now as machine_clock
+from payarc_provider.api.http import now as machine_clock
 from payarc_provider.api.rate_limit import RateLimiter
 from payarc_provider.api.shared_window import Asking, Granted
 from payarc_provider.exceptions import PayarcRateLimited
@@ -33,18 +31,14 @@ T = TypeVar("T")
 CREATE = "POST /customers"
 LIST = "GET /customers"
 _LITTLE_GARBAGE = 20_000  # objects, some megabytes
-# Linux's boot-time clock and macOS's monotonic one run on while the machine is suspended; on Windows time.monotonic().
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
 
 
 class SystemClock:
     """This machine's clock."""
 
     def now(self) -> float:
-        """Seconds since the machine started, suspension included."""
-        if _CLOCK is None or sys.platform == "win32":
-            return time.monotonic()
-        return time.clock_gettime(_CLOCK)
+        """Seconds; runs on while the machine is suspended."""
+        return machine_clock()
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
@@ -200,7 +194,7 @@ class ThreadedLedger:
 
     async def rows(self, keys: Collection[str]) -> dict[str, Row]:
         """See Ledger.rows."""
-        return await _in(self._pool, lambda: self._ledger.rows(self._me.account, keys))
+        return await _in(self._pool, lambda: self._ledger.rows(self._me, keys))
 
     async def claim(
         self, records: Sequence[Record], references: Mapping[str, str | None], sent_after: datetime.datetime
@@ -233,7 +227,7 @@ class ThreadedLedger:
 
     async def waiting(self) -> tuple[int, float | None]:
         """See Ledger.waiting."""
-        return await _in(self._pool, lambda: self._ledger.waiting(self._me.account, self._me.owner))
+        return await _in(self._pool, lambda: self._ledger.waiting(self._me))
 
     async def record_absence(self, keys: Collection[str]) -> set[str]:
         """See Ledger.record_absence."""
@@ -241,11 +235,11 @@ class ThreadedLedger:
 
     async def ids_with_rows(self, customer_ids: Collection[str]) -> set[str]:
         """See Ledger.ids_with_rows."""
-        return await _in(self._pool, lambda: self._ledger.ids_with_rows(self._me.account, customer_ids))
+        return await _in(self._pool, lambda: self._ledger.ids_with_rows(self._me, customer_ids))
 
     async def references_with_rows(self, references: Collection[str]) -> set[str]:
         """See Ledger.references_with_rows."""
-        return await _in(self._pool, lambda: self._ledger.references_with_rows(self._me.account, references))
+        return await _in(self._pool, lambda: self._ledger.references_with_rows(self._me, references))
 
     async def open_without_reference(self) -> bool:
         """See Ledger.open_without_reference."""

@@ -237,7 +237,7 @@ def test_the_same_record_has_one_key_whether_it_comes_from_xcom_or_from_a_table(
     ("returned", "says"),
     [
         (None, "pushed nothing"),
-        ("no json", "not JSON"),
+        ("no json", "not valid JSON"),
         (7, "list of dicts"),
         ("7", "list of dicts"),
     ],

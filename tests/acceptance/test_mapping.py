@@ -39,7 +39,7 @@ def test_group_ids_gives_lists_that_a_downstream_task_maps_over(airflow, sandbox
 
 
 @pytest.mark.parametrize(
-    ("arguments", "remedy"), [("", "Set group_ids to 100,"), ("group_ids=2", "Set group_ids to more than 2,")]
+    ("arguments", "remedy"), [("", "Set group_ids to 100 or"), ("group_ids=2", "Set group_ids to more than 2 or")]
 )
 def test_too_many_ids_for_a_mapped_task_are_noticed_before_anything_is_sent(
     airflow, sandbox, people, monkeypatch, said, arguments, remedy

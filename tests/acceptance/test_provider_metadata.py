@@ -128,7 +128,7 @@ def test_airflows_commands_list_what_belongs_to_it(commands):
     (hook,) = [one for one in listed("providers hooks -o json") if one["connection_type"] == "payarc"]
     assert hook["hook_name"] == "PayArc"
     links = {one["extra_link_class_name"] for one in listed("providers links -o json")}
-    assert "payarc_provider.operators.link.PayarcDashboardLink" in links
+    assert "payarc_provider.operators.links.PayarcDashboardLink" in links
     assert "payarc_customers" in {one["name"] for one in listed("plugins -o json")}
     assert "payarc" in {one["field_behaviours"] for one in listed("providers behaviours -o json")}
     fields = {one["connection_parameter_name"] for one in listed("providers widgets -o json")}

@@ -8,7 +8,7 @@ import types
 import pytest
 
 from payarc_provider.operators.customer import CreateCustomerOperator
-from payarc_provider.operators.link import PayarcDashboardLink
+from payarc_provider.operators.links import PayarcDashboardLink
 from payarc_provider.sandbox.tokens import make_token
 
 TABLE = {"table": "people", "sql_conn_id": "crm"}
@@ -17,10 +17,10 @@ TABLE = {"table": "people", "sql_conn_id": "crm"}
 def test_a_task_says_what_it_does_where_its_records_come_from_and_where_refusals_are():
     doc = CreateCustomerOperator(task_id="create", key=["tenant", "id"], ledger_conn_id="ledger", **TABLE).doc_md
 
-    assert "| Records from | table `people` of `crm` |" in doc
+    assert "| Records from | table `people` in `crm` |" in doc
     assert "| Key | `tenant, id` |" in doc
     assert "| PayArc connection | `payarc_default` |" in doc
-    assert "| Ledger's connection | `ledger` |" in doc
+    assert "| Ledger connection | `ledger` |" in doc
     assert "XCom `rejected`" in doc
     assert "--ledger-conn-id ledger rejected" in doc
 
@@ -53,7 +53,7 @@ def test_a_mapped_task_has_its_documentation_too(airflow):
         "CreateCustomerOperator.partial(task_id='other', ledger_conn_id='ledger', doc_md='mine').expand(records=[[]])"
     )
 
-    assert "| Ledger's connection | `ledger` |" in dag.get_task("create").doc_md
+    assert "| Ledger connection | `ledger` |" in dag.get_task("create").doc_md
     assert dag.get_task("other").doc_md == "mine"
 
 

@@ -9,20 +9,20 @@ from airflow.providers.common.compat.sdk import AirflowException, BaseOperatorLi
 from payarc_provider.exceptions import PayarcError
 
 DASHBOARDS = {"test": "https://testdashboard.payarc.net/", "live": "https://dashboard.payarc.net/"}
-"""PayArc's guides "Payarc Connect - Getting Started" (test) and those that tell where to find a token (live)."""
+"""As named in PayArc's guides: "Payarc Connect - Getting Started" (test), and those on finding a token (live)."""
 
 
 class PayarcDashboardLink(BaseOperatorLink):
-    """PayArc's dashboard of the connection's environment; no link for a sandbox or another host.
+    """PayArc's dashboard for the connection's environment; no link for a sandbox or another host.
 
-    Airflow 3 asks for it when the task ends. Airflow 2 asks in its web server, where a ``payarc_conn_id`` that is a
-    template or is mapped over is not known, so there is no link then.
+    Airflow 3 resolves the link when the task ends. Airflow 2 resolves it in the web server, where a templated or mapped
+    ``payarc_conn_id`` is unknown, so such a task has no link there.
     """
 
     name = "PayArc dashboard"
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        """The dashboard's address, or an empty text; it never fails the task."""
+        """The dashboard's address, or an empty string. Never fails the task."""
         from payarc_provider.hooks.payarc import PayarcHook
 
         try:

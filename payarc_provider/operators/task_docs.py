@@ -1,4 +1,4 @@
-"""The documentation that a task shows in Airflow's UI when its author wrote none."""
+"""The documentation that Airflow's UI shows for a task whose author wrote none."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from typing import Any
 
 _KINDS = ("doc", "doc_md", "doc_json", "doc_yaml", "doc_rst")
 _TEXT = """\
-### PayArc customers, each exactly once
+### PayArc customers, each created exactly once
 
-Creates a PayArc customer for each record that has none yet, and hands the customers' ids downstream.
+Creates a PayArc customer for every record that does not have one yet and passes the customer ids downstream.
 
 | | |
 |---|---|
 | Records from | {source} |
 | Key | {key} |
 | PayArc connection | {payarc} |
-| Ledger's connection | {ledger} |
-| Ledger's table | {table} |
+| Ledger connection | {ledger} |
+| Ledger table | {table} |
 
-**Run it again whenever you like**: retried, cleared or backfilled, it never makes a second customer for a key.
+**Safe to run again**: a retried, cleared or backfilled task never creates a second customer for a key.
 
-**Refused records** and their reasons are in this task's XCom `rejected`, on the page *PayArc customers* (Airflow 3.1
-and newer), and in what `python -m payarc_provider.ledger --ledger-conn-id {conn_id} rejected` prints. Mended at their
-source, they are tried again by the next run. The XCom `summary` has the counts.
+**Rejected records** are listed with their reasons in this task's XCom `rejected`, on the *PayArc customers* page
+(Airflow 3.1 and newer) and by `python -m payarc_provider.ledger --ledger-conn-id {conn_id} rejected`. Fix them at
+the source; the next run tries them again. The XCom `summary` has the counts.
 """
 
 
 def task_doc(arguments: Mapping[str, Any]) -> Any:
-    """The ``doc_md`` of a task: its author's, none if its author wrote another kind of documentation, else this one.
+    """The ``doc_md`` of a task: the author's own, None if the author used another kind of documentation, else ours.
 
-    :param arguments: the operator's, by name; of a mapped task, those that are the same for all
+    :param arguments: the operator's arguments by name; for a mapped task, those of ``partial``
     """
     if any(arguments.get(kind) for kind in _KINDS):
         return arguments.get("doc_md")
@@ -48,15 +48,15 @@ def task_doc(arguments: Mapping[str, Any]) -> Any:
 def _source(arguments: Mapping[str, Any]) -> str:
     conn_id = _code(arguments.get("sql_conn_id"))
     if arguments.get("table") is not None:
-        return f"table {_code(arguments['table'])} of {conn_id}"
+        return f"table {_code(arguments['table'])} in {conn_id}"
     if arguments.get("sql") is not None:
         return f"a query on {conn_id}"
     return conn_id if arguments.get("sql_conn_id") else "upstream tasks, through XCom"
 
 
 def _code(value: Any) -> str:
-    """A value as Markdown's code in a table's cell; what is only known when the task is mapped is told so."""
+    """A value as Markdown code that is safe in a table cell."""
     if value is None:
-        return "the default, or one for each mapped task"
+        return "default, or set for each mapped task"
     text = value if isinstance(value, str) else ", ".join(str(one) for one in value)
     return f"`{text.replace('`', '').replace('|', '/')}`"
