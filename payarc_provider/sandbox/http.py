@@ -1,20 +1,24 @@
-"""HTTP: requests as the sandbox reads them, and responses as it sends them."""
+"""HTTP: requests as the sandbox reads them, responses as it sends them, and the uvicorn server in between."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import struct
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from email.utils import formatdate
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qsl
 
-from starlette.types import Receive, Scope, Send
+import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 if TYPE_CHECKING:
-    import asyncio
-
     from payarc_provider.sandbox.log import Post
 
 COLLECTION = "/customers"
@@ -173,3 +177,86 @@ async def _wait_for_disconnect(receive: Receive) -> None:
     # If the application returned without a response first, uvicorn would send a 500.
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+class HttpServer(uvicorn.Server):
+    """A uvicorn server that reports when it is ready and stops without waiting for its clients.
+
+    :param now: PayArc's time in Unix seconds
+    :param on_connection: called for each connection that a client opens
+    """
+
+    def __init__(self, app: ASGIApp, now: Callable[[], float], on_connection: Callable[[], None]) -> None:
+        config = uvicorn.Config(
+            _DateHeader(app, now),
+            loop="asyncio",  # uvloop would be no faster here; older versions of uvicorn install it process-wide
+            log_level="warning",
+            http=_protocol(on_connection),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            date_header=False,  # _DateHeader sets it
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=75,  # tests count connections, so idle ones stay open
+        )
+        super().__init__(config)
+        self.ready = threading.Event()
+        self.on_ready: Callable[[], None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+        if self.on_ready:
+            self.on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        for _ in range(100):
+            if not self.server_state.connections:
+                break
+            await asyncio.sleep(0.001)
+        for task in list(self.server_state.tasks):
+            task.cancel()
+        await super().shutdown(sockets)
+
+
+def _protocol(on_connection: Callable[[], None]) -> type[asyncio.Protocol]:
+    """uvicorn's HTTP protocol, with each connection's transport in the ASGI scope: ASGI cannot reset a connection."""
+
+    class WithTransport(asyncio.Protocol):
+        app_state: dict[str, Any]
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            self.app_state = {**self.app_state, "transport": transport}
+            on_connection()
+
+    # uvicorn chooses its protocol class when it is imported.
+    return type("SandboxProtocol", (WithTransport, AutoHTTPProtocol), {})
+
+
+class _DateHeader:
+    """Sets the ``Date`` of every response to the moment it is sent, by PayArc's clock.
+
+    uvicorn's own ``Date`` is the moment when the request arrived, up to a second earlier.
+    """
+
+    def __init__(self, app: ASGIApp, now: Callable[[], float]) -> None:
+        self._app = app
+        self._now = now
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_date(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"date", _http_date(int(self._now())))]
+            await send(message)
+
+        await self._app(scope, receive, send_with_date)
+
+
+@lru_cache(maxsize=8)
+def _http_date(second: int) -> bytes:
+    return formatdate(second, usegmt=True).encode()

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
-from email.utils import formatdate
-from functools import lru_cache
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import uvicorn
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, Router
+from starlette.types import Receive, Scope, Send
 
-from payarc_provider.sandbox.app import create_app
+from payarc_provider.sandbox.endpoint import CustomersEndpoint
 from payarc_provider.sandbox.fields import known_fields
+from payarc_provider.sandbox.http import HttpServer
 from payarc_provider.sandbox.settings import SandboxSettings
 from payarc_provider.sandbox.state import SandboxState
 from payarc_provider.sandbox.store import Customer
@@ -56,8 +55,10 @@ class SandboxServer:
         # wait for an ACK.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._address: tuple[str, int] = self._socket.getsockname()[:2]
-        app = _DateHeader(create_app(self._state, self), self._state.now)
-        self._server = _Uvicorn(app, self._state.connection_opened)
+        customers = CustomersEndpoint(self._state)
+        routes = [Route("/v1/customers", customers), Route("/v1/customers/{customer_id}", customers)]
+        app = Router([*routes, *control_routes(self)], redirect_slashes=False, default=_no_route)
+        self._server = HttpServer(app, self._state.now, self._state.connection_opened)
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
@@ -171,80 +172,49 @@ class SandboxServer:
             return self._state.log.as_json()
 
 
-class _Uvicorn(uvicorn.Server):
-    """A server that reports when it is ready and stops without waiting for its clients."""
-
-    def __init__(self, app: ASGIApp, on_connection: Callable[[], None]) -> None:
-        config = uvicorn.Config(
-            app,
-            loop="asyncio",  # uvloop would be no faster here; older versions of uvicorn install it process-wide
-            log_level="warning",
-            http=_protocol(on_connection),
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            date_header=False,  # _DateHeader sets it
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=75,  # tests count connections, so idle ones stay open
-        )
-        super().__init__(config)
-        self.ready = threading.Event()
-        self.on_ready: Callable[[], None] | None = None
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.ready.set()
-        if self.on_ready:
-            self.on_ready()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for connection in list(self.server_state.connections):
-            connection.transport.abort()
-        for _ in range(100):
-            if not self.server_state.connections:
-                break
-            await asyncio.sleep(0.001)
-        for task in list(self.server_state.tasks):
-            task.cancel()
-        await super().shutdown(sockets)
+async def _no_route(scope: Scope, receive: Receive, send: Send) -> None:
+    await JSONResponse({"message": "Not Found"}, status_code=404)(scope, receive, send)
 
 
-def _protocol(on_connection: Callable[[], None]) -> type[asyncio.Protocol]:
-    """uvicorn's HTTP protocol, with each connection's transport in the ASGI scope: ASGI cannot reset a connection."""
+def control_routes(server: SandboxServer) -> list[Route]:
+    """The control endpoint: the server's methods over HTTP, without a token. Invalid input gets a 400 with the reason.
 
-    class WithTransport(asyncio.Protocol):
-        app_state: dict[str, Any]
-
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            super().connection_made(transport)
-            self.app_state = {**self.app_state, "transport": transport}
-            on_connection()
-
-    # uvicorn chooses its protocol class when it is imported.
-    return type("SandboxProtocol", (WithTransport, AutoHTTPProtocol), {})
-
-
-class _DateHeader:
-    """Sets the ``Date`` of every response to the moment it is sent, by PayArc's clock.
-
-    uvicorn's own ``Date`` is the moment when the request arrived, up to a second earlier.
+    ======================================  ===========================================================
+    ``GET /_sandbox/stats``                 all counts
+    ``GET /_sandbox/customers?merchant=``   stored customers, in the order of creation
+    ``POST /_sandbox/customers``            a list of records to create without validation
+    ``GET /_sandbox/log``                   every POST and its outcome
+    ``GET /_sandbox/faults``                all fault rules
+    ``POST /_sandbox/faults``               a list of fault rules to add
+    ``DELETE /_sandbox/faults``             remove all fault rules
+    ``GET /_sandbox/settings``              all settings
+    ``POST /_sandbox/settings``             an object with the settings to change
+    ``POST /_sandbox/revoke``               ``{"token": …}``: respond 401 to this token from now on
+    ``POST /_sandbox/reset``                delete everything and restore the initial settings
+    ======================================  ===========================================================
     """
 
-    def __init__(self, app: ASGIApp, now: Callable[[], float]) -> None:
-        self._app = app
-        self._now = now
+    def route(path: str, method: str, act: Callable[[Request, Any], Any]) -> Route:
+        async def respond(request: Request) -> Response:
+            try:
+                body = json.loads(await request.body() or b"null")
+                result = act(request, body)
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                return JSONResponse({"error": f"{type(error).__name__}: {error}"}, status_code=400)
+            return Response(status_code=204) if result is None else JSONResponse(result)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_date(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"date", _http_date(int(self._now())))]
-            await send(message)
+        return Route(f"/_sandbox/{path}", respond, methods=[method])
 
-        await self._app(scope, receive, send_with_date)
-
-
-@lru_cache(maxsize=8)
-def _http_date(second: int) -> bytes:
-    return formatdate(second, usegmt=True).encode()
+    return [
+        route("stats", "GET", lambda request, body: server.stats()),
+        route("customers", "GET", lambda request, body: server.customers(request.query_params.get("merchant"))),
+        route("customers", "POST", lambda request, body: server.seed(body)),
+        route("log", "GET", lambda request, body: server.log()),
+        route("faults", "GET", lambda request, body: server.faults()),
+        route("faults", "POST", lambda request, body: server.faults(body)),
+        route("faults", "DELETE", lambda request, body: server.clear_faults()),
+        route("settings", "GET", lambda request, body: server.settings()),
+        route("settings", "POST", lambda request, body: server.settings(**body)),
+        route("revoke", "POST", lambda request, body: server.revoke(body["token"])),
+        route("reset", "POST", lambda request, body: server.reset()),
+    ]

@@ -1,17 +1,12 @@
-"""The HTTP application: PayArc's customer endpoints under ``/v1``, and the control endpoint under ``/_sandbox``."""
+"""The customers endpoint: what a request passes on its way to the customers, and what the log notes about it."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from collections.abc import Coroutine
 
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route, Router
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from payarc_provider.sandbox.customers import handle
 from payarc_provider.sandbox.faults import FaultRule, fault_response
@@ -28,20 +23,6 @@ from payarc_provider.sandbox.http import (
 from payarc_provider.sandbox.limits import quota_headers, retry_headers
 from payarc_provider.sandbox.log import PostOutcome
 from payarc_provider.sandbox.state import SandboxState
-
-if TYPE_CHECKING:
-    from payarc_provider.sandbox.server import SandboxServer
-
-
-def create_app(state: SandboxState, server: SandboxServer) -> ASGIApp:
-    """The application of one sandbox."""
-    customers = CustomersEndpoint(state)
-    routes = [Route("/v1/customers", customers), Route("/v1/customers/{customer_id}", customers)]
-    return Router([*routes, *control_routes(server)], redirect_slashes=False, default=_no_route)
-
-
-async def _no_route(scope: Scope, receive: Receive, send: Send) -> None:
-    await JSONResponse({"message": "Not Found"}, status_code=404)(scope, receive, send)
 
 
 class CustomersEndpoint:
@@ -162,47 +143,3 @@ class CustomersEndpoint:
 async def _sleep(seconds: float) -> None:
     if seconds > 0:
         await asyncio.sleep(seconds)
-
-
-def control_routes(server: SandboxServer) -> list[Route]:
-    """The control endpoint: the server's methods over HTTP, without a token. Invalid input gets a 400 with the reason.
-
-    ======================================  ===========================================================
-    ``GET /_sandbox/stats``                 all counts
-    ``GET /_sandbox/customers?merchant=``   stored customers, in the order of creation
-    ``POST /_sandbox/customers``            a list of records to create without validation
-    ``GET /_sandbox/log``                   every POST and its outcome
-    ``GET /_sandbox/faults``                all fault rules
-    ``POST /_sandbox/faults``               a list of fault rules to add
-    ``DELETE /_sandbox/faults``             remove all fault rules
-    ``GET /_sandbox/settings``              all settings
-    ``POST /_sandbox/settings``             an object with the settings to change
-    ``POST /_sandbox/revoke``               ``{"token": …}``: respond 401 to this token from now on
-    ``POST /_sandbox/reset``                delete everything and restore the initial settings
-    ======================================  ===========================================================
-    """
-
-    def route(path: str, method: str, act: Callable[[Request, Any], Any]) -> Route:
-        async def respond(request: Request) -> Response:
-            try:
-                body = json.loads(await request.body() or b"null")
-                result = act(request, body)
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                return JSONResponse({"error": f"{type(error).__name__}: {error}"}, status_code=400)
-            return Response(status_code=204) if result is None else JSONResponse(result)
-
-        return Route(f"/_sandbox/{path}", respond, methods=[method])
-
-    return [
-        route("stats", "GET", lambda request, body: server.stats()),
-        route("customers", "GET", lambda request, body: server.customers(request.query_params.get("merchant"))),
-        route("customers", "POST", lambda request, body: server.seed(body)),
-        route("log", "GET", lambda request, body: server.log()),
-        route("faults", "GET", lambda request, body: server.faults()),
-        route("faults", "POST", lambda request, body: server.faults(body)),
-        route("faults", "DELETE", lambda request, body: server.clear_faults()),
-        route("settings", "GET", lambda request, body: server.settings()),
-        route("settings", "POST", lambda request, body: server.settings(**body)),
-        route("revoke", "POST", lambda request, body: server.revoke(body["token"])),
-        route("reset", "POST", lambda request, body: server.reset()),
-    ]
