@@ -94,7 +94,7 @@ def rebuilt(account: str, keys: int, customers: int, unusable: int, done: Rebuil
     lines += [f"  {'unusable':<9} {unusable:>8}  keys that are missing or cannot be used"] if unusable else []
     for doubt in done.doubts:
         row = f", its row has {doubt.customer_id}" if doubt.customer_id else ""
-        lines.append(f"    {doubt.verdict}: {shown(doubt.key)}: {', '.join(doubt.bearers)}{row}")
+        lines.append(f"    {doubt.verdict}: {shown(doubt.key)}: {', '.join(doubt.candidates)}{row}")
     return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ import shlex
 from typing import get_args
 
 from payarc_provider.sandbox.server import SandboxServer
-from payarc_provider.sandbox.settings import IdStyle, SandboxSettings, TimeStyle
+from payarc_provider.sandbox.settings import IdStyle, RateLimitPer, SandboxSettings, TimeStyle
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -45,7 +45,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--latency", type=float, default=default.latency, help="seconds per request (default: %(default)s)"
     )
-    parser.add_argument("--rate-limit", type=int, help="requests per window, token and endpoint (default: no limit)")
+    parser.add_argument("--rate-limit", type=int, help="requests per window (default: no limit)")
+    parser.add_argument(
+        "--rate-limit-per",
+        choices=get_args(RateLimitPer),
+        default=default.rate_limit_per,
+        help="count requests per endpoint and token, or per user (default: %(default)s)",
+    )
     parser.add_argument(
         "--rate-window", type=float, default=default.rate_window, help="length of a window, in s (default: %(default)s)"
     )

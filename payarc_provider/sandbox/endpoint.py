@@ -81,7 +81,7 @@ class CustomersEndpoint:
         if request.post:
             request.post.merchant = merchant
         with state.lock:
-            quota = state.windows.hit(request.token, request.endpoint, state.settings, time.monotonic())
+            quota = state.windows.hit(merchant, request.token, request.endpoint, state.settings, time.monotonic())
         headers = quota_headers(quota, state.settings)
         if quota and quota.exceeded:
             retry = retry_headers(quota.ends_in, state.now(), state.settings)

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 IdStyle = Literal["customer_id", "guide"]
 TimeStyle = Literal["unix", "guide"]
+RateLimitPer = Literal["endpoint", "user"]
 RetryAfter = Literal["seconds", "date", "none"]
 Envelope = Literal["422", "409-message", "409-list"]
 Idempotency = Literal["ignored", "replay"]
@@ -16,6 +17,7 @@ Alteration = Literal["upper", "lower", "title", "trim", "drop"]
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "id_style": get_args(IdStyle),
     "time_style": get_args(TimeStyle),
+    "rate_limit_per": get_args(RateLimitPer),
     "retry_after": get_args(RetryAfter),
     "envelope": get_args(Envelope),
     "idempotency": get_args(Idempotency),
@@ -28,7 +30,8 @@ class SandboxSettings:
 
     :param latency: seconds that every request takes, half of it before it is carried out and half after
     :param jitter: up to this many seconds more, drawn for each request
-    :param rate_limit: requests per window, token and endpoint; None for no limit and no rate-limit headers
+    :param rate_limit: requests per window; None for no limit and no rate-limit headers
+    :param rate_limit_per: count the requests of each token to each ``endpoint``, or all requests of a ``user`` (merchant)
     :param rate_window: seconds from the first request of a window to its end
     :param rate_headers: False omits every rate-limit header, also from a 429
     :param retry_after: the format of ``Retry-After`` in a 429
@@ -50,6 +53,7 @@ class SandboxSettings:
     latency: float = 0.0
     jitter: float = 0.0
     rate_limit: int | None = None
+    rate_limit_per: RateLimitPer = "endpoint"
     rate_window: float = 60.0
     rate_headers: bool = True
     retry_after: RetryAfter = "seconds"

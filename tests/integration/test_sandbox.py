@@ -390,6 +390,16 @@ class TestRateLimit:
         with Client(sandbox, make_token()) as other:
             assert other.create().status_code == 201
 
+    def test_one_window_per_user_covers_all_endpoints_and_tokens(self, client, sandbox):
+        sandbox.settings(rate_limit=3, rate_limit_per="user")
+
+        assert client.create().headers["X-RateLimit-Remaining"] == "2"
+        assert client.get("").headers["X-RateLimit-Remaining"] == "1"
+        with Client(sandbox, make_token()) as same_user, Client(sandbox, make_token("2")) as other_user:
+            assert same_user.get("/unknown").headers["X-RateLimit-Remaining"] == "0"
+            assert client.create().status_code == same_user.get("").status_code == 429
+            assert other_user.create().status_code == 201
+
     def test_without_a_limit_there_are_no_headers(self, client):
         assert not any(name.lower().startswith("x-ratelimit") for name in client.create().headers)
 
@@ -655,7 +665,14 @@ class TestModes:
 
     @pytest.mark.parametrize(
         "change",
-        [{"speed": 1}, {"id_style": "x"}, {"alter": {"name": "rot13"}}, {"latency": -1}, {"rate_limit": 0}],
+        [
+            {"speed": 1},
+            {"id_style": "x"},
+            {"alter": {"name": "rot13"}},
+            {"latency": -1},
+            {"rate_limit": 0},
+            {"rate_limit_per": "x"},
+        ],
     )
     def test_a_wrong_setting_is_refused(self, sandbox, change):
         before = sandbox.settings()
