@@ -31,7 +31,7 @@ class SandboxSettings:
     :param latency: seconds that every request takes, half of it before it is carried out and half after
     :param jitter: up to this many seconds more, drawn for each request
     :param rate_limit: requests per window; None for no limit and no rate-limit headers
-    :param rate_limit_per: count the requests of each token to each ``endpoint``, or all requests of a ``user`` (merchant)
+    :param rate_limit_per: count by token and ``endpoint``, or count all requests of a ``user`` (merchant) together
     :param rate_window: seconds from the first request of a window to its end
     :param rate_headers: False omits every rate-limit header, also from a 429
     :param retry_after: the format of ``Retry-After`` in a 429
