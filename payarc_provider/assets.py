@@ -1,6 +1,6 @@
 """The Airflow asset for a merchant's customers: ``payarc://<environment>/<account>/customers``.
 
-OpenLineage and Airflow's hook lineage use the same name for the operator's output. On Airflow 2.11, assets are Datasets.
+OpenLineage and Airflow's hook lineage name the operator's output by it. On Airflow 2.11, assets are Datasets.
 """
 
 from __future__ import annotations

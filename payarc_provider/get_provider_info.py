@@ -32,7 +32,7 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
     },
     "verify": {
         "label": "Verify TLS",
-        "description": "true, or the path of a CA bundle. false turns verification off; never use it with a live token.",
+        "description": "true, or the path to a CA bundle. false disables verification: not for live tokens.",
         "schema": {"type": ["string", "null"], "default": "true"},
     },
 }

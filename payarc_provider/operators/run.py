@@ -21,7 +21,7 @@ from payarc_provider.hooks.tracing import get_tracer
 from payarc_provider.operators.observing import Watch, note_lineage
 from payarc_provider.operators.records import resolve_records
 from payarc_provider.operators.results import PayarcRecordsRejected, check_mapped_ids, most_mapped_ids
-from payarc_provider.sync.account import Identity, find_scope, token_user
+from payarc_provider.sync.account import find_scope, new_scope
 from payarc_provider.sync.batches import Batches
 from payarc_provider.sync.deferral import Deferral, Note, Notes
 from payarc_provider.sync.engine import Run
@@ -128,11 +128,10 @@ class _TaskRun:
         self._check_mapped_downstream(context)
 
     def _scope(self, hook: PayarcHook) -> str:
-        identity = Identity(hook.settings.place, hook.settings.account, token_user(hook.claims.sub, hook.token()))
         if not self._exists:
-            return identity.own_scope
+            return new_scope(hook.identity)
         return find_scope(
-            self._ledger, identity, self._client.get_customer, remember=not self._operator.settings.dry_run
+            self._ledger, hook.identity, self._client.get_customer, remember=not self._operator.settings.dry_run
         )
 
     def _check_mapped_downstream(self, context: Context) -> None:
