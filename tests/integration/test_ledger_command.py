@@ -705,7 +705,7 @@ def test_of_two_customers_with_one_reference_a_person_decides(shop, payarc_sandb
     assert said["counts"] == {"undecided": 1, "inserted": 1}
     [doubt] = said["doubts"]
     assert (doubt["verdict"], doubt["customer_id"]) == ("undecided", None)
-    assert sorted(doubt["bearers"]) == sorted([own["customer_id"], twin["customer_id"]])
+    assert sorted(doubt["candidates"]) == sorted([own["customer_id"], twin["customer_id"]])
     with pytest.raises(PayarcRunStopped, match="left pending"):
         shop.run(payarc_sandbox, people(1, 2))
     assert payarc_sandbox.stats()["posts"]["received"] == 2
@@ -737,7 +737,7 @@ def test_disagreements_are_reported_and_left(shop, payarc_sandbox):
     said = shop.json("rebuild", "--table", crm(shop, 1, 2, 3))
     assert said["counts"] == {"disagreed": 2, "inserted": 1}
     one, two = said["doubts"]
-    assert (one["key"], one["customer_id"], one["bearers"]) == ("1", "another", [mine["customer_id"]])
+    assert (one["key"], one["customer_id"], one["candidates"]) == ("1", "another", [mine["customer_id"]])
     assert (two["key"], two["customer_id"]) == ("2", None)
     assert shop.row("1").customer_id == "another"
     assert shop.row("2") is None
@@ -769,7 +769,7 @@ def test_a_wrong_ledger_id_or_account_or_key_rebuilds_nothing(shop, payarc_sandb
     ledger_id = lose(shop, "", "_facts")
     for wrong in (("--ledger-id", "0" * 32), ("--ledger-id", ledger_id, "--account", "test/9")):
         said = shop("rebuild", "--table", table, *wrong, expect=1)
-        assert "none of PayArc's 1 customers bears a reference" in said
+        assert "none of PayArc's 1 customers carries a reference" in said
     assert 'no column "nr"' in shop("rebuild", "--table", table, "--key", "nr", "--ledger-id", ledger_id, expect=1)
     assert not sa.inspect(shop.database.engine()).has_table(shop.table)
 
@@ -871,7 +871,7 @@ def test_it_works_on_an_airflow_connection(kind, request, tmp_path, monkeypatch,
     ("connection", "reason"),
     [
         (None, "isn't defined"),
-        ({"conn_type": "payarc"}, "is no SQL database"),
+        ({"conn_type": "payarc"}, "is not to a SQL database"),
         ({"conn_type": "sqlite", "host": "/nonexistent/folder/secret.db"}, "unable to open"),
     ],
 )
