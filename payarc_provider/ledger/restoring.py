@@ -15,11 +15,12 @@ from payarc_provider.ledger import show
 from payarc_provider.ledger.merchant import Merchant
 from payarc_provider.sync.account import fact_name, new_scope
 from payarc_provider.sync.customer_index import CustomerIndex
+from payarc_provider.sync.keys import UnusableKey, key_text
 from payarc_provider.sync.ledger import Ledger
 from payarc_provider.sync.ledger.rebuild import KeySet, Rebuild
 from payarc_provider.sync.ledger.repair import NotDone
 from payarc_provider.sync.listing import Listing
-from payarc_provider.sync.records import RecordReader, UnusableKey, key_text
+from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.sources import DatabaseSource
 
 _LEDGER_ID = re.compile(r"[0-9a-f]{32}")

@@ -47,7 +47,7 @@ def lineage_of(operator: CreateCustomerOperator) -> OperatorLineage[Any, Any]:
 def _output(operator: CreateCustomerOperator, inputs: list[Dataset], origins: ColumnOrigins) -> OutputDataset:
     seen = operator.seen
     uri = seen.uri if seen else _uri_of_connection(operator)
-    columns = seen.reader.met_mapping if seen else dict(operator.fields or {})
+    columns = seen.reader.columns_found if seen else dict(operator.fields or {})
     facets: dict[str, Any] = {}
     if columns:
         fields = [SchemaDatasetFacetFields(name=name, type="string") for name in columns]
