@@ -22,10 +22,10 @@ from payarc_provider.api.fields import FIELDS
 from payarc_provider.plugins.html import HEADERS, chart, render
 from payarc_provider.plugins.ledgers import LedgerNotShown, configured, open_ledger
 from payarc_provider.plugins.links import Links, unseal
+from payarc_provider.sync.keys import looks_like_email
 from payarc_provider.sync.ledger import Ledger
 from payarc_provider.sync.ledger.browse import AccountRows, RunCounts
 from payarc_provider.sync.ledger.overview import Overview
-from payarc_provider.sync.records import looks_personal
 
 PAGE = 50
 LATEST_RUNS = 20
@@ -131,7 +131,7 @@ def record(request: Request, connection_id: str, table: str, account: str, at: s
         (field, reasons, FIELDS[field].text if field in FIELDS else _WHOLE_RECORD)
         for field, reasons in row.errors.items()
     ]
-    key = "KEY" if looks_personal(row.key) else shlex.quote(row.key)
+    key = "KEY" if looks_like_email(row.key) else shlex.quote(row.key)
     retry = f"--account {shlex.quote(account)} retry {key}"
     return _html("record.html", links=links, row=row, errors=errors, retry=retry)
 

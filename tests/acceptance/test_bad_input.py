@@ -161,7 +161,7 @@ def test_after_a_wrong_token_the_right_one_just_works(airflow, sandbox, connect)
 def test_a_wrong_extra_or_a_missing_connection_fails_before_anything_is_done(airflow, sandbox, connect, said):
     connect("payarc_default", sandbox.connection_json(enviroment="live"))
     assert create(airflow, GOOD).state == "failed"
-    assert 'there is no "enviroment"; did you mean "environment"' in said()
+    assert 'unknown name "enviroment"; did you mean "environment"' in said()
     assert create(airflow, GOOD, "payarc_conn_id='nowhere'").state == "failed"
     assert sandbox.stats()["requests"] == {}
 
@@ -179,7 +179,7 @@ def test_a_ledger_connection_that_is_no_database_is_refused(airflow, sandbox, co
     airflow.records(GOOD)
     run = airflow.run("CreateCustomerOperator(task_id='create', records=extract(), ledger_conn_id='web')")
     assert run["create"].state == "failed"
-    assert "ledger_conn_id: the connection web is no SQL database" in said()
+    assert "ledger_conn_id: the connection web is not to a SQL database" in said()
 
 
 def test_a_missing_column_is_named_with_those_that_are_there(airflow, sandbox, crm, said):
