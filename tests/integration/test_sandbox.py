@@ -456,10 +456,10 @@ class TestFaults:
         [post] = sandbox.log()
         assert post["outcome"] == ("created" if made else "not_created")
         assert [row["customer_id"] for row in sandbox.customers()] == ([post["customer_id"]] if made else [])
-        assert not post["told"]
+        assert not post["id_sent"]
         assert sandbox.stats()["posts"]["lost"] == int(made)
         assert client.create().status_code == 201
-        assert sandbox.log()[1]["told"]
+        assert sandbox.log()[1]["id_sent"]
 
     @pytest.mark.parametrize(
         ("kind", "status"),
@@ -725,7 +725,7 @@ class TestControl:
         stats = sandbox.stats()
         assert stats["customers"] == {"1": 1}
         assert stats["requests"] == {"POST /customers": 2, "GET /customers": 1}
-        assert stats["answers"] == {"201": 1, "422": 1, "200": 1}
+        assert stats["responses"] == {"201": 1, "422": 1, "200": 1}
         assert stats["posts"]["received"] == 2
         assert stats["posts"]["created"] == stats["posts"]["rejected"] == 1
         assert stats["posts"]["lost"] == 0

@@ -10,11 +10,11 @@ from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.engine import Connection
 
 from payarc_provider.exceptions import PayarcError
+from payarc_provider.sync.keys import display_key
 from payarc_provider.sync.ledger.database import database_now
 from payarc_provider.sync.ledger.facts import FIRST_ATTEMPT, bar_customer, barred_ids, raise_first_attempt
 from payarc_provider.sync.ledger.ledger import Ledger
 from payarc_provider.sync.ledger.rows import CLOSED, Row, State, at_key, in_state, read_rows
-from payarc_provider.sync.records import shown
 from payarc_provider.sync.reference import reference
 
 BY_PERSON = "person"
@@ -68,7 +68,8 @@ class Repair:
             row = self._read_ended(connection, key, database_now(connection))
             if row.unsent:
                 raise LedgerUnchanged(
-                    f"{shown(key)} was never sent, or PayArc is known to have no customer for it: the next run sends it"
+                    f"{display_key(key)} was never sent, or PayArc is known to have no customer for it: the next run "
+                    "sends it"
                 )
             connection.execute(update(self._rows).where(self._at(key)).values(**CLOSED, attempt=row.attempt + 1))
 
@@ -85,7 +86,7 @@ class Repair:
                 for key in keys:
                     row = self._read(connection, key)
                     if row.state != State.REJECTED:
-                        raise LedgerUnchanged(f"{shown(key)} is {row.state}, not rejected: nothing was changed")
+                        raise LedgerUnchanged(f"{display_key(key)} is {row.state}, not rejected: nothing was changed")
                 chosen.append(rows.c.key.in_(sorted(keys)))
             # No record has an empty digest, so each of these records differs from its row.
             return connection.execute(update(rows).where(*chosen).values(digest="")).rowcount
@@ -102,8 +103,8 @@ class Repair:
             row = self._read(connection, key)
             if row.state == State.PENDING:
                 raise LedgerUnchanged(
-                    f"{shown(key)} is pending, and PayArc may have a customer for it that would be lost: let a run or "
-                    "`resolve` decide first, then forget the key"
+                    f"{display_key(key)} is pending, and PayArc may have a customer for it that would be lost: let a "
+                    "run or `resolve` decide first, then forget the key"
                 )
             if row.customer_id:
                 bar_customer(connection, self._facts, self._account, row.customer_id, database_now(connection))
@@ -120,22 +121,22 @@ class Repair:
         """The row, locked until the transaction ends."""
         row = read_rows(connection, self._rows, self._at(key), lock=True).get(key)
         if row is None:
-            raise LedgerUnchanged(f"the ledger has no key {shown(key)} in the account {self._account}")
+            raise LedgerUnchanged(f"the ledger has no key {display_key(key)} in the account {self._account}")
         return row
 
     def _read_ended(self, connection: Connection, key: str, now: datetime.datetime) -> Row:
         """The row, if it is pending and no request for it can reach PayArc any more."""
         row = self._read(connection, key)
         if row.state != State.PENDING:
-            raise LedgerUnchanged(f"{shown(key)} is {row.state}, not pending: there is nothing to resolve")
+            raise LedgerUnchanged(f"{display_key(key)} is {row.state}, not pending: there is nothing to resolve")
         if row.lease_until is not None and row.lease_until >= now:
             run = f"run {row.run_id} of {row.dag_id}" if row.run_id else "a run"
             raise LedgerUnchanged(
-                f"{shown(key)} is claimed by {run} until {iso(row.lease_until)}: wait until the run has ended"
+                f"{display_key(key)} is claimed by {run} until {iso(row.lease_until)}: wait until the run has ended"
             )
         if row.takeover_at >= now:
             raise LedgerUnchanged(
-                f"a request for {shown(key)} may reach PayArc until {iso(row.takeover_at)}: look in PayArc's "
+                f"a request for {display_key(key)} may reach PayArc until {iso(row.takeover_at)}: look in PayArc's "
                 "dashboard after that, then resolve the row"
             )
         return row
@@ -146,7 +147,9 @@ class Repair:
         rows = self._rows
         query = select(rows.c.key).where(rows.c.account == self._account, rows.c.customer_id == customer_id)
         if (other := connection.execute(query).scalar_one_or_none()) is not None:
-            raise LedgerUnchanged(f"customer {customer_id} belongs to the key {shown(other)}: nothing was changed")
+            raise LedgerUnchanged(
+                f"customer {customer_id} belongs to the key {display_key(other)}: nothing was changed"
+            )
         if barred_ids(connection, self._facts, self._account, [customer_id]):
             raise LedgerUnchanged(f"customer {customer_id} belonged to a forgotten key: no key can get it again")
 
