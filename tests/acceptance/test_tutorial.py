@@ -29,7 +29,7 @@ def test_it_leads_where_it_says(tmp_path):
 
     assert done.returncode == 0, said[-5000:]
     assert "2 created, 0 known, 1 rejected" in said
-    assert "has 14 digits, at most 11 are allowed" in said
+    assert "has 14 digits; at most 11 are allowed" in said
     assert "1 created, 2 known, 0 rejected" in said
     assert "'received': 3" in said.splitlines()[-1]
     assert "'created': 3" in said.splitlines()[-1]
