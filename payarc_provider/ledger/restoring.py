@@ -13,12 +13,14 @@ from payarc_provider.api.client import CustomerPage
 from payarc_provider.hooks.sql import sql_engine
 from payarc_provider.ledger import show
 from payarc_provider.ledger.merchant import Merchant
+from payarc_provider.sync.account import fact_name, new_scope
 from payarc_provider.sync.customer_index import CustomerIndex
+from payarc_provider.sync.keys import UnusableKey, key_text
 from payarc_provider.sync.ledger import Ledger
 from payarc_provider.sync.ledger.rebuild import KeySet, Rebuild
 from payarc_provider.sync.ledger.repair import NotDone
 from payarc_provider.sync.listing import Listing
-from payarc_provider.sync.records import RecordReader, UnusableKey, key_text
+from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.sources import DatabaseSource
 
 _LEDGER_ID = re.compile(r"[0-9a-f]{32}")
@@ -51,7 +53,7 @@ def rebuild(ledger: Ledger, given: argparse.Namespace) -> str:
         )
     _open_with_id(ledger, ledger_id)
     done = work.restore(keys, index)
-    ledger.remember(merchant.identity.name, account)  # its customers bear this account's references
+    ledger.remember(fact_name(merchant.identity), account)  # its customers bear this account's references
     if not given.json:
         return show.rebuilt(account, len(keys), len(index), input_keys.unusable, done)
     facts = {"account": account, "keys": len(keys), "customers": len(index), "unusable": input_keys.unusable}
@@ -72,12 +74,12 @@ def _ledger_id(ledger: Ledger, given: str | None) -> str:
 
 
 def _account(ledger: Ledger, merchant: Merchant, given: str | None, *, exists: bool) -> str:
-    known = ledger.fact(merchant.identity.name) if exists else None
+    known = ledger.fact(fact_name(merchant.identity)) if exists else None
     if given is not None and known not in (None, given):
         raise NotDone(f"the connection {merchant.conn_id} belongs to the account {known}, and not to {given}")
     if given is not None:
         return given
-    return merchant.account(ledger) if exists else merchant.identity.own_scope
+    return merchant.account(ledger) if exists else new_scope(merchant.identity)
 
 
 def _open_with_id(ledger: Ledger, ledger_id: str) -> None:

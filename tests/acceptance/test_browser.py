@@ -224,7 +224,7 @@ def test_the_page_is_in_the_menu_and_leads_to_the_task(browser, dags):
     assert len(browser.driver.find_elements(By.CSS_SELECTOR, "svg.chart > g")) == 3
     browser.picture("page")
     browser.click("//a[text()='C-0010']")
-    assert "at most 40 characters" in browser.text("main", "What to mend")
+    assert "at most 40 characters" in browser.text("main", "What to fix")
     browser.picture("record")
     browser.click("//a[text()='create_customers']")
     browser.driver.switch_to.default_content()

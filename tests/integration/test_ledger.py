@@ -15,8 +15,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
+from payarc_provider.api.token import Identity
 from payarc_provider.exceptions import PayarcConfigError, PayarcLedgerError, PayarcNotFound
-from payarc_provider.sync.account import Identity, find_scope
+from payarc_provider.sync.account import find_scope
 from payarc_provider.sync.ledger import Claimant, Ledger, Recorded, Resolution
 from payarc_provider.sync.ledger import database as ledger_database
 from payarc_provider.sync.ledger.database import LedgerUnavailable

@@ -871,7 +871,7 @@ def test_it_works_on_an_airflow_connection(kind, request, tmp_path, monkeypatch,
     ("connection", "reason"),
     [
         (None, "isn't defined"),
-        ({"conn_type": "payarc"}, "is no SQL database"),
+        ({"conn_type": "payarc"}, "is not to a SQL database"),
         ({"conn_type": "sqlite", "host": "/nonexistent/folder/secret.db"}, "unable to open"),
     ],
 )

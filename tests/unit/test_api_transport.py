@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import requests_mock as rm
 
-from payarc_provider.api.deadline import _Reader, deadline
+from payarc_provider.api.deadline import _DeadlineReader, deadline
 from payarc_provider.api.http import Request, Transport
 from payarc_provider.exceptions import PayarcConfigError, PayarcConnectionFailed, PayarcError, PayarcUnknownOutcome
 
@@ -299,7 +299,7 @@ def test_what_has_arrived_is_not_read_after_the_deadline():
         theirs.sendall(b"late")
         deadline.set(-1.0)
         with pytest.raises(TimeoutError):
-            _Reader(ours).readinto(bytearray(4))
+            _DeadlineReader(ours).readinto(bytearray(4))
 
 
 def test_the_deadline_is_of_the_request_and_not_of_the_connection(serve):
