@@ -236,7 +236,7 @@ def test_a_record_has_the_same_key_from_xcom_and_from_a_table(airflow, sandbox, 
 @pytest.mark.parametrize(
     ("returned", "says"),
     [
-        (None, "pushed nothing"),
+        (None, "returned nothing"),
         ("no json", "not valid JSON"),
         (7, "list of dicts"),
         ("7", "list of dicts"),

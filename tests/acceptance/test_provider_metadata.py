@@ -139,7 +139,7 @@ def test_airflow_knows_the_configuration_option(commands):
     said = commands["config list --section payarc --include-descriptions"]
 
     assert "ledgers = " in said
-    assert 'The page "PayArc customers"' in said
+    assert 'The "PayArc customers" page' in said
 
 
 def test_loading_the_plugin_imports_nothing_heavy():
