@@ -55,12 +55,12 @@ def test_a_rejection_can_have_other_formats(client, sandbox):
     sandbox.settings(envelope="409-list")
     listed = client.create({"name": "Jo"})
     sandbox.settings(envelope="409-message")
-    told = client.create({"name": "Jo"})
+    joined = client.create({"name": "Jo"})
 
-    assert listed.status_code == told.status_code == 409
+    assert listed.status_code == joined.status_code == 409
     assert listed.json() == ["The name must be at least 3 characters."]
-    assert told.json()["message"] == "The name must be at least 3 characters."
-    assert "errors" not in told.json()
+    assert joined.json()["message"] == "The name must be at least 3 characters."
+    assert "errors" not in joined.json()
 
 
 @pytest.mark.parametrize("body", ["{", "[]", '"x"', b"\xff"])
