@@ -32,8 +32,8 @@ which accounts for most of its memory. CPU and time are measured after all impor
 - *Duplicates, lost*: the process is killed with SIGKILL when half of the customers exist, and then runs again to its
   end. For the mapped `HttpOperator`, only tasks that had not succeeded run again, as in Airflow; `dag.test()` runs one
   task at a time, a scheduler as many as it has slots. This provider ran with `settle=5`, `lease=10` and a timeout of
-  5 s, which determine how long the second run waits before it looks up unknown outcomes. With the defaults, it waits for
-  three minutes.
+  5 s, which determine how long the second run waits before it looks up unknown outcomes. With the defaults, it waits
+  for three minutes.
 - *Window use*: the minimum time for these records, divided by the time they took. 100 % means that every window was
   used up as soon as it opened.
 - *Rerun*: the same command once more, after everything is done.
