@@ -84,7 +84,7 @@ class _DeadlineResponse(http.client.HTTPResponse):
         self.fp = io.BufferedReader(_DeadlineReader(sock))
 
 
-def _check_not_sent_late() -> None:
+def _raise_if_late() -> None:
     if deadline.left() <= 0:
         raise urllib3.exceptions.ConnectTimeoutError("ready to send only after the request's deadline")
 
@@ -101,7 +101,7 @@ class _DeadlineMixin:
 
     def connect(self) -> None:
         super().connect()  # type: ignore[misc]
-        _check_not_sent_late()
+        _raise_if_late()
 
     def putrequest(self, *args: Any, **kwargs: Any) -> None:
         self._started = False
@@ -111,7 +111,7 @@ class _DeadlineMixin:
         if self.sock is not None and deadline.left() <= 0:
             if self._started:
                 raise TimeoutError("the request's deadline has passed")
-            _check_not_sent_late()
+            _raise_if_late()
         super().send(data)  # type: ignore[misc]
         self._started = True
 

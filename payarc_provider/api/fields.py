@@ -13,7 +13,7 @@ import difflib
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -23,14 +23,11 @@ from payarc_provider.exceptions import PayarcConfigError
 
 __all__ = [
     "FIELDS",
-    "UNKNOWN_ZONE",
     "Rule",
     "clean",
     "created_between",
     "customer_id",
     "path_id",
-    "strip_prefix",
-    "validate_names",
 ]
 
 Kind = Literal["text", "email", "zip", "phone"]
@@ -106,7 +103,7 @@ def clean(record: Mapping[str, object]) -> tuple[dict[str, str], dict[str, list[
     for name, value in record.items():
         ready = _READY.get(name)
         if ready is None:
-            errors.update(validate_names([name]))
+            errors[str(name)] = [_unknown(name)]
         elif type(value) is str and ready(value):
             fields[name] = value
         elif value is not None:
@@ -116,14 +113,6 @@ def clean(record: Mapping[str, object]) -> tuple[dict[str, str], dict[str, list[
             elif text:
                 fields[name] = text
     return fields, errors
-
-
-def validate_names(names: Iterable[object]) -> dict[str, list[str]]:
-    """Check field names only, such as those that a DAG maps columns to.
-
-    :return: name → errors, as `clean` reports them; empty if PayArc has every field
-    """
-    return {str(name): [_unknown(name)] for name in names if name not in FIELDS}
 
 
 def _unknown(name: object) -> str:
@@ -155,7 +144,7 @@ def _clean_value(rule: Rule, value: object) -> tuple[str, list[str]]:
     return text, [f"{fault}: fix it at the source" for fault in _faults(rule, text)]
 
 
-def _faults(rule: Rule, text: str) -> Iterable[str]:
+def _faults(rule: Rule, text: str) -> Iterator[str]:
     invalid = next((char for char in text if not _is_allowed(rule.kind, char)), None)
     if invalid is not None:
         # A value's only character is the whole value, so it is not shown.
@@ -213,8 +202,8 @@ def _number_text(rule: Rule, value: object) -> tuple[str, str | None]:
 # PayArc has two shapes. The guide shows ``id``, and ``created_at`` as text without a time zone. Observed responses have
 # ``customer_id``, and ``created_at`` in Unix seconds.
 
-#: The most seconds by which a time without a zone can differ from UTC: zones range from UTC-12 to UTC+14.
-UNKNOWN_ZONE = 14 * 3600.0
+# The most seconds by which a time without a zone can differ from UTC: zones range from UTC-12 to UTC+14.
+_UNKNOWN_ZONE = 14 * 3600.0
 
 _PATH_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _UNIX_SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?", re.ASCII)
@@ -225,13 +214,13 @@ def customer_id(customer: Mapping[str, object]) -> str | None:
     for name in ("customer_id", "id"):
         value = customer.get(name)
         if isinstance(value, str | int) and not isinstance(value, bool):
-            found = strip_prefix(str(value))
+            found = _strip_prefix(str(value))
             if found:
                 return found
     return None
 
 
-def strip_prefix(customer_id: str) -> str:
+def _strip_prefix(customer_id: str) -> str:
     """The id as PayArc's API takes it, without the prefix ``cus_`` that PayArc's SDKs show (observed)."""
     return customer_id.strip().removeprefix("cus_")
 
@@ -241,7 +230,7 @@ def path_id(customer_id: str) -> str:
 
     :raises PayarcConfigError: it is not a customer id
     """
-    found = strip_prefix(customer_id) if isinstance(customer_id, str) else ""
+    found = _strip_prefix(customer_id) if isinstance(customer_id, str) else ""
     if not _PATH_ID.fullmatch(found):
         raise PayarcConfigError(
             "not a PayArc customer id (1 to 64 letters, digits, - or _): use the customer_id that PayArc returned"
@@ -253,7 +242,7 @@ def created_between(customer: Mapping[str, object]) -> tuple[float, float] | Non
     """The earliest and the latest time of the customer's creation, in Unix seconds; None if it cannot be read.
 
     Both are the same if ``created_at`` is a number or has a time zone. Without a zone, it is read as UTC plus or minus
-    `UNKNOWN_ZONE`.
+    `_UNKNOWN_ZONE`.
     """
     value = customer.get("created_at")
     if isinstance(value, str):
@@ -282,4 +271,4 @@ def _from_iso(text: str) -> tuple[float, float] | None:
         seconds = moment.replace(tzinfo=UTC).timestamp()
     except (ValueError, OverflowError):
         return None
-    return seconds - UNKNOWN_ZONE, seconds + UNKNOWN_ZONE
+    return seconds - _UNKNOWN_ZONE, seconds + _UNKNOWN_ZONE

@@ -1,4 +1,4 @@
-"""Which error an answer, or the lack of one, becomes; and that no error says too much."""
+"""Which error a response means, or the lack of one; and that no error text shows too much."""
 
 from __future__ import annotations
 
