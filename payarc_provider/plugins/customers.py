@@ -1,4 +1,7 @@
-"""The plugin. Airflow loads it in most of its processes, so this module imports nothing but Airflow's own class."""
+"""The plugin that adds the page to Airflow's UI.
+
+Airflow loads it in most of its processes, so this module imports nothing but Airflow's own class.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The customers: in memory, in the order in which PayArc lists them, and optionally in a file."""
+"""The store: customers in the order in which PayArc lists them, in memory and optionally in a file."""
 
 from __future__ import annotations
 
