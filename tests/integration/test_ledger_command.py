@@ -646,7 +646,7 @@ def test_keys_come_from_a_file_or_from_stdin(shop, payarc_sandbox, tmp_path, mon
     shop.ledger = shop.open()
     assert shop.row(" c ").source == "task sync.create"
     file.write_text("a\nb\x01\n")
-    assert "the key in line 2 holds control characters" in shop("rebuild", "--keys-from", file, *source, expect=1)
+    assert "the key in line 2 contains control characters" in shop("rebuild", "--keys-from", file, *source, expect=1)
     file.write_text("\n")
     assert "no keys" in shop("rebuild", "--keys-from", file, *source, expect=1)
     assert "cannot be read: FileNotFoundError" in shop("rebuild", "--keys-from", tmp_path / "x", *source, expect=1)
