@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode
 
 from cryptography.fernet import Fernet, InvalidToken
 
-from payarc_provider.sync.ledger.browse import RunCounts
+from payarc_provider.sync.ledger.overview import RunCounts
 
 ListName = Literal["rejected", "pending", "runs"]
 
