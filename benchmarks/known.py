@@ -43,8 +43,8 @@ def fill(file: str, count: int, account: str, source: str) -> None:
     ledger.open()
     reader, now = RecordReader("id", None, ledger.ledger_id), datetime.datetime.now(datetime.UTC)
     table = ledger.schema.rows.name
-    ledger.database.dispose()
-    columns = "account, key, state, customer_id, digest, fields, source, attempt, run_id, claimed_at, settled_at"
+    ledger.database.engine.dispose()
+    columns = "account, key, state, customer_id, digest, fields, source, attempt, run_id, claimed_at, resolved_at"
     moment = now.replace(tzinfo=None).isoformat(sep=" ")
     rows = (
         (
@@ -76,7 +76,7 @@ def _remember_merchant(file: str, sandbox: Sandbox) -> str:
     ledger = Ledger(sa.create_engine(f"sqlite:///{file}"))
     ledger.open()
     account = find_account(ledger, me, lambda customer_id: None)
-    ledger.database.dispose()
+    ledger.database.engine.dispose()
     return account
 
 

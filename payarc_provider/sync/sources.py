@@ -18,8 +18,7 @@ from sqlalchemy.sql.selectable import FromClause
 from sqlalchemy.types import NullType
 
 from payarc_provider.exceptions import PayarcConfigError, PayarcSourceError
-from payarc_provider.sync.ledger.database import describe
-from payarc_provider.sync.ledger.schema import MYSQL
+from payarc_provider.sync.ledger.database import MYSQL, describe
 from payarc_provider.sync.queries import Query, QueryParameters, split_table_name
 
 PAGE = 2000  # rows

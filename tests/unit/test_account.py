@@ -35,7 +35,7 @@ def ledger(tmp_path):
     opened = Ledger(sa.create_engine(f"sqlite:///{tmp_path}/ledger.db", hide_parameters=True))
     opened.open()
     yield opened
-    opened.database.dispose()
+    opened.database.engine.dispose()
 
 
 def claim(ledger, account, key):
