@@ -18,7 +18,7 @@ from benchmarks.sandbox import Sandbox
 from benchmarks.speed import median_spread
 from benchmarks.world import World, say
 from payarc_provider.api.token import Identity
-from payarc_provider.sync.account import find_scope
+from payarc_provider.sync.account import find_account
 from payarc_provider.sync.ledger import Ledger
 from payarc_provider.sync.records import RecordReader
 
@@ -75,7 +75,7 @@ def _remember_merchant(file: str, sandbox: Sandbox) -> str:
     me = Identity.of(place, None, sandbox.token)
     ledger = Ledger(sa.create_engine(f"sqlite:///{file}"))
     ledger.open()
-    account = find_scope(ledger, me, lambda customer_id: None)
+    account = find_account(ledger, me, lambda customer_id: None)
     ledger.database.engine.dispose()
     return account
 
