@@ -18,7 +18,7 @@ from benchmarks.sandbox import Sandbox
 from benchmarks.speed import median_spread
 from benchmarks.world import World, say
 from payarc_provider.api.token import Identity
-from payarc_provider.sync.account import find_scope
+from payarc_provider.sync.account import find_account
 from payarc_provider.sync.ledger import Ledger
 from payarc_provider.sync.records import RecordReader
 
@@ -43,8 +43,8 @@ def fill(file: str, count: int, account: str, source: str) -> None:
     ledger.open()
     reader, now = RecordReader("id", None, ledger.ledger_id), datetime.datetime.now(datetime.UTC)
     table = ledger.schema.rows.name
-    ledger.database.dispose()
-    columns = "account, key, state, customer_id, digest, fields, source, attempt, run_id, claimed_at, settled_at"
+    ledger.database.engine.dispose()
+    columns = "account, key, state, customer_id, digest, fields, source, attempt, run_id, claimed_at, resolved_at"
     moment = now.replace(tzinfo=None).isoformat(sep=" ")
     rows = (
         (
@@ -75,8 +75,8 @@ def _remember_merchant(file: str, sandbox: Sandbox) -> str:
     me = Identity.of(place, None, sandbox.token)
     ledger = Ledger(sa.create_engine(f"sqlite:///{file}"))
     ledger.open()
-    account = find_scope(ledger, me, lambda customer_id: None)
-    ledger.database.dispose()
+    account = find_account(ledger, me, lambda customer_id: None)
+    ledger.database.engine.dispose()
     return account
 
 

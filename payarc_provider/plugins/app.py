@@ -24,8 +24,7 @@ from payarc_provider.plugins.ledgers import LedgerNotShown, configured, open_led
 from payarc_provider.plugins.links import Links, unseal
 from payarc_provider.sync.keys import looks_like_email
 from payarc_provider.sync.ledger import Ledger
-from payarc_provider.sync.ledger.browse import AccountRows, RunCounts
-from payarc_provider.sync.ledger.overview import Overview
+from payarc_provider.sync.ledger.overview import Overview, RunCounts
 
 PAGE = 50
 LATEST_RUNS = 20
@@ -74,11 +73,11 @@ def ledger(request: Request, connection_id: str, table: str) -> Response:
 def account(request: Request, connection_id: str, table: str, account: str) -> Response:
     """An account: its counts, its latest runs with a chart, and its first rejected records."""
     with _open(request, connection_id, table, account) as (ledger, links):
-        now, (counts, *_) = Overview(ledger, account).counts()
+        overview = Overview(ledger, account)
+        now, (counts, *_) = overview.counts()
         if not sum(counts.states.values()) and account not in Overview(ledger).accounts():
             raise LedgerNotShown("This ledger has no such account.", 404)
-        rows = AccountRows(ledger, account)
-        runs, first_rejected = rows.runs(LATEST_RUNS + 1), rows.rejected(FIRST_REJECTED)
+        runs, first_rejected = overview.runs(LATEST_RUNS + 1), overview.rejected_by_key(FIRST_REJECTED)
     latest = runs[:LATEST_RUNS]
     return _html(
         "account.html",
@@ -96,7 +95,7 @@ def account(request: Request, connection_id: str, table: str, account: str) -> R
 def rejected(request: Request, connection_id: str, table: str, account: str, after: str | None = None) -> Response:
     """The rejected records, by key."""
     with _open(request, connection_id, table, account) as (ledger, links):
-        rows = AccountRows(ledger, account).rejected(PAGE + 1, _key(ledger, after))
+        rows = Overview(ledger, account).rejected_by_key(PAGE + 1, _key(ledger, after))
     return _html("rejected.html", links=links, **_page_of(rows, after))
 
 
@@ -104,7 +103,7 @@ def rejected(request: Request, connection_id: str, table: str, account: str, aft
 def pending(request: Request, connection_id: str, table: str, account: str, after: str | None = None) -> Response:
     """The pending records, by key."""
     with _open(request, connection_id, table, account) as (ledger, links):
-        rows = AccountRows(ledger, account).pending(PAGE + 1, _key(ledger, after))
+        rows = Overview(ledger, account).pending_by_key(PAGE + 1, _key(ledger, after))
     return _html("pending.html", links=links, **_page_of(rows, after))
 
 
@@ -116,7 +115,7 @@ def runs(request: Request, connection_id: str, table: str, account: str, after: 
         if after is not None:
             last, dag_id, run_id = _unsealed(ledger, after, list)
             last_run = RunCounts(dag_id, run_id, datetime.datetime.fromisoformat(last), 0, 0, 0)
-        rows = AccountRows(ledger, account).runs(PAGE + 1, last_run)
+        rows = Overview(ledger, account).runs(PAGE + 1, last_run)
     return _html("runs.html", links=links, **_page_of(rows, after))
 
 
@@ -124,7 +123,7 @@ def runs(request: Request, connection_id: str, table: str, account: str, after: 
 def record(request: Request, connection_id: str, table: str, account: str, at: str) -> Response:
     """A rejected record: for each field the reasons, and the rule that PayArc documents."""
     with _open(request, connection_id, table, account) as (ledger, links):
-        row = AccountRows(ledger, account).rejected_record(_unsealed(ledger, at, str))
+        row = Overview(ledger, account).rejected_record(_unsealed(ledger, at, str))
     if row is None:
         raise LedgerNotShown("This record is no longer rejected: a run has tried it again.", 404)
     errors = [

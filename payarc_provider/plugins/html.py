@@ -13,8 +13,8 @@ from markupsafe import Markup
 
 from payarc_provider.ledger.show import HOLDS, age, iso
 from payarc_provider.sync.keys import display_key
-from payarc_provider.sync.ledger.browse import RunCounts
-from payarc_provider.sync.states import State
+from payarc_provider.sync.ledger import State
+from payarc_provider.sync.ledger.overview import RunCounts
 
 _TEMPLATES = files("payarc_provider.plugins") / "templates"
 _STYLE = (_TEMPLATES / "page.css").read_text(encoding="utf-8")

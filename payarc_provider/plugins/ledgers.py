@@ -13,8 +13,7 @@ from sqlalchemy import event
 
 from payarc_provider.exceptions import PayarcConfigError, PayarcError
 from payarc_provider.hooks.sql import sql_engine
-from payarc_provider.sync.ledger import Ledger
-from payarc_provider.sync.ledger.database import LedgerUnavailable
+from payarc_provider.sync.ledger import Ledger, LedgerUnavailable
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine

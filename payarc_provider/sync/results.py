@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from payarc_provider.sync.keys import display_key
-from payarc_provider.sync.records import Record
-from payarc_provider.sync.states import Errors, Status
+from payarc_provider.sync.records import Errors, Record
+from payarc_provider.sync.states import Status
 
 SHOWN_REASONS = 10
 

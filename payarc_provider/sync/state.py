@@ -13,12 +13,11 @@ from payarc_provider.exceptions import PayarcError, PayarcRunStopped
 from payarc_provider.sync.deferral import Deferral
 from payarc_provider.sync.intent import Claim
 from payarc_provider.sync.keys import display_key
-from payarc_provider.sync.ledger import Claimant, Row
-from payarc_provider.sync.ledger.database import LedgerUnavailable
+from payarc_provider.sync.ledger import Claimant, LedgerUnavailable, Row
 from payarc_provider.sync.ports import Clock, LedgerPort, PayarcPort, Sink
-from payarc_provider.sync.records import Record
+from payarc_provider.sync.records import Errors, Record
 from payarc_provider.sync.settings import Settings
-from payarc_provider.sync.states import Errors, Status
+from payarc_provider.sync.states import Status
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -251,7 +251,7 @@ def test_a_task_shows_its_documentation(browser, dags):
     browser.open(f"/dags/{dags.dag_id}/tasks/create_customers")
     browser.click("button[aria-label=Documentation]")
 
-    assert browser.find("//h3[contains(., 'each exactly once')]")  # what was Markdown is a heading and a table
+    assert browser.find("//h3[contains(., 'each created exactly once')]")  # what was Markdown is a heading and a table
     assert browser.find("//table//td[contains(., 'upstream tasks, through XCom')]")
     browser.picture("task")
 
@@ -280,7 +280,7 @@ def test_the_connection_form_and_its_test(browser, sandbox):
         browser.click("//button[contains(., 'Extra Fields')]")
         said = browser.text("[role=dialog]", "Verify TLS")
         assert {"Environment", "Account", "Timeout (seconds)", "Verify TLS"} <= set(said.splitlines())
-        assert "A token belongs to one of them." in said  # the help text
+        assert "A token is valid in one of them only." in said  # the help text
         browser.find("//label[contains(., 'Environment')]/following::input[@role='combobox'][1]").send_keys(
             Keys.ARROW_DOWN
         )
