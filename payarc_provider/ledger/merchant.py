@@ -7,7 +7,7 @@ from typing import Any
 from payarc_provider.api.fields import path_id
 from payarc_provider.exceptions import PayarcNotFound
 from payarc_provider.hooks.payarc import PayarcHook
-from payarc_provider.sync.account import find_scope
+from payarc_provider.sync.account import find_account
 from payarc_provider.sync.ledger import Ledger
 from payarc_provider.sync.ledger.repair import LedgerUnchanged
 
@@ -31,7 +31,7 @@ class Merchant:
 
     def account(self, ledger: Ledger) -> str:
         """The account of this merchant's rows in the ledger."""
-        return find_scope(ledger, self.identity, self.client.get_customer, remember=False)
+        return find_account(ledger, self.identity, self.client.get_customer, remember=False)
 
     def customer(self, customer_id: str) -> dict[str, Any]:
         """The customer with this id.

@@ -13,7 +13,7 @@ from payarc_provider.api.client import CustomerPage
 from payarc_provider.hooks.sql import sql_engine
 from payarc_provider.ledger import output
 from payarc_provider.ledger.merchant import Merchant
-from payarc_provider.sync.account import fact_name, new_scope
+from payarc_provider.sync.account import fact_name, new_account
 from payarc_provider.sync.customer_index import CustomerIndex
 from payarc_provider.sync.keys import UnusableKey, key_text
 from payarc_provider.sync.ledger import Ledger
@@ -78,7 +78,7 @@ def _account(ledger: Ledger, merchant: Merchant, given: str | None, *, exists: b
         raise LedgerUnchanged(f"the connection {merchant.conn_id} belongs to the account {known}, not {given}")
     if given is not None:
         return given
-    return merchant.account(ledger) if exists else new_scope(merchant.identity)
+    return merchant.account(ledger) if exists else new_account(merchant.identity)
 
 
 def _open_with_id(ledger: Ledger, ledger_id: str) -> None:

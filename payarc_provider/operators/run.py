@@ -21,7 +21,7 @@ from payarc_provider.hooks.tracing import get_tracer
 from payarc_provider.operators.observing import Watch, note_lineage
 from payarc_provider.operators.records import resolve_records
 from payarc_provider.operators.results import PayarcRecordsRejected, check_mapped_ids, most_mapped_ids
-from payarc_provider.sync.account import find_scope, new_scope
+from payarc_provider.sync.account import find_account, new_account
 from payarc_provider.sync.batches import Batches
 from payarc_provider.sync.deferral import Deferral, Note, Notes
 from payarc_provider.sync.engine import Run
@@ -129,8 +129,8 @@ class _TaskRun:
 
     def _scope(self, hook: PayarcHook) -> str:
         if not self._exists:
-            return new_scope(hook.identity)
-        return find_scope(
+            return new_account(hook.identity)
+        return find_account(
             self._ledger, hook.identity, self._client.get_customer, remember=not self._operator.settings.dry_run
         )
 

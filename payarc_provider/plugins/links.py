@@ -18,7 +18,7 @@ from cryptography.fernet import Fernet, InvalidToken
 
 from payarc_provider.sync.ledger.overview import RunCounts
 
-Listing = Literal["rejected", "pending", "runs"]
+ListName = Literal["rejected", "pending", "runs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +56,12 @@ class Links:
         """The account's overview."""
         return self._in_account("account")
 
-    def listing(self, listing: Listing, after: str | RunCounts | None = None) -> str:
+    def listing(self, name: ListName, after: str | RunCounts | None = None) -> str:
         """A list of the account: its first page, or the page after a key or a run."""
         if after is None:
-            return self._in_account(listing)
+            return self._in_account(name)
         position = after if isinstance(after, str) else [after.last.isoformat(), after.dag_id, after.run_id]
-        return self._in_account(listing, after=seal(self.ledger_id, position))
+        return self._in_account(name, after=seal(self.ledger_id, position))
 
     def record(self, key: str) -> str:
         """A rejected record."""

@@ -17,7 +17,7 @@ from sqlalchemy.pool import NullPool
 
 from payarc_provider.api.token import Identity
 from payarc_provider.exceptions import PayarcConfigError, PayarcLedgerError, PayarcNotFound
-from payarc_provider.sync.account import find_scope
+from payarc_provider.sync.account import find_account
 from payarc_provider.sync.ledger import Claimant, Ledger, LedgerUnavailable, Recorded, Resolution, State
 from payarc_provider.sync.ledger import database as ledger_database
 from payarc_provider.sync.records import RecordReader
@@ -720,8 +720,8 @@ def test_an_account_name_of_150_characters_in_any_script_is_stored(ledger):
         raise PayarcNotFound(status=404)
 
     account = "ж" * 150
-    assert find_scope(ledger, Identity("test", account, "17"), nobody) == f"test/{account}"
-    assert find_scope(ledger, Identity("test", account, "17"), nobody) == f"test/{account}"
+    assert find_account(ledger, Identity("test", account, "17"), nobody) == f"test/{account}"
+    assert find_account(ledger, Identity("test", account, "17"), nobody) == f"test/{account}"
 
 
 # ---- repeating, clocks, failures ------------------------------------------------------------------------------------

@@ -7,20 +7,20 @@ from requests.exceptions import ChunkedEncodingError, ConnectionError, JSONDecod
 from sandbox_client import eventually
 
 
-@pytest.mark.parametrize("made", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("created", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("kind", ["lost", "cut"])
-def test_lost_and_cut_responses(client, sandbox, kind, made):
-    sandbox.faults([{"kind": f"{kind}_{'after' if made else 'before'}"}])
+def test_lost_and_cut_responses(client, sandbox, kind, created):
+    sandbox.faults([{"kind": f"{kind}_{'after' if created else 'before'}"}])
 
     with pytest.raises((ConnectionError, ChunkedEncodingError)) as caught:
         client.create()
 
     assert isinstance(caught.value, ChunkedEncodingError) == (kind == "cut")
     assert "IncompleteRead" in str(caught.value) or "reset by peer" in str(caught.value)
-    check_made(client, sandbox, made)
+    check_created(client, sandbox, created)
 
 
-@pytest.mark.parametrize("made", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("created", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize(
     ("rule", "status", "text"),
     [
@@ -32,22 +32,22 @@ def test_lost_and_cut_responses(client, sandbox, kind, made):
         ({"kind": "garbage", "body": "{}"}, 201, "{}"),
     ],
 )
-def test_responses_that_do_not_say_whether_a_customer_was_created(client, sandbox, rule, status, text, made):
-    sandbox.faults([rule | {"kind": f"{rule['kind']}_{'after' if made else 'before'}"}])
+def test_responses_that_do_not_say_whether_a_customer_was_created(client, sandbox, rule, status, text, created):
+    sandbox.faults([rule | {"kind": f"{rule['kind']}_{'after' if created else 'before'}"}])
 
     response = client.create()
 
     assert response.status_code == status
     assert response.text.startswith(text)
-    check_made(client, sandbox, made)
+    check_created(client, sandbox, created)
 
 
-def check_made(client, sandbox, made):
+def check_created(client, sandbox, created):
     [post] = sandbox.log()
-    assert post["outcome"] == ("created" if made else "not_created")
-    assert [row["customer_id"] for row in sandbox.customers()] == ([post["customer_id"]] if made else [])
+    assert post["outcome"] == ("created" if created else "not_created")
+    assert [row["customer_id"] for row in sandbox.customers()] == ([post["customer_id"]] if created else [])
     assert not post["id_sent"]
-    assert sandbox.stats()["posts"]["lost"] == int(made)
+    assert sandbox.stats()["posts"]["lost"] == int(created)
     assert client.create().status_code == 201
     assert sandbox.log()[1]["id_sent"]
 

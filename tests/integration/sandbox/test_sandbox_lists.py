@@ -43,18 +43,18 @@ def test_an_empty_list(client):
 
 
 def test_lists_are_ordered_by_time_then_by_creation(client, sandbox):
-    made = sandbox.seed({"created_at": moment} for moment in (300, 100, 200, 200, 400, 100))
+    created = sandbox.seed({"created_at": moment} for moment in (300, 100, 200, 200, 400, 100))
 
-    in_order = sorted(made, key=lambda row: (row["created_at"], row["real_id"]), reverse=True)
+    in_order = sorted(created, key=lambda row: (row["created_at"], row["real_id"]), reverse=True)
     assert [row["customer_id"] for row in client.rows()] == [row["customer_id"] for row in in_order]
 
 
 def test_a_deleted_customer_leaves_the_list(client, sandbox):
-    made = sandbox.seed({"created_at": moment} for moment in (1, 2, 2, 2, 3))
+    created = sandbox.seed({"created_at": moment} for moment in (1, 2, 2, 2, 3))
 
-    client.delete("/" + made[2]["customer_id"])
+    client.delete("/" + created[2]["customer_id"])
 
-    expected = [made[i]["customer_id"] for i in (4, 3, 1, 0)]
+    expected = [created[i]["customer_id"] for i in (4, 3, 1, 0)]
     assert [row["customer_id"] for row in client.rows()] == expected
 
 
@@ -70,7 +70,7 @@ def test_rows_of_one_second_can_be_shuffled_on_each_page(client, sandbox):
     assert set(orders[0]) == set(orders[1])
     assert times == sorted(times, reverse=True)
     assert [len(page) for page in pages] == [10] * 6
-    assert len(set.union(*pages)) < 60  # some stand on two pages, others on none
+    assert len(set.union(*pages)) < 60  # some rows are on two pages, others on none
 
 
 def test_a_list_can_be_delayed(client, sandbox):
@@ -81,14 +81,14 @@ def test_a_list_can_be_delayed(client, sandbox):
 
 
 def test_pages_cover_every_row_after_random_changes(client, sandbox):
-    chance = random.Random(3)
+    numbers = random.Random(3)
     model = []
     for _ in range(60):
-        [made] = sandbox.seed([{"created_at": chance.randrange(10)}])
-        model.append(made)
-        if chance.random() < 0.3:
-            gone = model.pop(chance.randrange(len(model)))
-            client.delete("/" + gone["customer_id"])
+        [created] = sandbox.seed([{"created_at": numbers.randrange(10)}])
+        model.append(created)
+        if numbers.random() < 0.3:
+            deleted = model.pop(numbers.randrange(len(model)))
+            client.delete("/" + deleted["customer_id"])
 
     model.sort(key=lambda row: (row["created_at"], row["real_id"]), reverse=True)
     pages = [row["customer_id"] for page in range(1, 10) for row in client.rows(limit=7, page=page)]
