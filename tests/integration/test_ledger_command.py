@@ -432,7 +432,7 @@ def test_a_claimed_row_gets_no_customer(shop, payarc_sandbox):
 
 def test_a_customer_of_another_row_resolves_nothing(shop, payarc_sandbox):
     left_open(shop, "a", "c")
-    [taken, referring, own] = seed(
+    [taken, other, own] = seed(
         payarc_sandbox,
         [
             {"name": "John Smith", "description": text}
@@ -442,7 +442,7 @@ def test_a_customer_of_another_row_resolves_nothing(shop, payarc_sandbox):
     me = shop.claim("b")
     shop.ledger.record(me, [Resolution("b", customer_id=taken["customer_id"])])
     assert "belongs to the key b" in shop("resolve", "a", "--customer-id", taken["customer_id"], expect=1)
-    assert "carries another key's reference" in shop("resolve", "a", "--customer-id", referring["customer_id"], expect=1)
+    assert "carries another key's reference" in shop("resolve", "a", "--customer-id", other["customer_id"], expect=1)
     shop("resolve", "a", "--customer-id", own["customer_id"])
 
 
