@@ -52,7 +52,7 @@ def rebuild(ledger: Ledger, given: argparse.Namespace) -> str:
         )
     _open_with_id(ledger, ledger_id)
     done = work.restore(keys, index)
-    ledger.remember(fact_name(merchant.identity), account)  # its customers bear this account's references
+    ledger.remember(fact_name(merchant.identity), account)  # its customers carry this account's references
     if not given.json:
         return output.rebuilt(account, len(keys), len(index), input_keys.unusable, done)
     facts = {"account": account, "keys": len(keys), "customers": len(index), "unusable": input_keys.unusable}
