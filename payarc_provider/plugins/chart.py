@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from payarc_provider.sync.ledger.browse import RunCounts
-from payarc_provider.sync.states import State
+from payarc_provider.sync.ledger.states import State
 
 WIDTH, HEIGHT = 1000, 200
 LEFT, RIGHT, TOP, BOTTOM = 64, 0, 12, 26

@@ -9,12 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from payarc_provider.api.client import CustomerPage
 from payarc_provider.api.customer import customer_id
-from payarc_provider.sync.lookup import read_window
-from payarc_provider.sync.reads import read
+from payarc_provider.sync.listing import read_list
 from payarc_provider.sync.records import Record
-from payarc_provider.sync.reference import find_reference, reference
+from payarc_provider.sync.reference import find_reference
 from payarc_provider.sync.state import RunState
 
 log = logging.getLogger(__name__)
@@ -47,7 +45,7 @@ class Index:
         self._database.execute("CREATE INDEX by_reference ON customer (reference)")
         self._database.execute("BEGIN")
 
-    def see(self, customer: Mapping[str, Any]) -> None:
+    def add(self, customer: Mapping[str, Any]) -> None:
         """Keep a listed customer."""
         its_id = customer_id(customer)
         row = (its_id, self._hash(customer.get("email")), find_reference(customer.get("description")))
@@ -77,39 +75,34 @@ class Index:
 class Existing:
     """The customers that PayArc has already: read once per run, and only when something is to be sent."""
 
-    def __init__(self, work: RunState) -> None:
-        self._work = work
-        self._index = Index(work.ledger_id)
+    def __init__(self, state: RunState) -> None:
+        self._state = state
+        self._index = Index(state.ledger_id)
 
     async def read(self) -> None:
-        """Read the whole list, until a pass has certainly met every customer."""
-        self._index = await read_window(self._page, 0.0, lambda: Index(self._work.ledger_id), self._work.sleep)
-        log.info("PayArc has %d customers, which are matched by email", self._index.count())
-
-    async def _page(self, number: int) -> CustomerPage:
-        return await read(self._work, lambda: self._work.payarc.list_page(number))
+        """Read the whole list."""
+        self._index = await read_list(self._state, 0.0, lambda: Index(self._state.ledger_id))
+        log.info("PayArc has %d customers to match by email", self._index.count())
 
     async def match(self, records: Mapping[str, Record]) -> Matches:
-        """What PayArc has of these records; a record for which it has several customers is refused, in place.
+        """What PayArc has for these records; a record for which it has several customers is rejected, in place.
 
-        A customer that bears the record's own reference is its own, unless a row already has it or its key was
-        forgotten. Beyond that, customers that a row already has, or that bear another row's reference, are nobody
-        else's.
+        A customer that carries the record's own reference is its own, unless a row already has it or its key was
+        forgotten. Beyond that, customers that a row already has, or that carry another row's reference, are left alone.
         """
-        work, matches = self._work, Matches()
+        state, matches = self._state, Matches()
         by_email = {
             key: self._index.by_email(record.fields.get("email"))
             for key, record in records.items()
             if not record.errors
         }
-        own_codes = {key: reference(work.ledger_id, work.me.account, key) for key in by_email}
-        by_code = {key: self._index.by_reference(code) for key, code in own_codes.items()}
+        by_code = {key: self._index.by_reference(state.reference_of(key)) for key in by_email}
         candidates = [candidate for found in by_email.values() for candidate in found]
-        doubtful = await work.in_ledger(work.ledger.open_without_reference) if candidates else False
+        doubtful = bool(candidates) and await state.transact(lambda ledger: ledger.open_without_reference(state.me))
         taken = await self._taken(candidates + [(its_id, None) for found in by_code.values() for its_id in found])
         for key, found in by_email.items():
             own = [its_id for its_id in by_code[key] if its_id not in taken]
-            free = sorted(its_id for its_id, borne in found if its_id not in taken and borne not in taken)
+            free = sorted(its_id for its_id, code in found if its_id not in taken and code not in taken)
             if own:
                 self._decide(records[key], own, "reference", matches)
             elif free and doubtful:
@@ -120,11 +113,13 @@ class Existing:
 
     async def _taken(self, candidates: list[tuple[str, str | None]]) -> set[str]:
         """Ids and references that are a row's."""
-        ledger = self._work.ledger
+        state = self._state
         ids = {its_id for its_id, _ in candidates}
-        borne = {code for _, code in candidates if code}
-        taken = await self._work.in_ledger(lambda: ledger.ids_with_rows(ids)) if ids else set()
-        return taken | (await self._work.in_ledger(lambda: ledger.references_with_rows(borne)) if borne else set())
+        codes = {code for _, code in candidates if code}
+        taken = await state.transact(lambda ledger: ledger.ids_with_rows(state.me, ids)) if ids else set()
+        if codes:
+            taken |= await state.transact(lambda ledger: ledger.references_with_rows(state.me, codes))
+        return taken
 
     @staticmethod
     def _decide(record: Record, customer_ids: list[str], how: str, matches: Matches) -> None:
@@ -134,8 +129,7 @@ class Existing:
         listed = ", ".join(customer_ids[:10])
         record.errors = {
             "email": [
-                f"is the one of {len(customer_ids)} customers at PayArc ({listed}): delete or change all but one "
-                "of them "
+                f"belongs to {len(customer_ids)} customers at PayArc ({listed}): delete or change all but one of them "
                 "there, then run again with retry_rejected=True"
             ]
         }

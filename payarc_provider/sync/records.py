@@ -16,7 +16,7 @@ from typing import Any
 
 from payarc_provider.api.fields import FIELDS, clean
 from payarc_provider.exceptions import PayarcConfigError
-from payarc_provider.sync.states import Errors
+from payarc_provider.sync.ledger.states import Errors
 
 MAX_KEY = 255
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")

@@ -17,7 +17,7 @@ import pytest
 from payarc_provider.api.fields import FIELDS
 from payarc_provider.get_provider_info import CONN_FIELDS
 from payarc_provider.operators.customer import CreateCustomerOperator
-from payarc_provider.sync.states import State, Status
+from payarc_provider.sync.ledger.states import State, Status
 
 README = pages.text("README.md")
 PARAMETERS = re.findall(r"^\| `(\w+)`( \*)? \| `(.+?)` \| ", README, re.MULTILINE)

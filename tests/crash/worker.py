@@ -31,7 +31,7 @@ from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.results import Results
 from payarc_provider.sync.settings import Settings
 from payarc_provider.sync.sources import DatabaseSource, ListSource, Source
-from payarc_provider.sync.states import Created
+from payarc_provider.sync.ledger.states import Created
 from payarc_provider.sync.threads import (
     SystemClock,
     ThreadedFeed,

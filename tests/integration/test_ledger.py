@@ -21,7 +21,7 @@ from payarc_provider.sync.ledger import Claimant, Ledger, Recorded, Resolution
 from payarc_provider.sync.ledger import database as ledger_database
 from payarc_provider.sync.ledger.database import LedgerUnavailable
 from payarc_provider.sync.records import RecordReader
-from payarc_provider.sync.states import State
+from payarc_provider.sync.ledger.states import State
 
 LEASE, SETTLE = 120.0, 60.0
 SENT_AFTER = datetime.datetime(2029, 12, 31, 23, 55, tzinfo=datetime.UTC)

@@ -31,7 +31,7 @@ from payarc_provider.sync.reference import reference, with_reference
 from payarc_provider.sync.results import Results
 from payarc_provider.sync.settings import Settings
 from payarc_provider.sync.sources import ListSource
-from payarc_provider.sync.states import State
+from payarc_provider.sync.ledger.states import State
 from payarc_provider.sync.threads import (
     SystemClock,
     ThreadedFeed,

@@ -8,7 +8,7 @@ from typing import Any
 
 from payarc_provider.api.shared_window import Asking, Granted, take
 from payarc_provider.sync.ledger import Claimant, Known, Recorded, Resolution, Row, is_free
-from payarc_provider.sync.states import State
+from payarc_provider.sync.ledger.states import State
 
 UTC = datetime.UTC
 

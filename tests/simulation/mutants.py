@@ -18,7 +18,7 @@ from payarc_provider.sync.intent import Claim
 from payarc_provider.sync.ledger import Recorded, Row
 from payarc_provider.sync.ledger.database import LedgerUnavailable
 from payarc_provider.sync.lookup import Window
-from payarc_provider.sync.states import Deferred, State, Unknown, outcome_of
+from payarc_provider.sync.ledger.states import Deferred, State, Unknown, outcome_of
 
 from .ledger import LedgerModel, moment
 from .world import World

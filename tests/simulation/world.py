@@ -26,7 +26,7 @@ from payarc_provider.sync.ledger.database import LedgerUnavailable
 from payarc_provider.sync.records import Record, RecordReader
 from payarc_provider.sync.reference import reference
 from payarc_provider.sync.settings import Settings
-from payarc_provider.sync.states import Created, LeaseTooShort, Status
+from payarc_provider.sync.ledger.states import Created, LeaseTooShort, Status
 
 from .ledger import LedgerModel
 from .loop import Process, Scheduler

@@ -28,7 +28,7 @@ from payarc_provider.sandbox.faults import FaultKind, FaultRule
 from payarc_provider.sandbox.server import SandboxServer
 from payarc_provider.sandbox.settings import SandboxSettings
 from payarc_provider.sync.results import Results
-from payarc_provider.sync.states import Status
+from payarc_provider.sync.ledger.states import Status
 
 PACKAGE = pages.CHECKOUT / "payarc_provider"
 OUR_METHODS = {

@@ -11,7 +11,7 @@ from sqlalchemy import and_, case, func, or_, select
 from payarc_provider.sync.ledger import Ledger
 from payarc_provider.sync.ledger.overview import PendingRow, RejectedRow, pending_row, rejected_row
 from payarc_provider.sync.ledger.schema import database_now
-from payarc_provider.sync.states import State
+from payarc_provider.sync.ledger.states import State
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from payarc_provider.sync.ledger.database import Database, among, sorted_errors
 from payarc_provider.sync.ledger.forgotten import first_attempt, forgotten_ids
 from payarc_provider.sync.ledger.schema import MAX_ACCOUNT, MYSQL, database_now, schema
 from payarc_provider.sync.records import Record
-from payarc_provider.sync.states import Errors, Retry, State
+from payarc_provider.sync.ledger.states import Errors, Retry, State
 
 EPOCH = datetime.datetime.fromtimestamp(0, datetime.UTC)
 _ROW_COLUMNS = (

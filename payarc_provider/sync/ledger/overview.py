@@ -15,7 +15,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from payarc_provider.sync.ledger import Ledger
 from payarc_provider.sync.ledger.forgotten import count_forgotten
 from payarc_provider.sync.ledger.schema import database_now
-from payarc_provider.sync.states import Errors, State
+from payarc_provider.sync.ledger.states import Errors, State
 
 
 class Hold(StrEnum):

@@ -22,7 +22,7 @@ from payarc_provider.sync.ledger import Ledger, Row
 from payarc_provider.sync.ledger.forgotten import FIRST_ATTEMPT, count_from, forgotten_ids
 from payarc_provider.sync.ledger.repair import CLOSED, NotDone
 from payarc_provider.sync.ledger.schema import database_now
-from payarc_provider.sync.states import State
+from payarc_provider.sync.ledger.states import State
 
 _MINUTE = 60
 

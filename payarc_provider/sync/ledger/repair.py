@@ -17,7 +17,7 @@ from payarc_provider.sync.ledger import Ledger, Row, ripe_at
 from payarc_provider.sync.ledger.forgotten import FIRST_ATTEMPT, bar, count_from, forgotten_ids
 from payarc_provider.sync.ledger.schema import database_now
 from payarc_provider.sync.records import shown
-from payarc_provider.sync.states import State
+from payarc_provider.sync.ledger.states import State
 
 BY_PERSON = "person"
 """What ``matched_by`` says of a row that was settled by hand."""
