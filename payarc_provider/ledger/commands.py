@@ -17,7 +17,7 @@ from payarc_provider.sync.ledger import Ledger
 from payarc_provider.sync.ledger.overview import Overview
 from payarc_provider.sync.ledger.repair import NotDone, Repair
 from payarc_provider.sync.records import shown
-from payarc_provider.sync.reference import find_reference, reference
+from payarc_provider.sync.reference import find_reference
 
 
 def run(given: argparse.Namespace) -> str:
@@ -81,28 +81,22 @@ def _settle(ledger: Ledger, given: argparse.Namespace) -> str:
         return f"{shown(given.key)}: PayArc has no customer for it; the next run that reads its record sends it"
     customer_id = path_id(given.customer_id)
     with contextlib.closing(Merchant(given.payarc_conn_id)) as merchant:
-        code = reference(ledger.ledger_id, account, given.key)
-        _check_customer(ledger, account, customer_id, code, merchant)
-    Repair(ledger, account).settle(given.key, customer_id)
+        if (its_account := merchant.account(ledger)) != account:
+            raise NotDone(
+                f"the connection {merchant.conn_id} belongs to the account {its_account}, and not to {account}"
+            )
+        carried = find_reference(merchant.customer(customer_id).get("description"))
+    Repair(ledger, account).settle(given.key, customer_id, carried)
     return f"{shown(given.key)}: created, customer {customer_id}"
 
 
 def _absence_question(ledger: Ledger, account: str, key: str) -> str:
-    row = ledger.rows(account, [key]).get(key)
-    code = row.reference if row else None
+    code = Repair(ledger, account).row(key).reference
     sign = f"its description would end in #{code}" if code else "it would bear no reference, but equal the record"
     return (
         f"If PayArc does have a customer for {shown(key)} ({sign}), the next run makes a second. "
         "Have you looked in PayArc's dashboard, and is there none?"
     )
-
-
-def _check_customer(ledger: Ledger, account: str, customer_id: str, code: str, merchant: Merchant) -> None:
-    if (its_account := merchant.account(ledger)) != account:
-        raise NotDone(f"the connection {merchant.conn_id} belongs to the account {its_account}, and not to {account}")
-    borne = find_reference(merchant.customer(customer_id).get("description"))
-    if borne not in (None, code) and ledger.references_with_rows(account, {borne or ""}):
-        raise NotDone(f"customer {customer_id} bears another key's reference, {borne}: nothing was changed")
 
 
 def _retry(ledger: Ledger, given: argparse.Namespace) -> str:

@@ -147,7 +147,7 @@ class Bench:
     def rows(self):
         """key → ledger row."""
         keys = [str(key) for (key,) in self.database.execute(f"SELECT {self._key_column()} FROM {self.table}")]
-        return self.ledger.rows(ACCOUNT, keys)
+        return self.ledger.rows(Claimant(ACCOUNT, "nobody", "no source", 0.0, 0.0), keys)
 
     def _key_column(self):
         return "`key`" if self.database.kind == "mariadb" else '"key"'

@@ -78,7 +78,7 @@ def owned(rows, me):
 
 
 def row(ledger, key, account="test/1"):
-    return ledger.rows(account, [key]).get(key)
+    return ledger.rows(claimant(account=account), [key]).get(key)
 
 
 def create(ledger, key, customer_id, me=A):
@@ -284,13 +284,13 @@ def test_keys_that_differ_in_case_accent_or_blanks_are_different_rows(ledger):
         DISTINCT
     )
     for number, key in enumerate(DISTINCT):
-        assert ledger.rows("test/1", [key])[key].customer_id == f"c{number}"
+        assert ledger.rows(A, [key])[key].customer_id == f"c{number}"
 
 
 def test_ids_and_accounts_that_differ_in_case_are_different(ledger):
     assert owned(claim(ledger, A, "1", "2"), A) == {"1", "2"}
     assert ledger.record(A, [Resolution("1", customer_id="AbC"), Resolution("2", customer_id="aBc")]).keys == {"1", "2"}
-    assert ledger.ids_with_rows("test/1", ["ABC", "AbC", "aBc", "abc"]) == {"AbC", "aBc"}
+    assert ledger.ids_with_rows(A, ["ABC", "AbC", "aBc", "abc"]) == {"AbC", "aBc"}
     shouting = dataclasses.replace(B, account="TEST/1")
     assert owned(claim(ledger, shouting, "1"), shouting) == {"1"}
 
@@ -305,12 +305,12 @@ def test_a_batch_of_a_thousand_is_claimed_and_recorded_in_one_go(ledger):
     keys = [str(number) for number in range(1001)]
     assert owned(claim(ledger, A, *keys), A) == set(keys)
     assert ledger.record(A, [Resolution(key, customer_id=f"c{key}") for key in keys]).keys == set(keys)
-    assert len(ledger.ids_with_rows("test/1", [f"c{key}" for key in keys])) == len(keys)
+    assert len(ledger.ids_with_rows(A, [f"c{key}" for key in keys])) == len(keys)
 
 
 def test_more_keys_than_a_statement_can_have_parameters_are_read_all_the_same(ledger):
     claim(ledger, A, "0", "69999")
-    assert ledger.rows("test/1", [str(number) for number in range(70_000)]).keys() == {"0", "69999"}
+    assert ledger.rows(A, [str(number) for number in range(70_000)]).keys() == {"0", "69999"}
 
 
 def test_of_two_that_claim_overlapping_batches_at_once_each_key_has_exactly_one_owner(database, table):
@@ -329,7 +329,7 @@ def test_of_two_that_claim_overlapping_batches_at_once_each_key_has_exactly_one_
         )
     )
     every = sorted({key for batch in batches for key in batch})
-    owners = {key: row.owner for key, row in ledgers[0].rows("test/1", every).items()}
+    owners = {key: row.owner for key, row in ledgers[0].rows(A, every).items()}
     assert owners.keys() == set(every)
     for me, rows, batch in zip(claimants, got, batches, strict=True):
         assert rows.keys() == set(batch), "a claim reads all of its rows back, whoever owns them"
@@ -353,7 +353,7 @@ def test_of_many_that_reclaim_the_same_refused_rows_at_once_exactly_one_owns_eac
     )
     owners = [owned(rows, me) for rows, me in zip(got, (A, B, C), strict=True)]
     assert sorted(key for keys_of_one in owners for key in keys_of_one) == sorted(keys)
-    assert {row.attempt for row in first.rows("test/1", keys).values()} == {2}
+    assert {row.attempt for row in first.rows(A, keys).values()} == {2}
 
 
 # ---- recording -----------------------------------------------------------------------------------------------------
@@ -502,15 +502,15 @@ def test_of_many_that_take_over_at_once_exactly_one_gets_each_row(ledger, databa
 
 
 def test_who_waits_is_told_how_many_rows_others_hold_and_when_the_first_can_be_taken_over(ledger, database):
-    assert ledger.waiting("test/1", B.owner) == (0, None)
+    assert ledger.waiting(B) == (0, None)
     claim(ledger, A, "1")
     database.move_clock(20)
     claim(ledger, A, "2")
     claim(ledger, B, "3")
     create(ledger, "4", "c4", me=C)
-    assert ledger.waiting("test/1", B.owner) == (2, LEASE + SETTLE - 20)
+    assert ledger.waiting(B) == (2, LEASE + SETTLE - 20)
     database.move_clock(1000)
-    assert ledger.waiting("test/1", B.owner) == (2, 0.0)
+    assert ledger.waiting(B) == (2, 0.0)
 
 
 def test_what_was_proved_absent_is_free_again_and_counts_as_an_attempt(ledger):
@@ -553,7 +553,7 @@ def test_giving_up_some_rows_keeps_the_others_and_frees_none_before_their_settle
     assert (row(ledger, "1").owner, row(ledger, "1").lease_until) == (None, database.now())
     assert (row(ledger, "2").owner, row(ledger, "3").owner) == (A.owner, B.owner)
     assert owned(claim(ledger, C, "1"), C) == set()
-    assert ledger.waiting("test/1", A.owner) == (2, SETTLE)
+    assert ledger.waiting(A) == (2, SETTLE)
     database.move_clock(SETTLE + 1)
     assert set(ledger.take_over(C)) == {"1"}
 
@@ -575,7 +575,7 @@ def test_a_thousand_can_be_released_and_proved_absent(ledger):
     assert len(ledger.record_absence(A, keys)) == len(keys)
     claim(ledger, A, *keys)
     ledger.release(A, unsent=keys)
-    assert all(row.unsent for row in ledger.rows("test/1", keys).values())
+    assert all(row.unsent for row in ledger.rows(A, keys).values())
 
 
 # ---- refusals ------------------------------------------------------------------------------------------------------
@@ -639,11 +639,12 @@ def test_a_created_row_is_never_claimed_again_whatever_its_data(ledger):
 def test_ids_and_references_are_found_in_their_own_account_only(ledger):
     claim(ledger, A, "1", "2", references={"1": "q" * 12})
     ledger.record(A, [Resolution("2", customer_id="c2")])
-    assert ledger.ids_with_rows("test/1", ["c2", "c3"]) == {"c2"}
-    assert ledger.ids_with_rows("test/2", ["c2"]) == set()
-    assert ledger.references_with_rows("test/1", ["q" * 12, "r" * 12]) == {"q" * 12}
-    assert ledger.references_with_rows("test/2", ["q" * 12]) == set()
-    assert ledger.ids_with_rows("test/1", []) == set()
+    elsewhere = claimant(account="test/2")
+    assert ledger.ids_with_rows(A, ["c2", "c3"]) == {"c2"}
+    assert ledger.ids_with_rows(elsewhere, ["c2"]) == set()
+    assert ledger.references_with_rows(A, ["q" * 12, "r" * 12]) == {"q" * 12}
+    assert ledger.references_with_rows(elsewhere, ["q" * 12]) == set()
+    assert ledger.ids_with_rows(A, []) == set()
 
 
 def test_known_ids_are_the_latest_of_the_account(ledger, database):
@@ -682,6 +683,37 @@ def test_many_that_remember_a_fact_at_once_agree(ledger, database):
         *(lambda one=one, n=n: patiently(lambda: one.remember("who", str(n))) for n, one in enumerate(ledgers))
     )
     assert len(set(said)) == 1
+
+
+def test_a_fact_is_updated_by_one_transaction_at_a_time(ledger, database):
+    ledgers = [another(ledger, database) for _ in range(4)]
+
+    def count(value, _now):
+        return str(int(value or 0) + 1)
+
+    together(*(lambda one=one: [patiently(lambda: one.update_fact("n", count)) for _ in range(10)] for one in ledgers))
+    assert ledger.fact("n") == "40"
+
+
+def test_updating_a_fact_tells_its_value_and_the_databases_time(ledger, database):
+    seen = []
+
+    def change(value, now):
+        seen.append((value, now))
+        return f"value {len(seen)}"
+
+    assert ledger.update_fact("who", change) == "value 1"
+    database.move_clock(2.5)
+    assert ledger.update_fact("who", change) == "value 2"
+    assert ledger.fact("who") == "value 2"
+    start = database.now().timestamp()
+    assert seen == [(None, start - 2.5), ("value 1", start)]
+
+
+def test_a_change_that_fails_leaves_no_fact_behind(ledger):
+    with pytest.raises(ZeroDivisionError):
+        ledger.update_fact("who", lambda _value, now: str(now / 0))
+    assert ledger.fact("who") is None
 
 
 def test_an_account_name_of_150_characters_in_any_script_is_remembered(ledger):
@@ -887,7 +919,7 @@ def test_no_error_text_holds_a_value_that_was_sent_to_the_database(database, led
     for call in (
         lambda: ledger.record(secretive, [too_long]),
         lambda: claim(ledger, secretive, "SECRET-KEY"),
-        lambda: ledger.rows("test/1", ["SECRET-KEY"]),
+        lambda: ledger.rows(A, ["SECRET-KEY"]),
     ):
         with pytest.raises(PayarcLedgerError) as caught:
             call()

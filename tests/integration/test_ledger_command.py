@@ -105,7 +105,7 @@ class Desk:
         self.ledger.record(me, [Resolution(key, errors=errors or {"email": ["is taken"]}) for key in keys])
 
     def row(self, key):
-        return self.ledger.rows(self.account, [key]).get(key)
+        return self.ledger.rows(self.claimant(), [key]).get(key)
 
     def code(self, key):
         return reference(self.ledger.ledger_id, self.account, key)
@@ -443,7 +443,7 @@ def test_a_customer_of_another_row_settles_nothing(shop, payarc_sandbox):
     me = shop.claim("b")
     shop.ledger.record(me, [Resolution("b", customer_id=taken["customer_id"])])
     assert "is the one of the key b" in shop("settle", "a", "--customer-id", taken["customer_id"], expect=1)
-    assert "bears another key's reference" in shop("settle", "a", "--customer-id", borne["customer_id"], expect=1)
+    assert "carries another key's reference" in shop("settle", "a", "--customer-id", borne["customer_id"], expect=1)
     shop("settle", "a", "--customer-id", own["customer_id"])
 
 

@@ -146,9 +146,11 @@ class LedgerModel:
                 self.rows[key] = replace(row, owner=me.owner, lease_until=moment(now + me.lease), settle=me.settle)
         return {key: row for key, row in self.rows.items() if self.mine(me, row)}
 
-    def waiting(self, owner: str, now: float) -> tuple[int, float | None]:
+    def waiting(self, me: Claimant, now: float) -> tuple[int, float | None]:
         held = [
-            row for row in self.rows.values() if row.state == State.PENDING and row.owner != owner and row.lease_until
+            row
+            for row in self.rows.values()
+            if row.state == State.PENDING and row.owner != me.owner and row.lease_until
         ]
         ripe = [row.lease_until.timestamp() + (row.settle or 0) - now for row in held if row.lease_until]
         return len(held), max(0.0, min(ripe)) if ripe else None
@@ -162,10 +164,10 @@ class LedgerModel:
             )
         return done
 
-    def ids_with_rows(self, ids: Any) -> set[str]:
+    def ids_with_rows(self, me: Claimant, ids: Any) -> set[str]:
         return {row.customer_id for row in self.rows.values() if row.customer_id in ids}  # type: ignore[misc]
 
-    def references_with_rows(self, references: Any) -> set[str]:
+    def references_with_rows(self, me: Claimant, references: Any) -> set[str]:
         return {row.reference for row in self.rows.values() if row.reference in references}  # type: ignore[misc]
 
     def open_without_reference(self, me: Claimant) -> bool:

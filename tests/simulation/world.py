@@ -750,7 +750,7 @@ class SimLedgerPort(_Wire):
         return await self._call("take_over", lambda now: self.world.ledger.take_over(self.me, now))
 
     async def waiting(self) -> Any:
-        return await self._call("waiting", lambda now: self.world.ledger.waiting(self.me.owner, now))
+        return await self._call("waiting", lambda now: self.world.ledger.waiting(self.me, now))
 
     async def record_absence(self, keys: Any) -> Any:
         keys = set(keys)
@@ -763,10 +763,12 @@ class SimLedgerPort(_Wire):
         return await self._call("record_absence", absence)
 
     async def ids_with_rows(self, customer_ids: Any) -> Any:
-        return await self._call("ids_with_rows", lambda now: self.world.ledger.ids_with_rows(customer_ids))
+        return await self._call("ids_with_rows", lambda now: self.world.ledger.ids_with_rows(self.me, customer_ids))
 
     async def references_with_rows(self, references: Any) -> Any:
-        return await self._call("references_with_rows", lambda now: self.world.ledger.references_with_rows(references))
+        return await self._call(
+            "references_with_rows", lambda now: self.world.ledger.references_with_rows(self.me, references)
+        )
 
     async def open_without_reference(self) -> Any:
         return await self._call("open_without_reference", lambda now: self.world.ledger.open_without_reference(self.me))

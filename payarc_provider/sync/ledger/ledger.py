@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 import json
 import secrets
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -224,6 +224,24 @@ class Ledger:
             if value is not None:
                 connection.execute(facts.insert().values(name=name, value=value))
 
+    def update_fact(self, name: str, change: Callable[[str | None, float], str]) -> str:
+        """Replace a fact by what ``change`` makes of it, in one transaction that locks it.
+
+        :param change: takes the present value, None if there is none, and the database's time in Unix seconds; must be
+            quick, since others wait for the lock
+        :return: the new value
+        """
+        facts = self.schema.facts
+        query = select(facts.c.value).where(facts.c.name == name).with_for_update()
+        with self.database.write() as connection:
+            value = connection.execute(query).scalar_one_or_none()
+            if value is None:  # insert something to lock
+                self._insert_absent(connection, facts, [{"name": name, "value": ""}])
+                value = connection.execute(query).scalar_one()
+            changed = change(value or None, database_now(connection).timestamp())
+            connection.execute(update(facts).where(facts.c.name == name).values(value=changed))
+        return changed
+
     def now(self) -> datetime.datetime:
         """The database's clock, in UTC."""
         with self.database.read() as connection:
@@ -236,10 +254,10 @@ class Ledger:
 
     # ---- reading ------------------------------------------------------------------------------------------------
 
-    def rows(self, account: str, keys: Collection[str]) -> dict[str, Row]:
+    def rows(self, me: Claimant, keys: Collection[str]) -> dict[str, Row]:
         """The rows of these keys."""
         with self.database.read() as connection:
-            return self._read(connection, account, keys)
+            return self._read(connection, me.account, keys)
 
     def known(self, me: Claimant, keys: Collection[str]) -> dict[str, Known]:
         """Those of these keys that have a customer; no more of their rows than a run over known records needs."""
@@ -429,7 +447,7 @@ class Ledger:
         records can be told from each other's customers only when they are looked up together.
         """
         rows = self._rows
-        query = select(rows.c.lease_until, rows.c.settle).where(*self._in_other_hands(me.account, me.owner))
+        query = select(rows.c.lease_until, rows.c.settle).where(*self._in_other_hands(me))
         with self.database.write() as connection:
             now = database_now(connection)
             found = connection.execute(query.where(rows.c.reference.is_(None)))
@@ -521,10 +539,10 @@ class Ledger:
                     )
             return {found[0]: Row(*found) for found in connection.execute(select(*columns).where(*self._mine(me)))}
 
-    def waiting(self, account: str, owner: str) -> tuple[int, float | None]:
+    def waiting(self, me: Claimant) -> tuple[int, float | None]:
         """How many open rows this attempt does not own, and in how many seconds the first of them can be taken over."""
         rows = self._rows
-        query = select(rows.c.lease_until, rows.c.settle).where(*self._in_other_hands(account, owner))
+        query = select(rows.c.lease_until, rows.c.settle).where(*self._in_other_hands(me))
         with self.database.read() as connection:
             now = database_now(connection)
             ripe = [until + datetime.timedelta(seconds=settle or 0) for until, settle in connection.execute(query)]
@@ -545,17 +563,17 @@ class Ledger:
                 )
             return done
 
-    def ids_with_rows(self, account: str, customer_ids: Collection[str]) -> set[str]:
+    def ids_with_rows(self, me: Claimant, customer_ids: Collection[str]) -> set[str]:
         """Which of these customers a row already has, or had until its key was forgotten."""
-        found = self._present(account, "customer_id", customer_ids)
+        found = self._present(me.account, "customer_id", customer_ids)
         with self.database.read() as connection:  # after the rows: a key may be forgotten in between
             for part in _parts(sorted(customer_ids)):
-                found |= forgotten_ids(connection, self.schema.facts, account, part)
+                found |= forgotten_ids(connection, self.schema.facts, me.account, part)
         return found
 
-    def references_with_rows(self, account: str, references: Collection[str]) -> set[str]:
+    def references_with_rows(self, me: Claimant, references: Collection[str]) -> set[str]:
         """Which of these references are a row's, and not merely look like one."""
-        return self._present(account, "reference", references)
+        return self._present(me.account, "reference", references)
 
     def open_without_reference(self, me: Claimant) -> bool:
         """Whether others hold rows that may be open and whose customers bear no reference."""
@@ -582,10 +600,10 @@ class Ledger:
     def _not(self, owner: str) -> ColumnElement[bool]:
         return or_(self._rows.c.owner.is_(None), self._rows.c.owner != owner)
 
-    def _in_other_hands(self, account: str, owner: str) -> list[ColumnElement[bool]]:
+    def _in_other_hands(self, me: Claimant) -> list[ColumnElement[bool]]:
         rows = self._rows
-        open_rows = [rows.c.account == account, rows.c.state == State.PENDING, rows.c.lease_until.is_not(None)]
-        return [*open_rows, self._not(owner)]
+        open_rows = [rows.c.account == me.account, rows.c.state == State.PENDING, rows.c.lease_until.is_not(None)]
+        return [*open_rows, self._not(me.owner)]
 
     def _mine(self, me: Claimant) -> list[ColumnElement[bool]]:
         rows = self._rows

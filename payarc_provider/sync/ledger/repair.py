@@ -18,6 +18,7 @@ from payarc_provider.sync.ledger.forgotten import FIRST_ATTEMPT, bar, count_from
 from payarc_provider.sync.ledger.schema import database_now
 from payarc_provider.sync.records import shown
 from payarc_provider.sync.ledger.states import State
+from payarc_provider.sync.reference import reference
 
 BY_PERSON = "person"
 """What ``matched_by`` says of a row that was settled by hand."""
@@ -42,13 +43,22 @@ class Repair:
         self._rows = ledger.schema.rows
         self._facts = ledger.schema.facts
 
-    def settle(self, key: str, customer_id: str) -> None:
-        """Record that a pending row's customer is this one. That PayArc has it is for the caller to see to."""
+    def row(self, key: str) -> Row:
+        """The row of this key."""
+        with self._ledger.database.read() as connection:
+            return self._locked(connection, key)
+
+    def settle(self, key: str, customer_id: str, carried: str | None) -> None:
+        """Record that a pending row's customer is this one. That PayArc has it is for the caller to see to.
+
+        :param carried: the reference in the customer's description, which must not be another row's
+        """
         try:
             with self._ledger.database.write() as connection:
                 now = database_now(connection)
                 self._undecided(connection, key, now)
                 self._check_free(connection, customer_id)
+                self._check_reference(connection, key, customer_id, carried)
                 created = {"state": State.CREATED, "customer_id": customer_id, "error": None, "settled_at": now}
                 connection.execute(
                     update(self._rows).where(*self._at(key)).values(**created, **CLOSED, matched_by=BY_PERSON)
@@ -136,6 +146,14 @@ class Repair:
             raise NotDone(f"customer {customer_id} is the one of the key {shown(other)}: nothing was changed")
         if forgotten_ids(connection, self._facts, self._account, [customer_id]):
             raise NotDone(f"customer {customer_id} is the one of a forgotten key: no key gets it again")
+
+    def _check_reference(self, connection: Connection, key: str, customer_id: str, carried: str | None) -> None:
+        if carried in (None, reference(self._ledger.ledger_id, self._account, key)):
+            return
+        rows = self._rows
+        another = select(rows.c.key).where(rows.c.account == self._account, rows.c.reference == carried)
+        if connection.execute(another.limit(1)).first() is not None:
+            raise NotDone(f"customer {customer_id} carries another key's reference, {carried}: nothing was changed")
 
 
 def _iso(moment: datetime.datetime) -> str:
