@@ -48,10 +48,9 @@ def scope_uri(scope: str) -> str:
 
 
 class Watch:
-    """One reading of the input, by one slice of a task, as others see it.
+    """One slice of a task, as others see it.
 
-    :param met_before: what an earlier reading has met and counted already; None where an earlier one is gone on with,
-        since a reading of the whole follows, and counts
+    :param met_before: known and rejected records that earlier slices have found and counted
     """
 
     def __init__(
@@ -62,7 +61,7 @@ class Watch:
         client: PayarcClient,
         payarc: ThreadedPayarc,
         clock: Clock,
-        met_before: Mapping[str, int] | None,
+        met_before: Mapping[str, int],
     ) -> None:
         self._settings = operator.settings
         self._engine = engine
@@ -108,9 +107,8 @@ class Watch:
 
     def _customers(self) -> Counter[str]:
         counts = Counter(self._engine.done)
-        if self._met_before is not None:
-            for name, number in self._engine.met.items():
-                counts[name] += max(0, number - self._met_before.get(name, 0))
+        for name, number in self._engine.met.items():
+            counts[name] += max(0, number - self._met_before.get(name, 0))
         return counts
 
 

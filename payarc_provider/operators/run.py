@@ -30,7 +30,7 @@ from payarc_provider.sync.ledger import Claimant, Ledger
 from payarc_provider.sync.progress import Progress
 from payarc_provider.sync.records import RecordReader, check_fields, check_key, check_partition
 from payarc_provider.sync.results import Results
-from payarc_provider.sync.sources import DatabaseSource, ListSource, Place, Source
+from payarc_provider.sync.sources import DatabaseSource, ListSource, Source
 from payarc_provider.sync.threads import (
     NoLedger,
     SystemClock,
@@ -139,18 +139,18 @@ class _TaskRun:
         operator = self._operator
         most = most_mapped_ids(operator, context)
         if most is not None and not self._settings.dry_run:
-            check_mapped_ids(self._batches(self._reader(), None), most, operator.task_id, operator.group_ids)
+            check_mapped_ids(self._batches(self._reader()), most, operator.task_id, operator.group_ids)
 
     def _reader(self) -> RecordReader:
         return RecordReader(self._operator.key, self._operator.fields, self._ledger.ledger_id or uuid.uuid4().hex)
 
-    def _batches(self, reader: RecordReader, after: Place | None) -> Batches:
-        return Batches(self._source, reader, self._settings.batch_size, self._partition, after)
+    def _batches(self, reader: RecordReader) -> Batches:
+        return Batches(self._source, reader, self._settings.batch_size, self._partition)
 
     def run(self, *, resumed: bool) -> Outcome:
-        """From where the last slice ended to the input's end, and once more over all of it if that was in its midst."""
+        """Read the whole input; a slice that resumes the run also takes up what the one before has noted."""
         if not self._exists:
-            return self._pass(None, None)
+            return self._pass(None)
         task = self._task
         notes = Notes(self._ledger, (task.dag_id, task.run_id, task.task_id, task.map_index))
         source = f"{self._source.name} by {self._operator.key} in {self._partition}"
@@ -164,9 +164,7 @@ class _TaskRun:
             moment = datetime.datetime.fromisoformat(note.began)
             self._settings = dataclasses.replace(self._settings, retry_rejected=moment)
         try:
-            if note.values is not None:
-                self._pass(note, note.values)
-            outcome = self._pass(note, None)
+            outcome = self._pass(note)
         except Deferral:
             notes.write(note)
             raise
@@ -177,12 +175,12 @@ class _TaskRun:
         notes.remove()
         return outcome
 
-    def _pass(self, note: Note | None, after: Place | None) -> Outcome:
-        """Read the input from a place to its end."""
+    def _pass(self, note: Note | None) -> Outcome:
+        """Read the input to its end."""
         operator, settings = self._operator, self._settings
         reader = self._reader()
-        batches = self._batches(reader, after)
-        results = Results(keep=operator.push_ids and after is None)
+        batches = self._batches(reader)
+        results = Results(keep=operator.push_ids)
         clock = SystemClock()
         me = dataclasses.replace(self._me, owner=uuid.uuid4().hex)
         ledger = (
@@ -205,8 +203,7 @@ class _TaskRun:
             observer=observer,
         )
         note_lineage(operator, me.account, self._source, reader, engine)
-        met_before = None if after is not None else note.met if note is not None else {}
-        watch = Watch(operator, self._task, engine, self._client, payarc, clock, met_before)
+        watch = Watch(operator, self._task, engine, self._client, payarc, clock, note.met if note is not None else {})
         progress = Progress(
             clock,
             cast("logging.Logger", operator.log),
@@ -221,9 +218,8 @@ class _TaskRun:
                 run_to_end(_with_progress(engine, progress, operator))
         except Deferral:
             if note is not None:
-                place = batches.place_before(engine.oldest_unsent)
                 note.limits = self._limiter.export()
-                note.leave(place, answers=engine.answers, unknown=engine.counts["unknown"])
+                note.leave(answers=engine.answers, unknown=engine.counts["unknown"])
             raise
         finally:
             requests = Counter(self._client.requests_sent) - before
@@ -235,8 +231,7 @@ class _TaskRun:
             }
             if note is not None:
                 note.add(spent)
-                if after is None:
-                    note.meet(engine.met)
+                note.meet(engine.met)
             _tell_end(operator, reader, progress, requests)
         return Outcome(
             summary=_summary(engine.counts, results, batches, settings.dry_run)

@@ -28,10 +28,6 @@ _MARKER = "payarc_source_query"
 _NAME_PART = re.compile(r'"((?:[^"]|"")+)"|`((?:[^`]|``)+)`|\[([^\]]+)\]|([^."`\[\]]+)')
 
 
-Place = Sequence[object]
-"""A place between two rows of a source: the values of the key behind which it lies, or how many rows lie before it."""
-
-
 class Source(Protocol):
     """Rows, in order."""
 
@@ -40,11 +36,8 @@ class Source(Protocol):
     def total(self) -> int | None:
         """How many rows there are, where that is cheap to know."""
 
-    def pages(self, after: Place | None = None) -> Iterator[Sequence[object]]:
-        """The rows behind a place, page by page; all of them by default."""
-
-    def place(self, row: object, count: int, after: Place | None) -> Place | None:
-        """The place behind a row, the ``count``-th behind ``after``; None where only all can be read again."""
+    def pages(self) -> Iterator[Sequence[object]]:
+        """All rows, page by page."""
 
 
 class ListSource:
@@ -62,14 +55,10 @@ class ListSource:
         """The number of records."""
         return len(self._rows)
 
-    def pages(self, after: Place | None = None) -> Iterator[Sequence[object]]:
-        """The records behind a place, page by page."""
-        for start in range(_count(after), len(self._rows), PAGE):
+    def pages(self) -> Iterator[Sequence[object]]:
+        """All records, page by page."""
+        for start in range(0, len(self._rows), PAGE):
             yield self._rows[start : start + PAGE]
-
-    def place(self, row: object, count: int, after: Place | None) -> Place | None:
-        """How many records there are up to this one."""
-        return [_count(after) + count]
 
 
 class DatabaseSource:
@@ -125,17 +114,12 @@ class DatabaseSource:
         with self._connect() as connection:
             return int(self._execute(connection, select(func.count()).select_from(self._from))[0][0])
 
-    def place(self, row: object, count: int, after: Place | None) -> Place | None:
-        """The key's values; rows without a key come first, and only all of them can be read again."""
-        values = _values(row, self._key_names) if isinstance(row, Mapping) else [None]
-        return None if None in values else values
-
-    def pages(self, after: Place | None = None) -> Iterator[Sequence[object]]:
+    def pages(self) -> Iterator[Sequence[object]]:
         """The rows as dicts: first those without a key, which can only be refused, then the others by key."""
         self._check_columns()
         self._order_enumerations_as_text()
-        if after is None:
-            yield from self._without_key()
+        yield from self._without_key()
+        after: list[object] | None = None
         before: list[dict[str, Any]] = []
         while True:
             page = self._page(after)
@@ -295,10 +279,6 @@ def _bound(place: int, value: object) -> ColumnElement[Any]:
 
 def _equal(key: Sequence[ColumnElement[Any]], values: Sequence[object]) -> list[ColumnElement[bool]]:
     return [one == _bound(place, value) for place, (one, value) in enumerate(zip(key, values, strict=True))]
-
-
-def _count(after: Place | None) -> int:
-    return int(str(after[0])) if after else 0
 
 
 def _values(row: Mapping[str, object], names: Sequence[str]) -> list[object]:

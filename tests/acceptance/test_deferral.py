@@ -1,4 +1,4 @@
-"""Long waits for the rate limit: the worker slot is given back, and the whole comes out as if it had not been."""
+"""A run that waits long for the rate limit gives its worker slot back, and its results are the same."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def table(connect, tmp_path):
 
 @pytest.fixture
 def notes(ledger_file):
-    """What slices have left for each other, in the ledger behind ``ledger``."""
+    """The notes that slices have left in the ledger behind ``ledger``."""
 
     def read():
         with closing(sqlite3.connect(ledger_file)) as ledger:
@@ -54,7 +54,7 @@ def ends_well(sandbox, created, rows, deferrals=2):
         assert created.summary["posts"] == sandbox.stats()["posts"]["received"]
 
 
-def test_a_table_goes_on_after_each_deferral_where_it_was(airflow, sandbox, table, notes):
+def test_a_table_is_completed_over_several_deferrals(airflow, sandbox, table, notes):
     sandbox.settings(rate_limit=15, rate_window=2.0)
     rows = people(40)
     table(rows)
@@ -64,7 +64,7 @@ def test_a_table_goes_on_after_each_deferral_where_it_was(airflow, sandbox, tabl
     assert notes() == []
 
 
-def test_records_from_xcom_go_on_after_each_deferral(airflow, sandbox):
+def test_records_from_xcom_are_completed_over_several_deferrals(airflow, sandbox):
     sandbox.settings(rate_limit=15, rate_window=2.0)
     rows = people(40)
     airflow.records(rows)
@@ -72,7 +72,7 @@ def test_records_from_xcom_go_on_after_each_deferral(airflow, sandbox):
     ends_well(sandbox, created, rows)
 
 
-def test_mapped_copies_keep_their_places_apart(airflow, sandbox, table):
+def test_mapped_copies_are_deferred_independently(airflow, sandbox, table):
     sandbox.settings(rate_limit=15, rate_window=2.0)
     rows = people(40)
     table(rows)
@@ -88,7 +88,7 @@ def test_mapped_copies_keep_their_places_apart(airflow, sandbox, table):
     assert sorted(ids) == sorted(customers.values())
 
 
-def test_the_summary_and_the_refusals_are_those_of_the_whole(airflow, sandbox, table):
+def test_the_summary_and_the_rejections_cover_all_slices(airflow, sandbox, table):
     sandbox.settings(rate_limit=12, rate_window=2.0, taken={"email": ["j3@example.com", "j33@example.com"]})
     rows = [*people(40), {"id": 40, "name": "Jo", "email": "j40@example.com"}]
     table(rows)
@@ -101,7 +101,7 @@ def test_the_summary_and_the_refusals_are_those_of_the_whole(airflow, sandbox, t
     counts = {name: summary[name] for name in ("records", "created", "known", "rejected", "rejected_new")}
     assert counts == {"records": 41, "created": 38, "known": 0, "rejected": 3, "rejected_new": 3}
     assert sandbox.stats()["posts"]["rejected"] == 2, (
-        "retry_rejected tries each refused record once in a try, not in each slice"
+        "retry_rejected sends each rejected record once per try, not once per slice"
     )
 
     again = airflow.test(dag)["create"]
@@ -136,8 +136,8 @@ def test_lost_answers_are_looked_up_before_the_slot_is_given_back(airflow, sandb
     assert sandbox.stats()["posts"]["created"] == 30
 
 
-def test_another_try_begins_at_the_beginning_and_counts_what_the_first_one_created(airflow, sandbox, table, notes):
-    """The first try is deferred and, going on, meets a token that is not accepted any more."""
+def test_another_try_ignores_the_note_and_counts_what_the_first_one_created(airflow, sandbox, table, notes):
+    """The first try is deferred; when it resumes, its token is no longer accepted."""
     sandbox.settings(rate_limit=12, rate_window=2.0)
     sandbox.faults([{"kind": "unauthorized", "skip": 14, "times": 1}])
     rows = people(30)

@@ -910,8 +910,8 @@ class BrokenSource(ListSource):
 
     patience = 0.0
 
-    def pages(self, after=None):
-        yield from super().pages(after)
+    def pages(self):
+        yield from super().pages()
         time.sleep(self.patience)
         raise PayarcSourceError("the source broke")
 
