@@ -81,7 +81,7 @@ class PayarcClient:
         self.base_url = check_base_url(base_url)
         self._token = token
         self._on_answer = on_answer
-        self._limiter = limiter
+        self.limiter = limiter if limiter is not None else RateLimiter()
         self._observer = observer
         self._host = urlsplit(self.base_url).hostname or ""
         self._transport = Transport(self.base_url, timeout=timeout, verify=verify)
@@ -186,7 +186,7 @@ class PayarcClient:
         endpoint = f"{method} {'/customers' if of is None else _ONE}"
 
         def send_once(token: str) -> Answer:
-            sent = None if self._limiter is None else self._limiter.depart(endpoint)
+            sent = self.limiter.depart(endpoint)
             try:
                 answer = self._transport.send(
                     method, path, token, params=params, fields=fields, headers=headers, before_send=before_send
@@ -195,8 +195,7 @@ class PayarcClient:
                 self._learn(endpoint, sent, None, {})
                 raise
             except PayarcConnectionFailed:
-                if self._limiter is not None:
-                    self._limiter.release(endpoint)
+                self.limiter.release(endpoint)
                 raise
             self._learn(endpoint, sent, answer.status, answer.headers)
             return answer
@@ -225,8 +224,8 @@ class PayarcClient:
         return answer
 
     def _learn(self, endpoint: str, sent: Sent | None, status: int | None, headers: Mapping[str, str]) -> None:
-        if self._limiter is not None and sent is not None:
-            self._limiter.learn(sent, status, headers)
+        if sent is not None:
+            self.limiter.learn(sent, status, headers)
         if self._on_answer is not None and status is not None:
             self._on_answer(endpoint, headers, status)
 

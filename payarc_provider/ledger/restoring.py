@@ -17,8 +17,9 @@ from payarc_provider.sync.customer_index import CustomerIndex
 from payarc_provider.sync.ledger import Ledger
 from payarc_provider.sync.ledger.rebuild import Rebuild
 from payarc_provider.sync.ledger.repair import NotDone
-from payarc_provider.sync.listing import Listing
+from payarc_provider.sync.listing import PatientReader
 from payarc_provider.sync.records import RecordReader, UnusableKey, key_text
+from payarc_provider.sync.runtime import ThreadedRuntime, run_to_end
 from payarc_provider.sync.sources import DatabaseSource
 
 _LEDGER_ID = re.compile(r"[0-9a-f]{32}")
@@ -41,7 +42,8 @@ def rebuild(ledger: Ledger, given: argparse.Namespace) -> str:
             raise NotDone("there are no keys to look for")
         if exists:
             work.check_unused()
-        Listing(merchant.client, merchant.limiter, _Teller().tell).read(shelf.emptied)
+        with ThreadedRuntime(merchant.client) as runtime:
+            run_to_end(PatientReader(runtime).read_list(0.0, shelf.emptied, on_page=_Teller().tell))
     if shelf.matched() == 0:
         raise NotDone(
             f"none of PayArc's {shelf.listed()} customers bears a reference that the ledger {ledger_id} gives to one "

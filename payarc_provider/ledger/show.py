@@ -11,8 +11,8 @@ from typing import Any
 
 from payarc_provider.sync.ledger.overview import AccountCounts, Hold, PendingRow, RejectedRow
 from payarc_provider.sync.ledger.rebuild import Rebuilt, Verdict
-from payarc_provider.sync.records import shown
 from payarc_provider.sync.ledger.states import State
+from payarc_provider.sync.records import shown
 
 WIDTH = 100
 HOLDS = {

@@ -10,7 +10,6 @@ from typing import TypeGuard
 from payarc_provider.sync.checkpoints import reach
 from payarc_provider.sync.existing import Existing, Matches
 from payarc_provider.sync.ledger import EPOCH, Errors, Known, LedgerUnavailable, Row, State, is_free
-from payarc_provider.sync.listing import read_patiently
 from payarc_provider.sync.records import Record
 from payarc_provider.sync.reference import with_reference
 from payarc_provider.sync.results import Status
@@ -179,7 +178,7 @@ class Claimer:
         if self.has_prepared:
             return
         state = self._state
-        time = await read_patiently(state, state.runtime.ping)
+        time = await state.payarc.read(state.runtime.ping)
         if time is not None:
             self._payarc_clock = (time, state.runtime.now())
         self.has_prepared = True
@@ -219,7 +218,7 @@ async def renew_leases(state: RunState) -> None:
         if not claims and not state.taken_over:
             continue
         reach("before_renewal")
-        requested = runtime.now()  # before the transaction begins, so that the lease is never taken for longer than it is
+        requested = runtime.now()  # before the transaction begins: a lease must never be taken for longer than it is
         try:
             renewed = await runtime.transact(lambda ledger: ledger.renew(state.me))
         except LedgerUnavailable as error:
@@ -249,7 +248,8 @@ def _status(matched_by: str | None) -> Status:
 def _other_source(row: Row) -> Errors:
     return {
         "key": [
-            f"already belongs to customer {row.customer_id}, created from another source ({row.source}) with other data. "
-            'If they are different people, use an own ledger_table or a key such as ["source", "id"]'
+            f"already belongs to customer {row.customer_id}, created from another source ({row.source}) with other "
+            "data. If they are different people, give this source a ledger_table or a key of its own, such as "
+            'key=["source", "id"]'
         ]
     }

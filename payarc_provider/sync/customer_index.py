@@ -71,7 +71,7 @@ class CustomerIndex:
         self._database.execute("DELETE FROM customer")
         return self
 
-    def see(self, customer: Mapping[str, Any]) -> None:
+    def add(self, customer: Mapping[str, Any]) -> None:
         """Keep a listed customer."""
         fields = _fields(customer)
         between = created_between(customer)

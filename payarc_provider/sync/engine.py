@@ -41,7 +41,7 @@ class Engine:
 
     def terminate(self) -> None:
         """Leave quickly: start nothing more, record what is answered within seconds, release the rest."""
-        stopped = PayarcRunStopped("The task was told to stop. Run it again: it continues where it was, nothing is sent twice")
+        stopped = PayarcRunStopped("The task was told to stop. Run it again; nothing is sent twice")
         self._state.halt(stopped, within=TERMINATION_SECONDS)
 
     async def run(self) -> None:
@@ -76,7 +76,7 @@ class Engine:
         state = self._state
         try:
             await self._work_through()
-        except PayarcError as error:  # of the source, the ledger or PayArc's list: requests in flight are awaited anyway
+        except PayarcError as error:  # requests in flight are awaited all the same
             state.halt(error)
         await self._drain()
         if state.stop:

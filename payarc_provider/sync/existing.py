@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from payarc_provider.api.customer import customer_id
-from payarc_provider.sync.listing import read_list
 from payarc_provider.sync.records import Record
 from payarc_provider.sync.reference import find_reference
 from payarc_provider.sync.state import RunState
@@ -81,7 +80,7 @@ class Existing:
 
     async def read(self) -> None:
         """Read the whole list."""
-        self._index = await read_list(self._state, 0.0, lambda: Index(self._state.ledger_id))
+        self._index = await self._state.payarc.read_list(0.0, lambda: Index(self._state.ledger_id))
         log.info("PayArc has %d customers to match by email", self._index.count())
 
     async def match(self, records: Mapping[str, Record]) -> Matches:

@@ -9,26 +9,25 @@ that is too old, less those that were added on top in the meantime.
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, Protocol, TypeVar
 
-from payarc_provider.api.client import CustomerPage, PayarcClient
+from payarc_provider.api.client import CustomerPage
 from payarc_provider.api.customer import created_between, customer_id
 from payarc_provider.exceptions import (
     PayarcConnectionFailed,
+    PayarcError,
     PayarcRateLimited,
     PayarcRunStopped,
     PayarcUnknownOutcome,
 )
-from payarc_provider.sync.runtime import LIST, ThreadedRuntime
-from payarc_provider.sync.settings import Settings
-from payarc_provider.sync.state import RunState
+from payarc_provider.sync.runtime import LIST, Runtime
 
 T = TypeVar("T")
 
 MAX_READINGS = 20
+MAX_FAILURES = 8  # in a row
 FRESH_SECONDS = 5.0  # the list's times are whole seconds, and PayArc's clocks may differ a little
 
 
@@ -43,50 +42,81 @@ CollectorT = TypeVar("CollectorT", bound=Collector)
 ReadPage = Callable[[int], Awaitable[CustomerPage]]
 
 
-async def read_patiently(state: RunState, call: Callable[[], Awaitable[T]]) -> T:
-    """The result of a request that only reads, repeated with backoff.
+class PatientReader:
+    """Reads from PayArc with backoff: reading changes nothing, and a failed read proves nothing.
 
-    :raises PayarcError: after several failures in a row, at once where another attempt cannot help, or what has
-        stopped the run
-    """
-    failures = 0
-    while True:
-        if state.stop:
-            raise state.stop
-        wait = await state.runtime.acquire(LIST)
-        if wait > 0:
-            await state.sleep(wait)
-            continue
-        try:
-            return await call()
-        except PayarcRateLimited:
-            state.counts["rate_limited"] += 1  # the rate limit knows how long to wait
-            continue
-        except (PayarcConnectionFailed, PayarcUnknownOutcome):
-            failures += 1
-            if failures > state.settings.max_connection_failures_in_a_row or state.stop:
-                raise
-            wait = min(30.0, 0.25 * 2**failures)
-        await state.sleep(wait)
-
-
-async def read_list(state: RunState, since: float, new_collector: Callable[[], CollectorT]) -> CollectorT:
-    """All customers created at ``since`` (PayArc's clock, Unix seconds) or later.
-
-    :return: the collector of a reading that is known to be complete
-    :raises PayarcRunStopped: the list changed so much that no reading was
+    :param on_rate_limited: called for each 429
+    :param max_failures: how many reads in a row may fail
+    :param sleep: may return early when ``stop`` has something to raise
+    :param stop: what has stopped the run, None while nothing has
     """
 
-    async def read_page(number: int) -> CustomerPage:
-        return await read_patiently(state, lambda: state.runtime.list_page(number))
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        on_rate_limited: Callable[[], None] = lambda: None,
+        max_failures: int = MAX_FAILURES,
+        sleep: Callable[[float], Awaitable[None]] | None = None,
+        stop: Callable[[], PayarcError | None] = lambda: None,
+    ) -> None:
+        self._runtime = runtime
+        self._on_rate_limited = on_rate_limited
+        self._max_failures = max_failures
+        self._sleep = sleep or runtime.sleep
+        self._stop = stop
 
-    return await read_completely(read_page, since, new_collector, state.sleep)
+    async def read(self, call: Callable[[], Awaitable[T]]) -> T:
+        """The result of a request that only reads.
+
+        :raises PayarcError: after several failures in a row, at once where another attempt cannot help, or what has
+            stopped the run
+        """
+        failures = 0
+        while True:
+            if stop := self._stop():
+                raise stop
+            if (wait := await self._runtime.acquire(LIST)) > 0:
+                await self._sleep(wait)
+                continue
+            try:
+                return await call()
+            except PayarcRateLimited:
+                self._on_rate_limited()  # the rate limit knows how long to wait
+            except (PayarcConnectionFailed, PayarcUnknownOutcome):
+                failures += 1
+                if failures > self._max_failures or self._stop():
+                    raise
+                await self._sleep(min(30.0, 0.25 * 2**failures))
+
+    async def read_list(
+        self,
+        since: float,
+        new_collector: Callable[[], CollectorT],
+        on_page: Callable[[CustomerPage], None] = lambda page: None,
+    ) -> CollectorT:
+        """All customers created at ``since`` (PayArc's clock, Unix seconds) or later.
+
+        :param on_page: called with each page
+        :return: the collector of a reading that is known to be complete
+        :raises PayarcRunStopped: the list changed so much that no reading was
+        """
+
+        async def read_page(number: int) -> CustomerPage:
+            page = await self.read(lambda: self._runtime.list_page(number))
+            on_page(page)
+            return page
+
+        return await read_completely(read_page, since, new_collector, self._sleep)
 
 
 async def read_completely(
-    read_page: ReadPage, since: float, new_collector: Callable[[], CollectorT], sleep: Callable[[float], Awaitable[None]]
+    read_page: ReadPage,
+    since: float,
+    new_collector: Callable[[], CollectorT],
+    sleep: Callable[[float], Awaitable[None]],
 ) -> CollectorT:
-    """See `read_list`."""
+    """Read the list again and again until a reading is known to be complete; see `PatientReader.read_list`."""
     reading: Reading[CollectorT] | None = None
     for number in range(MAX_READINGS):
         if number:

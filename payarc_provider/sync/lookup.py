@@ -7,7 +7,6 @@ import logging
 from payarc_provider.exceptions import PayarcRunStopped
 from payarc_provider.sync.checkpoints import reach
 from payarc_provider.sync.ledger import EPOCH, Resolution, Row
-from payarc_provider.sync.listing import read_list
 from payarc_provider.sync.matching import Candidates, Findings
 from payarc_provider.sync.records import shown
 from payarc_provider.sync.send import Sender
@@ -96,8 +95,8 @@ class LookUp:
         reach("in_lookup")
         known_to_alter = await state.transact(lambda ledger: ledger.alters_values(state.me))
         since = min(row.sent_after or EPOCH for row in rows).timestamp()
-        candidates = await read_list(
-            state, since, lambda: Candidates(rows, state.reader, alters_values=known_to_alter)
+        candidates = await state.payarc.read_list(
+            since, lambda: Candidates(rows, state.reader, alters_values=known_to_alter)
         )
         if candidates.alters_values and not known_to_alter:  # before what shows it is recorded and not read again
             await state.transact(lambda ledger: ledger.note_altered_values(state.me))
@@ -118,7 +117,9 @@ class LookUp:
 
     async def _record(self, findings: Findings) -> None:
         state = self._state
-        resolutions = [Resolution(key, customer_id=its_id, matched_by=how) for key, (its_id, how) in findings.found.items()]
+        resolutions = [
+            Resolution(key, customer_id=its_id, matched_by=how) for key, (its_id, how) in findings.found.items()
+        ]
         if resolutions:
             recorded = await state.transact(lambda ledger: ledger.record(state.me, resolutions))
             state.counts["recorded_created"] += len(recorded.keys)

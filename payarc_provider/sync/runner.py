@@ -65,8 +65,8 @@ def _check_max_new(start: _Start, settings: Settings, most: int) -> None:
     new = dataclasses.replace(start, reporter=SILENT).once(plan).summary["would_create"]
     if new > most:
         raise PayarcRunStopped(
-            f"max_new={most}: this run would create {new} customers. Nothing was sent: check that key and source are the "
-            "right ones, then raise max_new"
+            f"max_new={most}: this run would create {new} customers, so nothing was sent. "
+            "Check that key and source are the right ones, then raise max_new"
         )
 
 

@@ -35,9 +35,9 @@ class Sender:
     It pauses when PayArc has given no usable answer many times in a row, until a look-up; and when the rate limit asks
     for a wait of ``defer_after`` or more, until the engine has decided whether to wait or to defer.
 
-    ``unknown``: key → claim that was sent without a usable answer, and has not been looked up. ``tries``: key → how many
-    requests for it got no usable answer. ``answers``: how many usable answers have arrived. ``throttled_until``: this
-    machine's clock until which the rate limit holds everything back, where that is long.
+    ``unknown``: key → claim that was sent without a usable answer, and has not been looked up. ``tries``: key → how
+    many requests for it got no usable answer. ``answers``: how many usable answers have arrived. ``throttled_until``:
+    until when, by this machine's clock, the rate limit holds everything back; None where that is not long.
     """
 
     def __init__(self, state: RunState) -> None:

@@ -90,8 +90,8 @@ class Settings:
         """
         if self.settle < self.timeout:
             raise PayarcConfigError(
-                f"settle: {self.settle:g} s is shorter than the connection's timeout of {self.timeout:g} s, so PayArc could "
-                f"process a request after it was looked up; give at least {self.timeout:g}"
+                f"settle: {self.settle:g} s is shorter than the connection's timeout of {self.timeout:g} s, so PayArc "
+                f"could process a request after it was looked up; give at least {self.timeout:g}"
             )
         if self.lease < 1.5 * self.timeout:
             raise PayarcConfigError(

@@ -14,6 +14,7 @@ from typing import TypeVar
 from payarc_provider.exceptions import PayarcError
 from payarc_provider.sync.deferral import Deferral
 from payarc_provider.sync.ledger import Claimant, Ledger, LedgerUnavailable
+from payarc_provider.sync.listing import PatientReader
 from payarc_provider.sync.outcomes import LeaseTooShort
 from payarc_provider.sync.records import Record, RecordReader
 from payarc_provider.sync.reference import reference
@@ -82,7 +83,7 @@ class RunState:
     ``counts``: records by what became of them, requests by trouble; see `payarc_provider.sync.results`. ``claims``: key
     → claim, for every row that this run owns and has a record for. ``taken_over``: keys of the rows that it has taken
     over from other runs and not settled. ``postponed``: records to look at again, because another run holds their rows
-    or a look-up has freed them. ``stop``: what ends the run.
+    or a look-up has freed them. ``payarc``: reads from PayArc. ``stop``: what ends the run.
     """
 
     def __init__(
@@ -105,6 +106,13 @@ class RunState:
         self.taken_over: set[str] = set()
         self.postponed: list[Record] = []
         self.stop: PayarcError | None = None
+        self.payarc = PatientReader(
+            runtime,
+            on_rate_limited=lambda: self.counts.update(rate_limited=1),
+            max_failures=settings.max_connection_failures_in_a_row,
+            sleep=self.sleep,
+            stop=lambda: self.stop,
+        )
         self._leave_by: float | None = None
         self._stopped = asyncio.Event()
         self._answered = asyncio.Event()

@@ -10,7 +10,7 @@ import json
 import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy.exc
 from sqlalchemy import and_, bindparam, delete, func, inspect, or_, select, update
@@ -22,8 +22,10 @@ from payarc_provider.exceptions import PayarcConfigError, PayarcLedgerError
 from payarc_provider.sync.ledger.database import Database, among, sorted_errors
 from payarc_provider.sync.ledger.forgotten import first_attempt, forgotten_ids
 from payarc_provider.sync.ledger.schema import MAX_ACCOUNT, MYSQL, database_now, schema
-from payarc_provider.sync.records import Record
 from payarc_provider.sync.ledger.states import Errors, Retry, State
+
+if TYPE_CHECKING:
+    from payarc_provider.sync.records import Record
 
 EPOCH = datetime.datetime.fromtimestamp(0, datetime.UTC)
 _ROW_COLUMNS = (
@@ -241,6 +243,14 @@ class Ledger:
             changed = change(value or None, database_now(connection).timestamp())
             connection.execute(update(facts).where(facts.c.name == name).values(value=changed))
         return changed
+
+    def alters_values(self, me: Claimant) -> bool:
+        """Whether PayArc is known to store other values than it was sent by this account."""
+        return self.fact(f"alters_values:{me.account}") is not None
+
+    def note_altered_values(self, me: Claimant) -> None:
+        """Keep in mind that PayArc stores other values than it was sent."""
+        self.remember(f"alters_values:{me.account}", "yes")
 
     def now(self) -> datetime.datetime:
         """The database's clock, in UTC."""

@@ -16,8 +16,8 @@ from payarc_provider.exceptions import PayarcError
 from payarc_provider.sync.ledger import Ledger, Row, ripe_at
 from payarc_provider.sync.ledger.forgotten import FIRST_ATTEMPT, bar, count_from, forgotten_ids
 from payarc_provider.sync.ledger.schema import database_now
-from payarc_provider.sync.records import shown
 from payarc_provider.sync.ledger.states import State
+from payarc_provider.sync.records import shown
 from payarc_provider.sync.reference import reference
 
 BY_PERSON = "person"
