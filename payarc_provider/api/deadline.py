@@ -12,6 +12,7 @@ import functools
 import http.client
 import io
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -22,10 +23,17 @@ from requests.adapters import HTTPAdapter
 
 __all__ = ["DeadlineAdapter", "deadline", "now"]
 
-#: Seconds; runs on while the machine is suspended, where the system has such a clock.
-now: Callable[[], float] = (
-    functools.partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
-)
+
+def _running_clock() -> Callable[[], float]:
+    if hasattr(time, "CLOCK_BOOTTIME"):  # Linux
+        return functools.partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+    if sys.platform == "darwin":  # whose time.monotonic() stops while the machine is suspended
+        return functools.partial(time.clock_gettime, time.CLOCK_MONOTONIC)
+    return time.monotonic
+
+
+#: The clock of leases, deadlines and the rate limit, in seconds. It keeps running while the machine is suspended.
+now: Callable[[], float] = _running_clock()
 
 
 class _Deadline(threading.local):

@@ -14,13 +14,12 @@ import json
 import re
 import ssl
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import requests
 from urllib3 import exceptions as urllib3_errors
 
-from payarc_provider.api import headers as answer_headers
 from payarc_provider.exceptions import (
     PayarcAuthError,
     PayarcConnectionFailed,
@@ -32,30 +31,22 @@ from payarc_provider.exceptions import (
     PayarcUnknownOutcome,
 )
 
-__all__ = ["read_object", "refusal", "strike", "transport_failure", "unknown_outcome"]
+if TYPE_CHECKING:
+    from payarc_provider.api.http import Request, Response
+
+__all__ = ["error_for", "read_object", "strike", "transport_failure", "unknown_outcome"]
 
 _LONGEST_TEXT = 300
 _MOST_FIELDS = 20
 _MOST_TEXTS = 5
 
 
-def refusal(  # noqa: PLR0911 - one decision, read from top to bottom
-    method: str,
-    status: int,
-    headers: Mapping[str, str],
-    body_text: str,
-    *,
-    collection: bool,
-    sent: Mapping[str, str] | None = None,
-) -> PayarcError | None:
-    """The error that an answer stands for, or None for a success that can be read.
-
-    :param collection: the request went to ``/customers`` and not to one customer
-    :param sent: the fields sent, so that PayArc's words can be cleared of their values
-    """
+def error_for(request: Request, response: Response) -> PayarcError | None:  # noqa: PLR0911 - one decision
+    """The error that a response stands for; None for a success that can be read."""
+    method, status, text = request.method, response.status, response.text
     if 200 <= status < 300:
         # Deleting answers without a body. Any other success that cannot be read says nothing about what was done.
-        if (method == "DELETE" and not body_text.strip()) or read_object(body_text) is not None:
+        if (method == "DELETE" and not text.strip()) or read_object(text) is not None:
             return None
         return unknown_outcome(method, f"PayArc answered {status} with a body that cannot be read", status=status)
     if status < 200 or status == 408 or status >= 500:
@@ -66,12 +57,12 @@ def refusal(  # noqa: PLR0911 - one decision, read from top to bottom
         return _not_accepted(status)
     if status == 429:
         # Laravel's throttle refuses before the request is handled.
-        return _rate_limited(headers)
-    if status == 404 and not collection:
+        return _rate_limited(response.retry_after)
+    if status == 404 and request.customer_id is not None:
         return PayarcNotFound(status=status)
     if status in (400, 409, 422):
         # A refusal counts as PayArc's only in PayArc's shape: a proxy or a firewall on the way answers 400 as well.
-        words = _payarcs_words(body_text, sent or {})
+        words = _payarcs_words(text, request.fields or {})
         if words is not None:
             message, errors = words
             return PayarcRefused(message or f"PayArc refused the data ({status})", status=status, errors=errors)
@@ -167,8 +158,7 @@ def _not_accepted(status: int) -> PayarcAuthError:
     return PayarcAuthError(text + "or proxy on the way refuses it", status=status)
 
 
-def _rate_limited(headers: Mapping[str, str]) -> PayarcRateLimited:
-    wait = answer_headers.retry_after(headers)
+def _rate_limited(wait: float | None) -> PayarcRateLimited:
     when = "later" if wait is None else f"after {wait:g} seconds"
     return PayarcRateLimited(
         f"PayArc's rate limit is used up (429), nothing was done: send the request again {when}", retry_after=wait

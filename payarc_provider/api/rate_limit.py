@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from payarc_provider.api import headers as answer_headers
-from payarc_provider.api.deadline import now as machine_clock
+from payarc_provider.api import http
+from payarc_provider.api.http import now as machine_clock
 from payarc_provider.api.shared_window import Asking, Granted
 from payarc_provider.api.window import Length, Sent, Window
 
@@ -59,19 +59,19 @@ class RateLimiter:
 
     def learn(self, sent: Sent, status: int | None, headers: Mapping[str, str]) -> None:
         """Take in an answer; ``status`` None stands for a request that was sent and got none. Never raises."""
-        limit = answer_headers.count(headers, "X-RateLimit-Limit")
-        remaining = answer_headers.count(headers, "X-RateLimit-Remaining")
+        limit = http.count(headers, "X-RateLimit-Limit")
+        remaining = http.count(headers, "X-RateLimit-Remaining")
         with self._lock:
             window, now = self._at(sent.endpoint)
             window.release(sent)
             if status == 429:
                 self.limited += 1
                 window.limit = limit or window.limit
-                window.refuse(answer_headers.retry_in(headers), sent, now, self._ticks)
+                window.refuse(http.retry_in(headers), sent, now, self._ticks)
             elif status is None:
                 window.lose(sent, self._ticks)
             elif limit and remaining is not None:
-                window.count(limit, remaining, answer_headers.reset_in(headers), sent, now, self._ticks)
+                window.count(limit, remaining, http.reset_in(headers), sent, now, self._ticks)
             else:
                 window.pass_over(sent, self._ticks)
 

@@ -30,12 +30,10 @@ class TokenClaims:
     """What a token says about itself, unverified; None where it does not say.
 
     :param sub: the merchant's user it belongs to
-    :param issued_at: Unix seconds
     :param expires_at: Unix seconds
     """
 
     sub: str | None = None
-    issued_at: float | None = None
     expires_at: float | None = None
 
 
@@ -80,7 +78,6 @@ def read_claims(token: str) -> TokenClaims:
     named = (isinstance(sub, str) and sub.strip()) or (isinstance(sub, int) and not isinstance(sub, bool))
     return TokenClaims(
         sub=str(sub).strip() if named else None,
-        issued_at=_seconds(claims.get("iat")),
         expires_at=_seconds(claims.get("exp")),
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from payarc_provider.api.client import check_base_url
+from payarc_provider.api.http import check_base_url
 from payarc_provider.api.token import clean_token
 from payarc_provider.exceptions import PayarcConfigError
 

@@ -14,7 +14,6 @@ from payarc_provider.hooks.lineage import report_read, report_written
 
 if TYPE_CHECKING:
     from payarc_provider.api.client import PayarcClient
-    from payarc_provider.api.rate_limit import RateLimiter
     from payarc_provider.api.token import TokenClaims
     from payarc_provider.hooks.connection import PayarcConnection
 
@@ -106,16 +105,15 @@ class PayarcHook(BaseHook):
         """The client behind this hook."""
         return self.client
 
-    def get_client(self, limiter: RateLimiter | None = None) -> PayarcClient:
+    def get_client(self) -> PayarcClient:
         """
-        A new client.
+        A new client, with a rate limiter of its own.
 
-        :param limiter: is taught by every answer
         :raises PayarcConfigError: if the connection is set up wrongly
         :raises PayarcAuthError: if the token has expired
         """
         from payarc_provider.api.client import PayarcClient
-        from payarc_provider.hooks.tracing import tracing
+        from payarc_provider.hooks.tracing import get_tracer
 
         settings = self.settings
         self._check_expiry()
@@ -124,8 +122,7 @@ class PayarcHook(BaseHook):
             self.token,
             timeout=settings.timeout,
             verify=settings.verify,
-            limiter=limiter,
-            observer=tracing(),
+            tracer=get_tracer(),
         )
 
     def create_customer(self, fields: Mapping[str, Any], idempotency_key: str | None = None) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""OpenTelemetry spans, where Airflow brings OpenTelemetry; else nobody is told.
+"""OpenTelemetry spans, where Airflow is installed with OpenTelemetry.
 
-Spans lie within whatever span is current, such as that of Airflow's task. They hold counts, codes and endpoints only;
-of an exception its class and nothing more, for a message or a stack could quote what it should not.
+A span lies within the current one, such as the span of Airflow's task. Attributes are counts, codes and endpoints only.
+Of an exception only the class is kept, because a message or a stack could quote a record.
 """
 
 from __future__ import annotations
@@ -11,60 +11,61 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from payarc_provider import __version__
-from payarc_provider.api.observer import SILENT, Facts, Observer, Span
+from payarc_provider.api.tracing import NO_TRACER, Attributes, Span, Tracer
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import Span as OtelSpan
-    from opentelemetry.trace import Tracer
+    from opentelemetry import trace
 
 NAME = "payarc_provider"
 STATUS = "http.response.status_code"
 
 
-def tracing() -> Observer:
-    """Who is to be told of runs, batches and requests."""
+def get_tracer() -> Tracer:
+    """The tracer of runs, batches and requests; one that does nothing where OpenTelemetry is not installed."""
     try:
         from opentelemetry import trace
     except ImportError:  # Airflow 2.11 without its extra "otel"
-        return SILENT
-    return OpenTelemetry(trace.get_tracer(NAME, __version__))
+        return NO_TRACER
+    return OpenTelemetryTracer(trace.get_tracer(NAME, __version__))
 
 
-class OpenTelemetry:
-    """Makes a span of what goes on."""
+class OpenTelemetryTracer:
+    """Starts OpenTelemetry spans."""
 
-    def __init__(self, tracer: Tracer) -> None:
+    def __init__(self, tracer: trace.Tracer) -> None:
         self._tracer = tracer
 
     @contextlib.contextmanager
-    def span(self, name: str, facts: Facts) -> Iterator[Span]:
+    def span(self, name: str, attributes: Attributes) -> Iterator[Span]:
         """A span within the current one."""
         from opentelemetry.trace import SpanKind
 
-        kind = SpanKind.CLIENT if "http.request.method" in facts else SpanKind.INTERNAL
+        kind = SpanKind.CLIENT if "http.request.method" in attributes else SpanKind.INTERNAL
         with self._tracer.start_as_current_span(
-            name, kind=kind, attributes=dict(facts), record_exception=False, set_status_on_exception=False
+            name, kind=kind, attributes=dict(attributes), record_exception=False, set_status_on_exception=False
         ) as span:
             try:
-                yield _Noting(span)
+                yield OpenTelemetrySpan(span)
             except BaseException as error:
-                _fail(span, type(error).__name__)
+                _mark_failed(span, type(error).__name__)
                 raise
 
 
-class _Noting:
-    def __init__(self, span: OtelSpan) -> None:
+class OpenTelemetrySpan:
+    """A span in progress."""
+
+    def __init__(self, span: trace.Span) -> None:
         self._span = span
 
-    def note(self, facts: Facts) -> None:
-        """As the span's attributes; a status from 400 on is a failure."""
-        self._span.set_attributes(dict(facts))
-        if int(facts.get(STATUS, 0)) >= 400:
-            _fail(self._span, str(facts[STATUS]))
+    def set_attributes(self, attributes: Attributes) -> None:
+        """Add attributes; a status of 400 or more marks the span as failed."""
+        self._span.set_attributes(dict(attributes))
+        if int(attributes.get(STATUS, 0)) >= 400:
+            _mark_failed(self._span, str(attributes[STATUS]))
 
 
-def _fail(span: Any, what: str) -> None:
+def _mark_failed(span: Any, error_type: str) -> None:
     from opentelemetry.trace import StatusCode
 
-    span.set_attribute("error.type", what)
+    span.set_attribute("error.type", error_type)
     span.set_status(StatusCode.ERROR)

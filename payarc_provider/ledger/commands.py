@@ -7,9 +7,9 @@ import contextlib
 import sys
 from collections.abc import Callable
 
-from payarc_provider.api.customer import path_id
+from payarc_provider.api.fields import path_id
 from payarc_provider.exceptions import PayarcConfigError
-from payarc_provider.hooks.database import sql_engine
+from payarc_provider.hooks.sql import sql_engine
 from payarc_provider.ledger import show
 from payarc_provider.ledger.merchant import Merchant
 from payarc_provider.ledger.restoring import rebuild

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from payarc_provider.api.customer import path_id
-from payarc_provider.api.rate_limit import RateLimiter
+from payarc_provider.api.fields import path_id
 from payarc_provider.exceptions import PayarcNotFound
 from payarc_provider.hooks.payarc import PayarcHook
 from payarc_provider.sync.account import Identity, find_scope, token_user
@@ -22,8 +21,8 @@ class Merchant:
     def __init__(self, conn_id: str) -> None:
         hook = PayarcHook(conn_id)
         self.conn_id = conn_id
-        self.limiter = RateLimiter()
-        self.client = hook.get_client(self.limiter)
+        self.client = hook.get_client()
+        self.limiter = self.client.limiter
         self.identity = Identity(hook.settings.place, hook.settings.account, token_user(hook.claims.sub, hook.token()))
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 
 from payarc_provider.api.client import CustomerPage
-from payarc_provider.hooks.database import sql_engine
+from payarc_provider.hooks.sql import sql_engine
 from payarc_provider.ledger import show
 from payarc_provider.ledger.merchant import Merchant
 from payarc_provider.sync.customer_index import CustomerIndex

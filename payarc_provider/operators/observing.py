@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from payarc_provider.api.client import PayarcClient
-    from payarc_provider.api.observer import Observer
+    from payarc_provider.api.tracing import Tracer
     from payarc_provider.operators.customer import CreateCustomerOperator
     from payarc_provider.sync.engine import Run
     from payarc_provider.sync.ports import Clock
@@ -78,16 +78,16 @@ class Watch:
         )
 
     @contextlib.contextmanager
-    def going_on(self, observer: Observer) -> Iterator[None]:
+    def going_on(self, tracer: Tracer) -> Iterator[None]:
         """It goes on: its span, and the last of its metrics however it ends."""
         deferral: Deferral | None = None
-        with observer.span("payarc.run", self._begun()) as span:
+        with tracer.span("payarc.run", self._begun()) as span:
             try:
                 yield
             except Deferral as caught:
                 deferral = caught  # no failure
             finally:
-                span.note(self._ended() | {"payarc.deferred": deferral is not None})
+                span.set_attributes(self._ended() | {"payarc.deferred": deferral is not None})
                 self.meter.tell(end=True)
         if deferral is not None:
             raise deferral

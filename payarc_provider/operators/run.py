@@ -14,11 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from payarc_provider.api.rate_limit import RateLimiter
 from payarc_provider.exceptions import PayarcLedgerError
-from payarc_provider.hooks.database import sql_engine
 from payarc_provider.hooks.payarc import PayarcHook
-from payarc_provider.hooks.tracing import tracing
+from payarc_provider.hooks.sql import sql_engine
+from payarc_provider.hooks.tracing import get_tracer
 from payarc_provider.operators.observing import Watch, note_lineage
 from payarc_provider.operators.records import resolve_records
 from payarc_provider.operators.results import PayarcRecordsRejected, check_mapped_ids, most_mapped_ids
@@ -103,8 +102,8 @@ class _TaskRun:
             defer_after=operator.defer_after if operator.deferrable and not operator.settings.dry_run else None,
         )
         settings.check()
-        self._limiter = RateLimiter()
-        self._client = hook.get_client(self._limiter)
+        self._client = hook.get_client()
+        self._limiter = self._client.limiter
         stack.callback(self._client.close)
         engine = sql_engine(operator.ledger_conn_id or operator.sql_conn_id or "", "ledger_conn_id")
         stack.callback(engine.dispose)
@@ -189,7 +188,7 @@ class _TaskRun:
             else cast("LedgerPort", NoLedger())
         )
         payarc = ThreadedPayarc(self._client, self._limiter, self._pools)
-        observer = tracing()
+        tracer = get_tracer()
         engine = Run(
             me,
             settings,
@@ -200,7 +199,7 @@ class _TaskRun:
             payarc=payarc,
             sink=results,
             clock=clock,
-            observer=observer,
+            observer=tracer,
         )
         note_lineage(operator, me.account, self._source, reader, engine)
         watch = Watch(operator, self._task, engine, self._client, payarc, clock, note.met if note is not None else {})
@@ -214,7 +213,7 @@ class _TaskRun:
         )
         before = Counter(self._client.requests_sent)
         try:
-            with watch.going_on(observer):
+            with watch.going_on(tracer):
                 run_to_end(_with_progress(engine, progress, operator))
         except Deferral:
             if note is not None:

@@ -12,7 +12,7 @@ from airflow.providers.common.compat.sdk import AirflowException, conf
 from sqlalchemy import event
 
 from payarc_provider.exceptions import PayarcConfigError, PayarcError
-from payarc_provider.hooks.database import sql_engine
+from payarc_provider.hooks.sql import sql_engine
 from payarc_provider.sync.ledger import Ledger
 from payarc_provider.sync.ledger.database import LedgerUnavailable
 

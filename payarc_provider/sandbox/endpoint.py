@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from payarc_provider.sandbox.faults import FaultRule
 from payarc_provider.sandbox.limits import quota_headers, retry_headers
 from payarc_provider.sandbox.log import Outcome
-from payarc_provider.sandbox.resource import COLLECTION, Request, handle
+from payarc_provider.sandbox.resource import COLLECTION, SandboxRequest, handle
 from payarc_provider.sandbox.responses import SandboxResponse, spoilt, throttled, unauthenticated
 from payarc_provider.sandbox.state import SandboxState
 from payarc_provider.sandbox.wire import deliver, read_request, will_answer
@@ -37,7 +37,7 @@ class CustomersEndpoint:
         except asyncio.CancelledError:
             pass  # the sandbox stops, and has closed the connection
 
-    def _note_arrival(self, request: Request) -> None:
+    def _note_arrival(self, request: SandboxRequest) -> None:
         with self._state.lock:
             log = self._state.log_book
             log.requests[request.endpoint] += 1
@@ -45,7 +45,7 @@ class CustomersEndpoint:
             if request.endpoint == f"POST {COLLECTION}":
                 request.post = log.post(request.idempotency_key, (request.body or {}).get("description"))
 
-    def _note_departure(self, request: Request, answer: SandboxResponse, sending: bool) -> None:
+    def _note_departure(self, request: SandboxRequest, answer: SandboxResponse, sending: bool) -> None:
         with self._state.lock:
             if request.generation != self._state.generation:
                 return
@@ -54,14 +54,14 @@ class CustomersEndpoint:
                 request.post.status = answer.status
                 request.post.told = answer.made is not None
 
-    async def _answer(self, request: Request) -> SandboxResponse:
+    async def _answer(self, request: SandboxRequest) -> SandboxResponse:
         pause = self._state.latency() / 2
         await _sleep(pause)
         answer = await self._decide(request)
         await _sleep(pause)
         return answer
 
-    async def _decide(self, request: Request) -> SandboxResponse:
+    async def _decide(self, request: SandboxRequest) -> SandboxResponse:
         state = self._state
         merchant = state.merchant_of(request.token)
         if request.token is None or merchant is None:
@@ -79,14 +79,14 @@ class CustomersEndpoint:
             await _sleep(state.current.delay_list)
         return answer.adding(headers)
 
-    def _turned_away(self, request: Request, outcome: Outcome, answer: SandboxResponse) -> SandboxResponse:
+    def _turned_away(self, request: SandboxRequest, outcome: Outcome, answer: SandboxResponse) -> SandboxResponse:
         with self._state.lock:
             self._state.log_book.rate_limited += outcome == "rate_limited"
             if request.post:
                 request.post.outcome = outcome
         return answer
 
-    async def _perform(self, merchant: str, request: Request) -> SandboxResponse:
+    async def _perform(self, merchant: str, request: SandboxRequest) -> SandboxResponse:
         state = self._state
         with state.lock:
             values = request.query if request.endpoint == f"GET {COLLECTION}" else request.body or {}
@@ -97,7 +97,7 @@ class CustomersEndpoint:
             request.post.fault = fault.kind
         return await self._misbehave(fault, merchant, request)
 
-    async def _misbehave(self, fault: FaultRule, merchant: str, request: Request) -> SandboxResponse:
+    async def _misbehave(self, fault: FaultRule, merchant: str, request: SandboxRequest) -> SandboxResponse:
         state = self._state
         if fault.kind == "hang_before":
             await asyncio.sleep(fault.wait)
@@ -117,7 +117,7 @@ class CustomersEndpoint:
         outcome: Outcome = "unauthorized" if fault.kind == "unauthorized" else "not_created"
         return self._turned_away(request, outcome, spoilt(fault))
 
-    async def _handle_late(self, seconds: float, merchant: str, request: Request) -> None:
+    async def _handle_late(self, seconds: float, merchant: str, request: SandboxRequest) -> None:
         await asyncio.sleep(seconds)
         handle(self._state, merchant, request)
 

@@ -20,7 +20,7 @@ _META = {"include": ["card", "charge", "subscription", "invoice"], "custom": []}
 
 
 @dataclass(slots=True)
-class Request:
+class SandboxRequest:
     """One request, read to its end.
 
     :param base: the URL of the collection, as the client sees it
@@ -46,7 +46,7 @@ class Request:
         return f"{self.method} {self.route}"
 
 
-def handle(state: SandboxState, merchant: str, request: Request) -> SandboxResponse:
+def handle(state: SandboxState, merchant: str, request: SandboxRequest) -> SandboxResponse:
     """Carry a request out, and answer it. What it made is durable when this returns."""
     with state.lock:
         if request.generation != state.generation:
@@ -61,7 +61,7 @@ def handle(state: SandboxState, merchant: str, request: Request) -> SandboxRespo
         return failed(405, "The method is not allowed.", "MethodNotAllowedHttpException")
 
 
-def _post(state: SandboxState, merchant: str, request: Request) -> SandboxResponse:
+def _post(state: SandboxState, merchant: str, request: SandboxRequest) -> SandboxResponse:
     key = (merchant, request.idempotency_key or "")
     replaying = state.current.idempotency == "replay" and request.idempotency_key
     if replaying and key in state.replays:
@@ -74,7 +74,7 @@ def _post(state: SandboxState, merchant: str, request: Request) -> SandboxRespon
     return answer
 
 
-def _create(state: SandboxState, merchant: str, request: Request) -> SandboxResponse:
+def _create(state: SandboxState, merchant: str, request: SandboxRequest) -> SandboxResponse:
     post = request.post
     fields = known_fields(request.body or {})
     rejection = _rejection(state, request, fields)
@@ -89,14 +89,14 @@ def _create(state: SandboxState, merchant: str, request: Request) -> SandboxResp
     return json_answer(state.current.create_status, {"data": data, "meta": _META}, made=customer.customer_id)
 
 
-def _rejection(state: SandboxState, request: Request, fields: Mapping[str, Any]) -> SandboxResponse | None:
+def _rejection(state: SandboxState, request: SandboxRequest, fields: Mapping[str, Any]) -> SandboxResponse | None:
     if request.body is None:
         return failed(400, "The body could not be read.", _BAD_REQUEST)
     errors = validation_errors(fields, state.current, creating=request.method == "POST")
     return rejected(errors, state.current.envelope) if errors else None
 
 
-def _one(state: SandboxState, merchant: str, request: Request) -> SandboxResponse:
+def _one(state: SandboxState, merchant: str, request: SandboxRequest) -> SandboxResponse:
     customer = state.store.find(merchant, request.customer_id or "")
     if customer is None:
         return not_found()
@@ -114,7 +114,7 @@ def _one(state: SandboxState, merchant: str, request: Request) -> SandboxRespons
     return json_answer(200, {"data": customer.as_payarc(state.now(), state.current), "meta": _META})
 
 
-def _list(state: SandboxState, merchant: str, request: Request) -> SandboxResponse:
+def _list(state: SandboxState, merchant: str, request: SandboxRequest) -> SandboxResponse:
     size = min(_number(request.query.get("limit"), 25), 100)
     page = _number(request.query.get("page"), 1)
     shuffle = state.shuffler if state.current.shuffle_same_second else None

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from payarc_provider.sandbox.resource import COLLECTION, ITEM, Request
+from payarc_provider.sandbox.resource import COLLECTION, ITEM, SandboxRequest
 from payarc_provider.sandbox.responses import SandboxResponse
 
 
@@ -61,7 +61,7 @@ def _date(second: int) -> bytes:
     return formatdate(second, usegmt=True).encode()
 
 
-async def read_request(scope: Scope, receive: Receive) -> Request | None:
+async def read_request(scope: Scope, receive: Receive) -> SandboxRequest | None:
     """The request, its body read to the end as JSON or as a form; None if the client left before the end."""
     body = await _body(receive)
     if body is None:
@@ -69,7 +69,7 @@ async def read_request(scope: Scope, receive: Receive) -> Request | None:
     headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
     customer_id = scope["path_params"].get("customer_id")
     scheme, _, token = headers.get(b"authorization", "").partition(" ")
-    return Request(
+    return SandboxRequest(
         method=scope["method"],
         route=ITEM if customer_id else COLLECTION,
         base=f"http://{headers.get(b'host', '')}/v1{COLLECTION}",

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from payarc_provider.api.customer import created_between, customer_id
-from payarc_provider.api.fields import FIELDS
+from payarc_provider.api.fields import FIELDS, created_between, customer_id
 from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.reference import find_reference, reference, without_reference
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from payarc_provider.api.customer import customer_id
+from payarc_provider.api.fields import customer_id
 from payarc_provider.sync.records import Record
 from payarc_provider.sync.reference import find_reference
 from payarc_provider.sync.state import RunState

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Generic, Protocol, TypeVar
 
 from payarc_provider.api.client import CustomerPage
-from payarc_provider.api.customer import created_between, customer_id
+from payarc_provider.api.fields import created_between, customer_id
 from payarc_provider.exceptions import (
     PayarcConnectionFailed,
     PayarcError,

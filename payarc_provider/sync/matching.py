@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from payarc_provider.api.customer import created_between, customer_id
+from payarc_provider.api.fields import created_between, customer_id
 from payarc_provider.sync.ledger import Row
 from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.reference import find_reference, without_reference

@@ -11,13 +11,13 @@ The counts, by name:
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from payarc_provider.api.tracing import NO_TRACER, Tracer
 from payarc_provider.sync.ledger import Errors
 from payarc_provider.sync.records import Record, shown
 
@@ -136,20 +136,8 @@ class Results:
         self.summary |= {**spent, "seconds": round(seconds, 3)}
 
 
-class Span(Protocol):
-    """Something that a trace shows as going on."""
-
-    def note(self, attributes: Mapping[str, str | int | float | bool]) -> None:
-        """Add what has become known."""
-
-
-class Reporter(Protocol):
-    """Shows people how a run is doing: logs, metrics, traces. It must not raise, and gets no record's value."""
-
-    def span(
-        self, name: str, attributes: Mapping[str, str | int | float | bool]
-    ) -> contextlib.AbstractContextManager[Span]:
-        """Open a span for as long as the context lasts; an exception that leaves the context is its failure."""
+class Reporter(Tracer, Protocol):
+    """Shows people how a run is doing: logs, metrics, traces. It must not raise, and receives no record's value."""
 
     def progress(self, progress: Progress) -> None:
         """Called every ten seconds."""
@@ -157,15 +145,12 @@ class Reporter(Protocol):
     def ended(self, progress: Progress, *, deferred: bool) -> None:
         """Called once, however the run ended.
 
-        :param deferred: whether it gave the worker slot back and will be resumed, reading its input again
+        :param deferred: whether the run gave its worker slot back and will be resumed, reading its input again
         """
 
 
 class _SilentReporter:
-    def span(self, name: str, attributes: object) -> contextlib.AbstractContextManager[Span]:
-        return contextlib.nullcontext(self)
-
-    def note(self, attributes: object) -> None: ...
+    span = NO_TRACER.span
 
     def progress(self, progress: Progress) -> None: ...
 

@@ -18,7 +18,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar, cast
 
 from payarc_provider.api.client import CustomerPage, PayarcClient
-from payarc_provider.api.deadline import now as machine_clock
+from payarc_provider.api.http import now as machine_clock
 from payarc_provider.sync.batches import Batches
 from payarc_provider.sync.ledger import Claimant, Known, Ledger, Row
 from payarc_provider.sync.records import Record

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from payarc_provider.api.deadline import now as machine_clock
+from payarc_provider.api.http import now as machine_clock
 from payarc_provider.api.rate_limit import RateLimiter
 from payarc_provider.exceptions import PayarcLedgerError
 from payarc_provider.sync.ledger import Ledger

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-from payarc_provider.hooks.database import sql_engine
+from payarc_provider.hooks.sql import sql_engine
 from payarc_provider.plugins import ledgers, views
 from payarc_provider.plugins.ledgers import LedgerName, configured
 from payarc_provider.sync.ledger import EPOCH, Claimant, Ledger, Resolution

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from payarc_provider.api.base_url import check_base_url, is_loopback
+from payarc_provider.api.http import check_base_url, is_loopback
 from payarc_provider.exceptions import PayarcConfigError
 
 

@@ -274,14 +274,9 @@ def test_ping_needs_payarcs_answer(payarc, client):
         client.ping()
 
 
-def test_every_answer_is_told_to_the_limiter_and_the_listener(payarc):
-    heard, limiter = [], RateLimiter(clock=lambda: 0.0)
-    client = PayarcClient(
-        BASE,
-        lambda refresh: "t",
-        limiter=limiter,
-        on_answer=lambda endpoint, headers, status: heard.append((endpoint, status, headers["x-ratelimit-limit"])),
-    )
+def test_the_limiter_learns_from_every_response(payarc):
+    limiter = RateLimiter(clock=lambda: 0.0)
+    client = PayarcClient(BASE, lambda refresh: "t", limiter=limiter)
     limit = {"X-RateLimit-Limit": "2", "X-RateLimit-Remaining": "1"}
     payarc.post(URL, status_code=201, json={"data": {"id": "K1"}}, headers=limit)
     payarc.get(f"{URL}/K1", status_code=404, headers=limit)
@@ -289,7 +284,6 @@ def test_every_answer_is_told_to_the_limiter_and_the_listener(payarc):
     client.create_customer(FIELDS)
     with pytest.raises(errors.PayarcNotFound):
         client.get_customer("K1")
-    assert heard == [("POST /customers", 201, "2"), ("GET /customers/{id}", 404, "2")]
     assert limiter.delay("POST /customers") == 0.0
     assert limiter.delay("POST /customers") > 0.0
 

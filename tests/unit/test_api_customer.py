@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from payarc_provider.api.customer import created_between, customer_id, path_id, strip_prefix
+from payarc_provider.api.fields import created_between, customer_id, path_id, strip_prefix
 from payarc_provider.exceptions import PayarcConfigError
 
 GUIDE_TIME = 1543304218.0  # 2018-11-27 07:36:58 UTC

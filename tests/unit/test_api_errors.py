@@ -10,7 +10,8 @@ import pytest
 import requests
 from urllib3 import exceptions as u3
 
-from payarc_provider.api.errors import refusal, strike, transport_failure
+from payarc_provider.api.errors import error_for, strike, transport_failure
+from payarc_provider.api.http import Request, Response
 from payarc_provider.exceptions import (
     PayarcAuthError,
     PayarcConnectionFailed,
@@ -36,7 +37,8 @@ HTML = "<html><body>s3cret page</body></html>"
 
 def answer(status, body="", *, method="POST", collection=True, headers=None, sent=None):
     text = body if isinstance(body, str) else json.dumps(body)
-    return refusal(method, status, headers or {}, text, collection=collection, sent=sent)
+    request = Request(method, None if collection else "c1", fields=sent)
+    return error_for(request, Response(status, headers or {}, text))
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 299])

@@ -5,29 +5,29 @@ from __future__ import annotations
 import pytest
 from requests.structures import CaseInsensitiveDict
 
-from payarc_provider.api import headers
+from payarc_provider.api import http
 
 DATE = "Tue, 14 Nov 2023 22:13:20 GMT"  # 1_700_000_000
 
 
 def test_the_servers_clock():
-    assert headers.date({"Date": DATE}) == 1_700_000_000.0
-    assert headers.date({"date": DATE}) == 1_700_000_000.0
-    assert headers.date(CaseInsensitiveDict({"DATE": DATE})) == 1_700_000_000.0
+    assert http.server_time({"Date": DATE}) == 1_700_000_000.0
+    assert http.server_time({"date": DATE}) == 1_700_000_000.0
+    assert http.server_time(CaseInsensitiveDict({"DATE": DATE})) == 1_700_000_000.0
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "Tue, 99 Nov 2023 22:13:20 GMT", "1700000000"])
 def test_an_unreadable_clock_is_none(text):
-    assert headers.date({"Date": text}) is None
-    assert headers.date({}) is None
+    assert http.server_time({"Date": text}) is None
+    assert http.server_time({}) is None
 
 
 @pytest.mark.parametrize(
     ("text", "number"), [("30", 30), (" 0 ", 0), ("-1", None), ("1.5", None), ("many", None), ("٣", None)]
 )
 def test_counts(text, number):
-    assert headers.count({"x-ratelimit-limit": text}, "X-RateLimit-Limit") == number
-    assert headers.count({}, "X-RateLimit-Limit") is None
+    assert http.count({"x-ratelimit-limit": text}, "X-RateLimit-Limit") == number
+    assert http.count({}, "X-RateLimit-Limit") is None
 
 
 @pytest.mark.parametrize(
@@ -49,10 +49,10 @@ def test_counts(text, number):
     ],
 )
 def test_how_long_to_wait(given, seconds):
-    assert headers.retry_after(given) == seconds
+    assert http.retry_after(given) == seconds
 
 
 def test_without_a_date_this_machines_clock_has_to_do(monkeypatch):
     monkeypatch.setattr("time.time", lambda: 1_700_000_000.0)
-    assert headers.retry_after({"X-RateLimit-Reset": "1700000010"}) == 10.0
-    assert headers.retry_after({"Retry-After": "Tue, 14 Nov 2023 22:13:50 GMT"}) == 30.0
+    assert http.retry_after({"X-RateLimit-Reset": "1700000010"}) == 10.0
+    assert http.retry_after({"Retry-After": "Tue, 14 Nov 2023 22:13:50 GMT"}) == 30.0

@@ -48,7 +48,7 @@ def test_claims_of_payarcs_token():
     token = jwt(
         {"aud": "1", "jti": "x", "iat": 1.5e9, "nbf": 1500000000, "exp": 1657766400, "sub": "4711", "scopes": []}
     )
-    assert read_claims(token) == TokenClaims(sub="4711", issued_at=1.5e9, expires_at=1657766400.0)
+    assert read_claims(token) == TokenClaims(sub="4711", expires_at=1657766400.0)
     assert read_claims(jwt({"sub": 4711})).sub == "4711"
 
 

@@ -16,7 +16,7 @@ import pytest
 import requests_mock as rm
 
 from payarc_provider.api.deadline import _Reader, deadline
-from payarc_provider.api.transport import Transport
+from payarc_provider.api.http import Request, Transport
 from payarc_provider.exceptions import PayarcConfigError, PayarcConnectionFailed, PayarcError, PayarcUnknownOutcome
 
 Script = Callable[["Server", socket.socket], None]
@@ -123,7 +123,7 @@ def transport(url: str, timeout: float = 5.0, verify: bool | str = True) -> Tran
 
 def failure(subject: Transport, method: str = "POST") -> PayarcError:
     with pytest.raises(PayarcError) as caught:
-        subject.send(method, "/customers", "t0ken", fields={"name": "s3cret"})
+        subject.send(Request(method, fields={"name": "s3cret"}), "t0ken")
     assert "s3cret" not in str(caught.value)
     assert "t0ken" not in str(caught.value)
     assert caught.value.__context__ is None
@@ -133,11 +133,7 @@ def failure(subject: Transport, method: str = "POST") -> PayarcError:
 def test_what_goes_over_the_wire(serve):
     server = serve(answers(OK))
     answer = transport(server.url).send(
-        "POST",
-        "/customers",
-        "t0ken",
-        fields={"name": "José & Co", "city": "New York"},
-        headers={"Idempotency-Key": "k1"},
+        Request("POST", fields={"name": "José & Co", "city": "New York"}, idempotency_key="k1"), "t0ken"
     )
     assert (answer.status, answer.text, answer.headers["x-thing"]) == (201, '{"data": 1}', "1")
     head, _, body = server.requests[0].partition(b"\r\n\r\n")
@@ -158,7 +154,7 @@ def test_one_connection_per_thread_is_kept(serve):
 
     def work() -> None:
         for _ in range(3):
-            subject.send("GET", "/customers", "t")
+            subject.send(Request("GET"), "t")
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
@@ -172,41 +168,41 @@ def test_one_connection_per_thread_is_kept(serve):
 
 def test_an_idle_connection_is_not_used_again(serve, monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr("payarc_provider.api.transport.now", lambda: clock[0])
+    monkeypatch.setattr("payarc_provider.api.http.now", lambda: clock[0])
     server = serve(answers(OK))
     subject = transport(server.url)
     for idle, connections in ((0.0, 1), (3.9, 1), (3.9, 1), (4.1, 2), (3.9, 2)):
         clock[0] += idle
-        subject.send("POST", "/customers", "t")
+        subject.send(Request("POST"), "t")
         assert server.connections == connections
 
 
 def test_a_forked_process_does_not_use_its_parents_connection(serve, monkeypatch):
     server = serve(answers(OK))
     subject = transport(server.url)
-    subject.send("GET", "/customers", "t")
+    subject.send(Request("GET"), "t")
     monkeypatch.setattr("os.getpid", lambda: -1)
-    subject.send("GET", "/customers", "t")
-    subject.send("GET", "/customers", "t")
+    subject.send(Request("GET"), "t")
+    subject.send(Request("GET"), "t")
     assert server.connections == 2
 
 
 def test_close_closes_every_threads_connection_and_the_transport_goes_on(serve):
     server = serve(answers(OK))
     subject = transport(server.url)
-    subject.send("GET", "/customers", "t")
+    subject.send(Request("GET"), "t")
     threading_close = threading.Thread(target=subject.close)
     threading_close.start()
     threading_close.join()
-    subject.send("GET", "/customers", "t")
+    subject.send(Request("GET"), "t")
     assert server.connections == 2
 
 
 def test_cookies_are_not_sent_back(serve):
     server = serve(answers(OK.replace(b"X-Thing: 1", b"Set-Cookie: a=b; Path=/")))
     subject = transport(server.url)
-    subject.send("GET", "/customers", "t")
-    subject.send("GET", "/customers", "t")
+    subject.send(Request("GET"), "t")
+    subject.send(Request("GET"), "t")
     assert b"cookie" not in server.requests[1].lower()
 
 
@@ -215,7 +211,7 @@ def test_a_redirect_is_an_answer_and_nothing_is_passed_on(serve, location):
     other = serve(answers(OK))
     target = location.format(other=other.url).encode()
     server = serve(answers(b"HTTP/1.1 307 Moved\r\nLocation: " + target + b"\r\nContent-Length: 2\r\n\r\n{}"))
-    assert transport(server.url).send("POST", "/customers", "t0ken", fields={"name": "x"}).status == 307
+    assert transport(server.url).send(Request("POST", fields={"name": "x"}), "t0ken").status == 307
     assert len(server.requests) == 1
     assert other.connections == 0
 
@@ -258,11 +254,11 @@ def test_after_a_cut_answer_the_next_request_gets_its_own(serve):
     server = serve(answers(cut), answers(OK))
     subject = transport(server.url)
     failure(subject)
-    assert subject.send("GET", "/customers", "t").text == '{"data": 1}'
+    assert subject.send(Request("GET"), "t").text == '{"data": 1}'
 
 
 def test_a_body_too_long_is_unknown(serve, monkeypatch):
-    monkeypatch.setattr("payarc_provider.api.transport._LONGEST_BODY", 1000)
+    monkeypatch.setattr("payarc_provider.api.http._MAX_BODY", 1000)
     server = serve(stalls(b"HTTP/1.1 201 Created\r\n\r\n" + b"x" * 100_000))
     error = failure(transport(server.url))
     assert isinstance(error, PayarcUnknownOutcome)
@@ -310,7 +306,7 @@ def test_the_deadline_is_of_the_request_and_not_of_the_connection(serve):
     server = serve(answers(OK[:30], OK[30:], pause=0.1))
     subject = transport(server.url, timeout=0.4)
     for _ in range(3):
-        subject.send("GET", "/customers", "t")
+        subject.send(Request("GET"), "t")
     assert server.connections == 1
 
 
@@ -318,8 +314,8 @@ def test_before_send_comes_last_and_can_stop_it(serve):
     server = serve(answers(OK))
     subject = transport(server.url)
     with pytest.raises(ZeroDivisionError):
-        subject.send("POST", "/customers", "t", before_send=lambda: 1 // 0 and None)
-    subject.send("POST", "/customers", "t", before_send=lambda: None)
+        subject.send(Request("POST"), "t", before_send=lambda: 1 // 0 and None)
+    subject.send(Request("POST"), "t", before_send=lambda: None)
     assert len(server.requests) == 1
     assert subject.sent == {"POST": 1}
 
@@ -329,16 +325,16 @@ def test_what_is_suspended_right_after_the_decision_to_send_does_not_leave(serve
     server = serve(answers(OK))
     subject = transport(server.url, timeout=0.2)
     if warm:
-        subject.send("GET", "/customers", "t")
+        subject.send(Request("GET"), "t")
     with pytest.raises(PayarcConnectionFailed):
-        subject.send("POST", "/customers", "t", before_send=lambda: time.sleep(0.3))
+        subject.send(Request("POST"), "t", before_send=lambda: time.sleep(0.3))
     assert "POST" not in subject.sent
 
 
 def test_a_proxy_from_the_environment_does_not_get_what_is_for_this_machine(serve, monkeypatch):
     proxy, server = serve(answers(OK)), serve(answers(OK))
     monkeypatch.setenv("http_proxy", proxy.url)
-    transport(server.url).send("GET", "/customers", "t")
+    transport(server.url).send(Request("GET"), "t")
     assert (proxy.connections, server.connections) == (0, 1)
 
 
@@ -348,7 +344,7 @@ def test_a_netrc_does_not_replace_the_token(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("NETRC", str(netrc))
     with rm.Mocker() as mocker:
         mocker.get("https://testapi.payarc.net/v1/customers", text="{}")
-        transport("https://testapi.payarc.net/v1").send("GET", "/customers", "t0ken")
+        transport("https://testapi.payarc.net/v1").send(Request("GET"), "t0ken")
     assert mocker.last_request.headers["Authorization"] == "Bearer t0ken"
 
 
@@ -356,7 +352,7 @@ def test_a_ca_bundle_that_does_not_exist_stops_before_sending(tmp_path: Path):
     sent: list[str] = []
     subject = transport("https://testapi.payarc.net/v1", verify=str(tmp_path / "none.pem"))
     with pytest.raises(PayarcConfigError, match="verify"):
-        subject.send("POST", "/customers", "t", before_send=lambda: sent.append("x"))
+        subject.send(Request("POST"), "t", before_send=lambda: sent.append("x"))
     assert sent == []
 
 
@@ -392,7 +388,7 @@ def test_tls_is_verified_before_anything_is_sent(serve, certificate):
     assert isinstance(failure(subject), PayarcConnectionFailed)
     assert server.requests == []
     assert subject.sent == {}
-    assert transport(server.url, verify=path).send("POST", "/customers", "t").status == 201
+    assert transport(server.url, verify=path).send(Request("POST"), "t").status == 201
 
 
 def test_the_deadline_holds_over_tls(serve, certificate):
@@ -435,7 +431,7 @@ def test_through_a_proxy(serve, certificate, monkeypatch):
     context, path = certificate
     proxy = serve(tunnel(context, answers(OK)))
     monkeypatch.setenv("https_proxy", proxy.url)
-    assert transport("https://payarc.invalid/v1", verify=path).send("POST", "/customers", "t0ken").status == 201
+    assert transport("https://payarc.invalid/v1", verify=path).send(Request("POST"), "t0ken").status == 201
     assert [request[:7] for request in proxy.requests] == [b"CONNECT", b"POST /v"]
     assert b"t0ken" not in proxy.requests[0]
 
