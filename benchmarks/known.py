@@ -17,8 +17,8 @@ from benchmarks.roster import SQLITE_LEDGER
 from benchmarks.sandbox import Sandbox
 from benchmarks.speed import median_spread
 from benchmarks.world import World, say
-from payarc_provider.api.token import read_claims
-from payarc_provider.sync.account import Identity, token_user
+from payarc_provider.api.token import Identity
+from payarc_provider.sync.account import find_scope
 from payarc_provider.sync.ledger import Ledger
 from payarc_provider.sync.records import RecordReader
 
@@ -72,10 +72,10 @@ def fill(file: str, count: int, account: str, source: str) -> None:
 
 def _remember_merchant(file: str, sandbox: Sandbox) -> str:
     place = sandbox.origin.partition("//")[2]
-    me = Identity(place, None, token_user(read_claims(sandbox.token).sub, sandbox.token))
+    me = Identity.of(place, None, sandbox.token)
     ledger = Ledger(sa.create_engine(f"sqlite:///{file}"))
     ledger.open()
-    account = ledger.remember(me.name, me.own_scope)
+    account = find_scope(ledger, me, lambda customer_id: None)
     ledger.database.dispose()
     return account
 

@@ -13,10 +13,10 @@ from payarc_provider.hooks.sql import sql_engine
 from payarc_provider.ledger import show
 from payarc_provider.ledger.merchant import Merchant
 from payarc_provider.ledger.restoring import rebuild
+from payarc_provider.sync.keys import display_key
 from payarc_provider.sync.ledger import Ledger
 from payarc_provider.sync.ledger.overview import Overview
 from payarc_provider.sync.ledger.repair import NotDone, Repair
-from payarc_provider.sync.records import shown
 from payarc_provider.sync.reference import find_reference
 
 
@@ -78,7 +78,7 @@ def _settle(ledger: Ledger, given: argparse.Namespace) -> str:
     if given.absent:
         _confirm(given.yes, _absence_question(ledger, account, given.key))
         Repair(ledger, account).settle_absent(given.key)
-        return f"{shown(given.key)}: PayArc has no customer for it; the next run that reads its record sends it"
+        return f"{display_key(given.key)}: PayArc has no customer for it; the next run that reads its record sends it"
     customer_id = path_id(given.customer_id)
     with contextlib.closing(Merchant(given.payarc_conn_id)) as merchant:
         if (its_account := merchant.account(ledger)) != account:
@@ -87,14 +87,14 @@ def _settle(ledger: Ledger, given: argparse.Namespace) -> str:
             )
         carried = find_reference(merchant.customer(customer_id).get("description"))
     Repair(ledger, account).settle(given.key, customer_id, carried)
-    return f"{shown(given.key)}: created, customer {customer_id}"
+    return f"{display_key(given.key)}: created, customer {customer_id}"
 
 
 def _absence_question(ledger: Ledger, account: str, key: str) -> str:
     code = Repair(ledger, account).row(key).reference
     sign = f"its description would end in #{code}" if code else "it would bear no reference, but equal the record"
     return (
-        f"If PayArc does have a customer for {shown(key)} ({sign}), the next run makes a second. "
+        f"If PayArc does have a customer for {display_key(key)} ({sign}), the next run makes a second. "
         "Have you looked in PayArc's dashboard, and is there none?"
     )
 
@@ -109,9 +109,9 @@ def _retry(ledger: Ledger, given: argparse.Namespace) -> str:
 def _forget(ledger: Ledger, given: argparse.Namespace) -> str:
     customer_id = Repair(ledger, _open(ledger, given)).forget(given.key)
     if customer_id is None:
-        return f"{shown(given.key)}: forgotten"
+        return f"{display_key(given.key)}: forgotten"
     return (
-        f"{shown(given.key)}: forgotten. Customer {customer_id} is still at PayArc, and no record gets it again; "
+        f"{display_key(given.key)}: forgotten. Customer {customer_id} is still at PayArc, and no record gets it again; "
         "a run that reads the key's record creates a new one"
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 from payarc_provider.api.fields import path_id
 from payarc_provider.exceptions import PayarcNotFound
 from payarc_provider.hooks.payarc import PayarcHook
-from payarc_provider.sync.account import Identity, find_scope, token_user
+from payarc_provider.sync.account import find_scope
 from payarc_provider.sync.ledger import Ledger
 from payarc_provider.sync.ledger.repair import NotDone
 
@@ -23,7 +23,7 @@ class Merchant:
         self.conn_id = conn_id
         self.client = hook.get_client()
         self.limiter = self.client.limiter
-        self.identity = Identity(hook.settings.place, hook.settings.account, token_user(hook.claims.sub, hook.token()))
+        self.identity = hook.identity
 
     def close(self) -> None:
         """Close its connections."""

@@ -13,12 +13,14 @@ from payarc_provider.api.client import CustomerPage
 from payarc_provider.hooks.sql import sql_engine
 from payarc_provider.ledger import show
 from payarc_provider.ledger.merchant import Merchant
+from payarc_provider.sync.account import fact_name, new_scope
 from payarc_provider.sync.customer_index import CustomerIndex
+from payarc_provider.sync.keys import UnusableKey, key_text
 from payarc_provider.sync.ledger import Ledger
-from payarc_provider.sync.ledger.rebuild import Rebuild
+from payarc_provider.sync.ledger.rebuild import KeySet, Rebuild
 from payarc_provider.sync.ledger.repair import NotDone
 from payarc_provider.sync.listing import PatientReader
-from payarc_provider.sync.records import RecordReader, UnusableKey, key_text
+from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.runtime import ThreadedRuntime, run_to_end
 from payarc_provider.sync.sources import DatabaseSource
 
@@ -35,26 +37,28 @@ def rebuild(ledger: Ledger, given: argparse.Namespace) -> str:
     ledger_id = _ledger_id(ledger, given.ledger_id)
     with contextlib.closing(Merchant(given.payarc_conn_id)) as merchant:
         account = _account(ledger, merchant, given.account, exists=exists)
-        work = Rebuild(ledger, account, given.source)
-        shelf, keys = CustomerIndex(ledger_id, account), _Keys(given)
-        count = shelf.want(keys.all())
-        if count == 0:
+        work = Rebuild(ledger, ledger_id, account, given.source)
+        input_keys = _Keys(given)
+        keys = KeySet(input_keys.all())
+        if len(keys) == 0:
             raise NotDone("there are no keys to look for")
         if exists:
             work.check_unused()
         with ThreadedRuntime(merchant.client) as runtime:
-            run_to_end(PatientReader(runtime).read_list(0.0, shelf.emptied, on_page=_Teller().tell))
-    if shelf.matched() == 0:
+            reader = PatientReader(runtime)
+            index = run_to_end(reader.read_list(0.0, lambda: CustomerIndex(ledger_id), on_page=_Teller().tell))
+    if not work.any_customer(keys, index):
         raise NotDone(
-            f"none of PayArc's {shelf.listed()} customers bears a reference that the ledger {ledger_id} gives to one "
-            f"of {count} keys in the account {account}: check --ledger-id, --account and the keys; nothing was changed"
+            f"none of PayArc's {len(index)} customers carries a reference that the ledger {ledger_id} gives to one "
+            f"of {len(keys)} keys in the account {account}: check --ledger-id, --account and the keys; nothing was "
+            "changed"
         )
     _open_with_id(ledger, ledger_id)
-    done = work.restore(shelf)
-    ledger.remember(merchant.identity.name, account)  # its customers bear this account's references
+    done = work.restore(keys, index)
+    ledger.remember(fact_name(merchant.identity), account)  # its customers bear this account's references
     if not given.json:
-        return show.rebuilt(account, count, shelf.listed(), keys.unusable, done)
-    facts = {"account": account, "keys": count, "customers": shelf.listed(), "unusable": keys.unusable}
+        return show.rebuilt(account, len(keys), len(index), input_keys.unusable, done)
+    facts = {"account": account, "keys": len(keys), "customers": len(index), "unusable": input_keys.unusable}
     return show.as_json({**facts, "counts": dict(done.counts), "doubts": done.doubts})
 
 
@@ -72,12 +76,12 @@ def _ledger_id(ledger: Ledger, given: str | None) -> str:
 
 
 def _account(ledger: Ledger, merchant: Merchant, given: str | None, *, exists: bool) -> str:
-    known = ledger.fact(merchant.identity.name) if exists else None
+    known = ledger.fact(fact_name(merchant.identity)) if exists else None
     if given is not None and known not in (None, given):
         raise NotDone(f"the connection {merchant.conn_id} belongs to the account {known}, and not to {given}")
     if given is not None:
         return given
-    return merchant.account(ledger) if exists else merchant.identity.own_scope
+    return merchant.account(ledger) if exists else new_scope(merchant.identity)
 
 
 def _open_with_id(ledger: Ledger, ledger_id: str) -> None:

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from payarc_provider.ledger.show import HOLDS, age, iso
-from payarc_provider.sync.records import shown
+from payarc_provider.sync.keys import display_key
 
 _TEMPLATES = files("payarc_provider.plugins") / "templates"
 _STYLE = (_TEMPLATES / "page.css").read_text(encoding="utf-8")
@@ -32,7 +32,7 @@ HEADERS = {
 _environment = Environment(
     loader=PackageLoader("payarc_provider.plugins"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
 )
-_environment.filters |= {"shown": shown, "iso": iso, "age": age}
+_environment.filters |= {"shown": display_key, "iso": iso, "age": age}
 _environment.globals |= {"style": Markup(_STYLE), "script": Markup(_SCRIPT), "holds": HOLDS}  # noqa: S704 - our own files
 
 

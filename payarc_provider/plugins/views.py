@@ -10,10 +10,10 @@ from payarc_provider.api.fields import FIELDS
 from payarc_provider.plugins.chart import chart
 from payarc_provider.plugins.ledgers import LedgerNotShown
 from payarc_provider.plugins.place import unseal
+from payarc_provider.sync.keys import looks_like_email
 from payarc_provider.sync.ledger import Ledger
 from payarc_provider.sync.ledger.browse import AccountRows, RunCounts
 from payarc_provider.sync.ledger.overview import Overview
-from payarc_provider.sync.records import looks_personal
 
 View = dict[str, Any]
 PAGE = 50
@@ -74,7 +74,7 @@ def record(found: Ledger, account: str, place: str | None) -> View:
 
 
 def _retry(account: str, key: str) -> str:
-    return f"--account {shlex.quote(account)} retry {'KEY' if looks_personal(key) else shlex.quote(key)}"
+    return f"--account {shlex.quote(account)} retry {'KEY' if looks_like_email(key) else shlex.quote(key)}"
 
 
 def _page(rows: list[Any], place: str | None) -> View:

@@ -1,4 +1,4 @@
-"""Rate limits: fixed windows per token and endpoint, as Laravel's throttle keeps them."""
+"""Rate limits: fixed windows that open with their first request, like those of Laravel's throttle."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from payarc_provider.sandbox.settings import SandboxSettings
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """Where one request found its window: ``remaining`` counts it already, ``ends_in`` is in seconds."""
+    """The state of a window after one request; ``remaining`` already counts it, and ``ends_in`` is in seconds."""
 
     limit: int
     remaining: int
@@ -20,38 +20,35 @@ class Quota:
 
 
 class RateWindows:
-    """Counts requests. A window opens with its first request; requests that are refused do not count."""
+    """Counts requests. A window opens with its first request; requests over the limit do not count."""
 
     def __init__(self) -> None:
-        self._windows: dict[tuple[str, str], tuple[float, int]] = {}
+        self._windows: dict[tuple[str, ...], tuple[float, int]] = {}
 
-    def hit(self, token: str, endpoint: str, settings: SandboxSettings, now: float) -> Quota | None:
+    def hit(self, merchant: str, token: str, endpoint: str, settings: SandboxSettings, now: float) -> Quota | None:
         """Count one request; None where there is no limit. ``now`` comes from a clock that never jumps."""
         limit = settings.rate_limit
         if limit is None:
             return None
-        opened, hits = self._windows.get((token, endpoint), (now, 0))
+        counted = ("user", merchant) if settings.rate_limit_per == "user" else ("endpoint", token, endpoint)
+        opened, hits = self._windows.get(counted, (now, 0))
         if now - opened >= settings.rate_window:
             opened, hits = now, 0
         exceeded = hits >= limit
         hits += not exceeded
-        self._windows[token, endpoint] = opened, hits
+        self._windows[counted] = opened, hits
         return Quota(limit, max(0, limit - hits), opened + settings.rate_window - now, exceeded)
-
-    def clear(self) -> None:
-        """Close every window."""
-        self._windows.clear()
 
 
 def quota_headers(quota: Quota | None, settings: SandboxSettings) -> dict[str, str]:
-    """What every answer says about the limit."""
+    """The headers about the limit that every answer carries."""
     if quota is None or not settings.rate_headers:
         return {}
     return {"X-RateLimit-Limit": str(quota.limit), "X-RateLimit-Remaining": str(quota.remaining)}
 
 
 def retry_headers(ends_in: float, now: float, settings: SandboxSettings) -> dict[str, str]:
-    """What a 429 says besides. ``now`` is PayArc's time in Unix seconds; everything is rounded up."""
+    """The further headers of a 429. ``now`` is PayArc's time in Unix seconds; times are rounded up to whole seconds."""
     if not settings.rate_headers:
         return {}
     reset = math.ceil(now + ends_in)

@@ -6,9 +6,9 @@ import logging
 
 from payarc_provider.exceptions import PayarcRunStopped
 from payarc_provider.sync.checkpoints import reach
+from payarc_provider.sync.keys import display_key
 from payarc_provider.sync.ledger import EPOCH, Resolution, Row
 from payarc_provider.sync.matching import Candidates, Findings
-from payarc_provider.sync.records import shown
 from payarc_provider.sync.send import Sender
 from payarc_provider.sync.state import RunState
 
@@ -60,7 +60,7 @@ class LookUp:
         left = self.undecided | self.exhausted
         if not left:
             return
-        first = "; ".join(f"{shown(key)}: {why}" for key, why in list(left.items())[:SHOWN_KEYS])
+        first = "; ".join(f"{display_key(key)}: {why}" for key, why in list(left.items())[:SHOWN_KEYS])
         records = "1 record is" if len(left) == 1 else f"{len(left)} records are"
         raise PayarcRunStopped(
             f"{records} left pending: {first}. Check them in PayArc's dashboard, settle them with "

@@ -18,8 +18,9 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from payarc_provider.api.tracing import NO_TRACER, Tracer
+from payarc_provider.sync.keys import display_key
 from payarc_provider.sync.ledger import Errors
-from payarc_provider.sync.records import Record, shown
+from payarc_provider.sync.records import Record
 
 SHOWN_REASONS = 10
 
@@ -103,7 +104,7 @@ class Results:
             self._rejected.append((record.index, record.key, errors))
         if len(self.rejection_reasons) < SHOWN_REASONS:
             words = "; ".join(f"{name} {' '.join(texts)}" for name, texts in errors.items())
-            self.rejection_reasons.append(f"{shown(record.key)}: {words}")
+            self.rejection_reasons.append(f"{display_key(record.key)}: {words}")
 
     def customer_ids(self) -> list[str]:
         """The ids of the accepted records, in input order."""

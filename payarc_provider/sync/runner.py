@@ -136,9 +136,9 @@ class _Start:
                     seconds=runtime.now() - began,
                     requests=Counter(client.requests_sent) - sent_before,
                     rate_limit_wait=client.limiter.waited - waited_before,
-                    columns=reader.met_mapping,
-                    lookalikes=reader.unsent_lookalikes,
-                    personal_keys=reader.personal_keys,
+                    columns=reader.columns_found,
+                    lookalikes=reader.lookalike_columns,
+                    personal_keys=reader.email_like_keys,
                 )
 
             deferral: Deferral | None = None

@@ -10,7 +10,7 @@ from pathlib import Path
 from airflow import __version__ as airflow_version
 from airflow.utils.db import initdb
 
-from payarc_provider.sync import progress
+from payarc_provider.sync import runner
 
 try:
     from airflow.dag_processing.dagbag import DagBag
@@ -23,7 +23,7 @@ DAGS = Path(__file__).with_name("observed_dags")
 def main(report: Path, *names: str) -> None:
     """Run them in this order."""
     exporter = _exporter()
-    progress.EVERY_SECONDS = 0.1
+    runner.REPORT_SECONDS = 0.1
     initdb()
     bag = DagBag(str(DAGS))
     assert bag.import_errors == {}

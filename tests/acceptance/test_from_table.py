@@ -220,11 +220,17 @@ def test_a_dry_run_sends_nothing_and_writes_nothing(airflow, sandbox, crm, ledge
     assert sandbox.stats()["requests"] == requests
 
 
-@pytest.mark.parametrize("most", [2, 0])
-def test_the_brake_fails_the_task_and_the_rest_is_done_by_a_later_run(airflow, sandbox, crm, most):
+@pytest.mark.parametrize("most", [4, 0])
+def test_max_new_stops_the_task_before_the_first_request(airflow, sandbox, crm, said, most):
     crm.table("people", people(5))
     run = airflow.run(f"CreateCustomerOperator(task_id='create', table='people', sql_conn_id='crm', max_new={most})")
     assert run["create"].state == "failed"
-    assert len(sandbox.customers()) == most
-    assert len(airflow.create("table='people', sql_conn_id='crm'").ids) == 5
+    assert f"max_new={most}: this run would create 5 customers" in said()
+    assert sandbox.stats()["requests"] == {}
+
+
+def test_max_new_counts_new_customers_only(airflow, sandbox, crm):
+    crm.table("people", people(5))
+    assert len(airflow.create("table='people', sql_conn_id='crm', max_new=5").ids) == 5
+    assert len(airflow.create("table='people', sql_conn_id='crm', max_new=0").ids) == 5
     assert len(sandbox.customers()) == 5

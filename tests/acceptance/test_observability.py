@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from payarc_provider.operators import metrics
+from payarc_provider.operators import reporting
 from payarc_provider.sandbox import SandboxServer
 
 PROGRAM = Path(__file__).with_name("run_observed.py")
@@ -334,8 +334,8 @@ DOCUMENTED = set(re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", TEXT, flags=r
 def test_every_metric_is_documented(watched):
     code = "".join(path.read_text() for path in (PROGRAM.parents[2] / "payarc_provider" / "operators").glob("*.py"))
     sent = {
-        *metrics.CUSTOMERS.values(),
-        *(value for value in vars(metrics).values() if str(value).startswith("payarc.")),
+        *reporting.CUSTOMERS.values(),
+        *(value for value in vars(reporting).values() if str(value).startswith("payarc.")),
     }
 
     assert re.findall(r"Stats\.\w+\((?!metric,)", code) == []  # whatever is sent has its name from the constants

@@ -15,13 +15,14 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
+from payarc_provider.api.token import Identity
 from payarc_provider.exceptions import PayarcConfigError, PayarcLedgerError, PayarcNotFound
-from payarc_provider.sync.account import Identity, find_scope
+from payarc_provider.sync.account import find_scope
 from payarc_provider.sync.ledger import Claimant, Ledger, Recorded, Resolution
 from payarc_provider.sync.ledger import database as ledger_database
 from payarc_provider.sync.ledger.database import LedgerUnavailable
-from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.ledger.states import State
+from payarc_provider.sync.records import RecordReader
 
 LEASE, SETTLE = 120.0, 60.0
 SENT_AFTER = datetime.datetime(2029, 12, 31, 23, 55, tzinfo=datetime.UTC)

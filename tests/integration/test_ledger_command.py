@@ -17,29 +17,19 @@ import uuid
 import pages
 import pytest
 import sqlalchemy as sa
+from watcher import Watcher
 
 from payarc_provider.api.client import PayarcClient
-from payarc_provider.api.rate_limit import RateLimiter
 from payarc_provider.exceptions import PayarcConfigError, PayarcRunStopped
 from payarc_provider.ledger import commands, restoring
 from payarc_provider.ledger.__main__ import main
-from payarc_provider.sync.batches import Batches
-from payarc_provider.sync.engine import Run
 from payarc_provider.sync.ledger import EPOCH, Claimant, Ledger, Resolution
+from payarc_provider.sync.ledger.states import State
 from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.reference import reference, with_reference
-from payarc_provider.sync.results import Results
-from payarc_provider.sync.settings import Settings
+from payarc_provider.sync.runner import run
+from payarc_provider.sync.settings import Settings, TaskIdentity
 from payarc_provider.sync.sources import ListSource
-from payarc_provider.sync.ledger.states import State
-from payarc_provider.sync.threads import (
-    SystemClock,
-    ThreadedFeed,
-    ThreadedLedger,
-    ThreadedPayarc,
-    run_to_end,
-    threads,
-)
 
 LEASE, SETTLE = 120.0, 60.0
 SENT_AFTER = datetime.datetime(2029, 12, 31, 23, 55, tzinfo=datetime.UTC)
@@ -115,35 +105,20 @@ class Desk:
     def run(self, sandbox, rows, settings=FAST, **changes):
         """A run over these records, as the operator makes it; returns its results, and what the engine counted."""
         settings = dataclasses.replace(settings, **changes)
-        limiter = RateLimiter()
-        client = PayarcClient(sandbox.url, lambda _: sandbox.token, timeout=settings.timeout, limiter=limiter)
+        client = PayarcClient(sandbox.url, lambda _: sandbox.token, timeout=settings.timeout)
         ledger = self.open()
         ledger.remember(identity(sandbox), self.account)
-        reader = RecordReader("id", None, ledger.ledger_id)
-        me = self.claimant("r", lease=settings.lease, settle=settings.settle)
-        me = dataclasses.replace(me, owner=uuid.uuid4().hex)
-        results = Results()
-        with threads(settings.concurrency) as pools:
-            run = Run(
-                me,
-                settings,
-                ledger.ledger_id,
-                reader,
-                feed=ThreadedFeed(Batches(ListSource(rows, me.source), reader, settings.batch_size), pools.source),
-                ledger=ThreadedLedger(ledger, me, pools, retry_rejected=False),
-                payarc=ThreadedPayarc(client, limiter, pools),
-                sink=results,
-                clock=SystemClock(),
+        source = ListSource(rows, self.claimant().source)
+        watcher = Watcher()
+        try:
+            return run(
+                source, client, ledger, settings, account=self.account, task=TaskIdentity("d", "r"), reporter=watcher
             )
-            try:
-                run_to_end(run.run())
-            finally:
-                client.close()
-                ledger.database.dispose()
-                # A reading of the list waits out the second in which customers may still come: let it have passed.
-                sandbox.settings(clock_offset=sandbox.settings()["clock_offset"] + 3)
-        self.counts = run.counts
-        return results
+        finally:
+            self.counts = watcher.counts
+            client.close()
+            # A reading of the list waits out the second in which customers may still come: let it have passed.
+            sandbox.settings(clock_offset=sandbox.settings()["clock_offset"] + 3)
 
 
 @pytest.fixture
@@ -646,7 +621,7 @@ def test_keys_come_from_a_file_or_from_stdin(shop, payarc_sandbox, tmp_path, mon
     shop.ledger = shop.open()
     assert shop.row(" c ").source == "task sync.create"
     file.write_text("a\nb\x01\n")
-    assert "the key in line 2 holds control characters" in shop("rebuild", "--keys-from", file, *source, expect=1)
+    assert "the key in line 2 contains control characters" in shop("rebuild", "--keys-from", file, *source, expect=1)
     file.write_text("\n")
     assert "no keys" in shop("rebuild", "--keys-from", file, *source, expect=1)
     assert "cannot be read: FileNotFoundError" in shop("rebuild", "--keys-from", tmp_path / "x", *source, expect=1)
@@ -705,7 +680,7 @@ def test_of_two_customers_with_one_reference_a_person_decides(shop, payarc_sandb
     assert said["counts"] == {"undecided": 1, "inserted": 1}
     [doubt] = said["doubts"]
     assert (doubt["verdict"], doubt["customer_id"]) == ("undecided", None)
-    assert sorted(doubt["bearers"]) == sorted([own["customer_id"], twin["customer_id"]])
+    assert sorted(doubt["candidates"]) == sorted([own["customer_id"], twin["customer_id"]])
     with pytest.raises(PayarcRunStopped, match="left pending"):
         shop.run(payarc_sandbox, people(1, 2))
     assert payarc_sandbox.stats()["posts"]["received"] == 2
@@ -737,7 +712,7 @@ def test_disagreements_are_reported_and_left(shop, payarc_sandbox):
     said = shop.json("rebuild", "--table", crm(shop, 1, 2, 3))
     assert said["counts"] == {"disagreed": 2, "inserted": 1}
     one, two = said["doubts"]
-    assert (one["key"], one["customer_id"], one["bearers"]) == ("1", "another", [mine["customer_id"]])
+    assert (one["key"], one["customer_id"], one["candidates"]) == ("1", "another", [mine["customer_id"]])
     assert (two["key"], two["customer_id"]) == ("2", None)
     assert shop.row("1").customer_id == "another"
     assert shop.row("2") is None
@@ -769,7 +744,7 @@ def test_a_wrong_ledger_id_or_account_or_key_rebuilds_nothing(shop, payarc_sandb
     ledger_id = lose(shop, "", "_facts")
     for wrong in (("--ledger-id", "0" * 32), ("--ledger-id", ledger_id, "--account", "test/9")):
         said = shop("rebuild", "--table", table, *wrong, expect=1)
-        assert "none of PayArc's 1 customers bears a reference" in said
+        assert "none of PayArc's 1 customers carries a reference" in said
     assert 'no column "nr"' in shop("rebuild", "--table", table, "--key", "nr", "--ledger-id", ledger_id, expect=1)
     assert not sa.inspect(shop.database.engine()).has_table(shop.table)
 
@@ -871,7 +846,7 @@ def test_it_works_on_an_airflow_connection(kind, request, tmp_path, monkeypatch,
     ("connection", "reason"),
     [
         (None, "isn't defined"),
-        ({"conn_type": "payarc"}, "is no SQL database"),
+        ({"conn_type": "payarc"}, "is not to a SQL database"),
         ({"conn_type": "sqlite", "host": "/nonexistent/folder/secret.db"}, "unable to open"),
     ],
 )

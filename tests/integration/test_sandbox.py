@@ -390,6 +390,16 @@ class TestRateLimit:
         with Client(sandbox, make_token()) as other:
             assert other.create().status_code == 201
 
+    def test_one_window_per_user_covers_all_endpoints_and_tokens(self, client, sandbox):
+        sandbox.settings(rate_limit=3, rate_limit_per="user")
+
+        assert client.create().headers["X-RateLimit-Remaining"] == "2"
+        assert client.get("").headers["X-RateLimit-Remaining"] == "1"
+        with Client(sandbox, make_token()) as same_user, Client(sandbox, make_token("2")) as other_user:
+            assert same_user.get("/unknown").headers["X-RateLimit-Remaining"] == "0"
+            assert client.create().status_code == same_user.get("").status_code == 429
+            assert other_user.create().status_code == 201
+
     def test_without_a_limit_there_are_no_headers(self, client):
         assert not any(name.lower().startswith("x-ratelimit") for name in client.create().headers)
 
@@ -446,10 +456,10 @@ class TestFaults:
         [post] = sandbox.log()
         assert post["outcome"] == ("created" if made else "not_created")
         assert [row["customer_id"] for row in sandbox.customers()] == ([post["customer_id"]] if made else [])
-        assert not post["told"]
+        assert not post["id_sent"]
         assert sandbox.stats()["posts"]["lost"] == int(made)
         assert client.create().status_code == 201
-        assert sandbox.log()[1]["told"]
+        assert sandbox.log()[1]["id_sent"]
 
     @pytest.mark.parametrize(
         ("kind", "status"),
@@ -655,7 +665,14 @@ class TestModes:
 
     @pytest.mark.parametrize(
         "change",
-        [{"speed": 1}, {"id_style": "x"}, {"alter": {"name": "rot13"}}, {"latency": -1}, {"rate_limit": 0}],
+        [
+            {"speed": 1},
+            {"id_style": "x"},
+            {"alter": {"name": "rot13"}},
+            {"latency": -1},
+            {"rate_limit": 0},
+            {"rate_limit_per": "x"},
+        ],
     )
     def test_a_wrong_setting_is_refused(self, sandbox, change):
         before = sandbox.settings()
@@ -708,7 +725,7 @@ class TestControl:
         stats = sandbox.stats()
         assert stats["customers"] == {"1": 1}
         assert stats["requests"] == {"POST /customers": 2, "GET /customers": 1}
-        assert stats["answers"] == {"201": 1, "422": 1, "200": 1}
+        assert stats["responses"] == {"201": 1, "422": 1, "200": 1}
         assert stats["posts"]["received"] == 2
         assert stats["posts"]["created"] == stats["posts"]["rejected"] == 1
         assert stats["posts"]["lost"] == 0

@@ -52,4 +52,4 @@ def test_a_refusal_is_an_error(sdk, payarc_sandbox):
     with pytest.raises(Exception, match="API Create customers"):
         asyncio.run(sdk.customers["create"]({"name": "Jo"}))
 
-    assert payarc_sandbox.stats()["answers"] == {"422": 1}
+    assert payarc_sandbox.stats()["responses"] == {"422": 1}

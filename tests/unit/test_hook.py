@@ -208,7 +208,7 @@ def test_the_environment_is_test_unless_it_says_live(connect):
     assert connect().settings.base_url == TEST
     assert connect(extra={"environment": "test"}).settings.base_url == TEST
     live = connect(extra={"environment": "live"}).settings
-    assert (live.base_url, live.place) == (LIVE, "live")
+    assert (live.base_url, live.environment) == (LIVE, "live")
 
 
 def test_extras_left_empty_by_the_form_mean_their_defaults(connect):
@@ -231,18 +231,18 @@ def test_extras_are_read(connect, tmp_path):
 @pytest.mark.parametrize(
     ("extra", "says"),
     [
-        ({"enviroment": "live"}, 'there is no "enviroment"; did you mean "environment"'),
-        ({"headers": {"X": "y"}}, 'there is no "headers"; known are environment, account, timeout, verify'),
-        ({"environment": "prod"}, '"environment": give "test" or "live"'),
-        ({"timeout": "soon"}, '"timeout": give seconds'),
-        ({"timeout": 0}, '"timeout": give seconds'),
-        ({"timeout": -1}, '"timeout": give seconds'),
-        ({"timeout": 601}, '"timeout": give seconds'),
-        ({"timeout": "nan"}, '"timeout": give seconds'),
-        ({"timeout": True}, '"timeout": give seconds'),
+        ({"enviroment": "live"}, 'unknown name "enviroment"; did you mean "environment"'),
+        ({"headers": {"X": "y"}}, 'unknown name "headers"; choose from environment, account, timeout, verify'),
+        ({"environment": "prod"}, '"environment": must be "test" or "live"'),
+        ({"timeout": "soon"}, '"timeout": must be a number of seconds'),
+        ({"timeout": 0}, '"timeout": must be a number of seconds'),
+        ({"timeout": -1}, '"timeout": must be a number of seconds'),
+        ({"timeout": 601}, '"timeout": must be a number of seconds'),
+        ({"timeout": "nan"}, '"timeout": must be a number of seconds'),
+        ({"timeout": True}, '"timeout": must be a number of seconds'),
     ],
 )
-def test_an_extra_that_cannot_be_meant_is_refused_by_name(connect, extra, says):
+def test_an_unknown_or_invalid_extra_is_rejected_by_name(connect, extra, says):
     with pytest.raises(PayarcConfigError) as caught:
         _ = connect(extra=extra).settings
     assert says in str(caught.value)
@@ -255,7 +255,7 @@ def test_payarcs_own_host_must_be_that_of_the_environment(connect, environment, 
 
 
 @pytest.mark.parametrize(
-    ("host", "base_url", "place"),
+    ("host", "base_url", "environment"),
     [
         ("https://sandbox.example.com", "https://sandbox.example.com/v1", "sandbox.example.com"),
         ("sandbox.example.com", "https://sandbox.example.com/v1", "sandbox.example.com"),
@@ -266,9 +266,9 @@ def test_payarcs_own_host_must_be_that_of_the_environment(connect, environment, 
         (f"  {TEST}/ ", TEST, "test"),
     ],
 )
-def test_another_host_is_a_place_of_its_own(connect, host, base_url, place):
+def test_another_host_is_an_environment_of_its_own(connect, host, base_url, environment):
     settings = connect(host=host).settings
-    assert (settings.base_url, settings.place) == (base_url, place)
+    assert (settings.base_url, settings.environment) == (base_url, environment)
 
 
 def test_a_connection_written_as_a_uri_is_read_the_same(monkeypatch):

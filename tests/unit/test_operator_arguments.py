@@ -260,7 +260,7 @@ def modules_after(statement):
         "payarc_provider.exceptions",
         "payarc_provider.api.client",
         "payarc_provider.sync.engine",
-        "payarc_provider.sync.threads",
+        "payarc_provider.sync.runner",
     ],
 )
 def test_the_core_can_be_used_without_airflow(module):
@@ -280,6 +280,6 @@ def test_every_module_of_the_core_can_be_imported_without_airflow():
 
 def test_parsing_a_dag_file_loads_neither_the_http_library_nor_the_engine():
     loaded = modules_after("import payarc_provider.operators.customer")
-    assert not {"payarc_provider.api.client", "payarc_provider.sync.engine", "payarc_provider.operators.run"} & {
+    assert not {"payarc_provider.api.client", "payarc_provider.sync.engine", "payarc_provider.operators.task"} & {
         *loaded
     }

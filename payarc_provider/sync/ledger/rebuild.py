@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import sqlite3
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -17,12 +19,13 @@ import sqlalchemy.exc
 from sqlalchemy import insert, select, update
 from sqlalchemy.engine import Connection
 
-from payarc_provider.sync.customer_index import Bearer, CustomerIndex, Match
+from payarc_provider.sync.customer_index import CustomerIndex, IndexedCustomer
 from payarc_provider.sync.ledger import Ledger, Row
 from payarc_provider.sync.ledger.forgotten import FIRST_ATTEMPT, count_from, forgotten_ids
 from payarc_provider.sync.ledger.repair import CLOSED, NotDone
 from payarc_provider.sync.ledger.schema import database_now
 from payarc_provider.sync.ledger.states import State
+from payarc_provider.sync.reference import reference
 
 _MINUTE = 60
 
@@ -48,12 +51,16 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """A key at which a person must look: its row's customer, and those that bear its reference."""
+    """A key that a person must look at.
+
+    :param customer_id: its row's customer
+    :param candidates: ids of the customers that carry its reference
+    """
 
     key: str
     verdict: Verdict
     customer_id: str | None
-    bearers: list[str]
+    candidates: list[str]
 
 
 @dataclass(slots=True)
@@ -63,39 +70,61 @@ class Rebuilt:
     counts: Counter[Verdict] = field(default_factory=Counter)
     doubts: list[Doubt] = field(default_factory=list)
 
-    def note(self, key: str, verdict: Verdict, row: Row | None, bearers: list[Bearer]) -> None:
+    def note(self, key: str, verdict: Verdict, row: Row | None, customers: list[IndexedCustomer]) -> None:
         """What became of a key."""
         self.counts[verdict] += 1
         if verdict in (Verdict.UNDECIDED, Verdict.DISAGREED):
-            ids = [bearer.customer_id for bearer in bearers]
+            ids = [customer.customer_id for customer in customers]
             self.doubts.append(Doubt(key, verdict, row.customer_id if row else None, ids))
+
+
+class KeySet:
+    """Distinct keys, in a private temporary file that vanishes with the process."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._database = sqlite3.connect("", isolation_level=None)
+        self._database.execute("CREATE TABLE keys (key TEXT PRIMARY KEY) WITHOUT ROWID")
+        self._database.execute("BEGIN")
+        self._database.executemany("INSERT OR IGNORE INTO keys VALUES (?)", ((key,) for key in keys))
+
+    def __len__(self) -> int:
+        """The number of keys."""
+        return int(self._database.execute("SELECT count(*) FROM keys").fetchone()[0])
+
+    def batches(self, size: int = 500) -> Iterator[list[str]]:
+        """The keys in byte order, some at a time."""
+        found = self._database.execute("SELECT key FROM keys ORDER BY key")
+        while batch := found.fetchmany(size):
+            yield [row[0] for row in batch]
 
 
 class Rebuild:
     """One account's rows, made again.
 
-    :param source: what the rows say of where their records come from
+    :param ledger_id: the id with which the references were made
+    :param source: the source of the rows' records
     """
 
-    def __init__(self, ledger: Ledger, account: str, source: str) -> None:
+    def __init__(self, ledger: Ledger, ledger_id: str, account: str, source: str) -> None:
         self._ledger = ledger
+        self._ledger_id = ledger_id
         self._account = account
         self._source = source
         self._rows = ledger.schema.rows
         self._facts = ledger.schema.facts
         self._attempt = 1
 
-    def restore(self, shelf: CustomerIndex) -> Rebuilt:
-        """Go through the shelf's keys, some hundreds in one transaction. It may be repeated.
+    def restore(self, keys: KeySet, index: CustomerIndex) -> Rebuilt:
+        """Restore the rows of these keys, some hundreds in one transaction. May be repeated.
 
         :raises NotDone: a run is working on the account
         """
         self._count_on()
         done = Rebuilt()
-        for batch in shelf.batches():
+        for batch in keys.batches():
             try:
                 with self._ledger.database.write() as connection:
-                    self._restore(connection, batch, done)
+                    self._restore(connection, batch, index, done)
             except sqlalchemy.exc.IntegrityError:
                 raise NotDone("a run is changing the ledger at this moment: rebuild again when it has ended") from None
         return done
@@ -126,20 +155,28 @@ class Rebuild:
             behind = [rows.c.account == self._account, rows.c.state != State.CREATED, rows.c.attempt < self._attempt]
             connection.execute(update(rows).where(*behind).values(attempt=self._attempt))
 
-    def _restore(self, connection: Connection, batch: list[Match], done: Rebuilt) -> None:
+    def any_customer(self, keys: KeySet, index: CustomerIndex) -> bool:
+        """Whether a listed customer carries the reference of one of these keys."""
+        return any(self._customers(index, key) for batch in keys.batches() for key in batch)
+
+    def _customers(self, index: CustomerIndex, key: str) -> list[IndexedCustomer]:
+        return index.by_reference(reference(self._ledger_id, self._account, key))
+
+    def _restore(self, connection: Connection, keys: list[str], index: CustomerIndex, done: Rebuilt) -> None:
         now = database_now(connection)
-        current = self._current(connection, [match.key for match in batch])
-        ids = [bearer.customer_id for match in batch for bearer in match.bearers]
+        current = self._current(connection, keys)
+        listed = {key: self._customers(index, key) for key in keys}
+        ids = [customer.customer_id for customers in listed.values() for customer in customers]
         whose = self._whose(connection, ids)
         barred = forgotten_ids(connection, self._facts, self._account, ids)
-        for match in batch:
-            row = current.get(match.key)
-            bearers = [bearer for bearer in match.bearers if bearer.customer_id not in barred]
-            taken = any(whose.get(bearer.customer_id, match.key) != match.key for bearer in bearers)
-            verdict = _judge(row, [bearer.customer_id for bearer in bearers], taken)
-            done.note(match.key, verdict, row, bearers)
+        for key in keys:
+            row = current.get(key)
+            customers = [customer for customer in listed[key] if customer.customer_id not in barred]
+            taken = any(whose.get(customer.customer_id, key) != key for customer in customers)
+            verdict = _judge(row, [customer.customer_id for customer in customers], taken)
+            done.note(key, verdict, row, customers)
             if verdict in (Verdict.INSERTED, Verdict.SETTLED, Verdict.UNDECIDED):
-                self._write(connection, match.key, row, _values(match.reference, bearers, now), now)
+                self._write(connection, key, row, _values(customers, now), now)
 
     def _current(self, connection: Connection, keys: list[str]) -> dict[str, Row]:
         rows = self._rows
@@ -164,31 +201,31 @@ class Rebuild:
         connection.execute(insert(rows).values(claimed_at=now, **new, **values))
 
 
-def _judge(row: Row | None, bearers: list[str], taken: bool) -> Verdict:
+def _judge(row: Row | None, customer_ids: list[str], taken: bool) -> Verdict:
     """What becomes of a key.
 
     :param row: its row, if there is one
-    :param bearers: the customers that bear its reference, without the forgotten ones
+    :param customer_ids: the customers that carry its reference, without the forgotten ones
     :param taken: whether another row has one of them
     """
     if row is not None and row.state == State.CREATED:
-        return Verdict.AGREED if bearers in ([], [row.customer_id]) else Verdict.DISAGREED
+        return Verdict.AGREED if customer_ids in ([], [row.customer_id]) else Verdict.DISAGREED
     if row is not None and row.state == State.PENDING and not row.unsent:
         return Verdict.PENDING
-    if not bearers:
+    if not customer_ids:
         return Verdict.ABSENT if row is None else Verdict.AGREED
     if taken:
         return Verdict.DISAGREED
-    if len(bearers) > 1:
+    if len(customer_ids) > 1:
         return Verdict.UNDECIDED
     return Verdict.INSERTED if row is None else Verdict.SETTLED
 
 
-def _values(code: str, bearers: list[Bearer], now: datetime.datetime) -> dict[str, Any]:
-    """What the row of these bearers' key says; the oldest bearer comes first."""
-    first = bearers[0]
-    values = {"reference": code, "digest": first.digest, "fields": first.fields, "error": None, **CLOSED}
-    if len(bearers) == 1:
+def _values(customers: list[IndexedCustomer], now: datetime.datetime) -> dict[str, Any]:
+    """The values of the row whose reference these customers carry; the oldest comes first."""
+    first = customers[0]
+    values = {"reference": first.reference, "digest": first.digest, "fields": first.fields, "error": None, **CLOSED}
+    if len(customers) == 1:
         return values | {
             "state": State.CREATED,
             "customer_id": first.customer_id,
@@ -200,6 +237,6 @@ def _values(code: str, bearers: list[Bearer], now: datetime.datetime) -> dict[st
         "state": State.PENDING,
         "lease_until": now,
         "settle": 0.0,
-        "sent_after": datetime.datetime.fromtimestamp(max(0.0, first.since - 1.0), datetime.UTC),
+        "sent_after": datetime.datetime.fromtimestamp(max(0.0, first.created_after - 1.0), datetime.UTC),
         "settled_at": None,
     }

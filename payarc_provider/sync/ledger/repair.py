@@ -13,11 +13,11 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.sql.elements import ColumnElement
 
 from payarc_provider.exceptions import PayarcError
+from payarc_provider.sync.keys import display_key
 from payarc_provider.sync.ledger import Ledger, Row, ripe_at
 from payarc_provider.sync.ledger.forgotten import FIRST_ATTEMPT, bar, count_from, forgotten_ids
 from payarc_provider.sync.ledger.schema import database_now
 from payarc_provider.sync.ledger.states import State
-from payarc_provider.sync.records import shown
 from payarc_provider.sync.reference import reference
 
 BY_PERSON = "person"
@@ -71,7 +71,7 @@ class Repair:
         with self._ledger.database.write() as connection:
             row = self._undecided(connection, key, database_now(connection))
             if row.unsent:
-                raise NotDone(f"{shown(key)} was never sent, or is known to be absent: the next run sends it")
+                raise NotDone(f"{display_key(key)} was never sent, or is known to be absent: the next run sends it")
             connection.execute(
                 update(self._rows).where(*self._at(key)).values(**CLOSED, attempt=self._rows.c.attempt + 1)
             )
@@ -89,7 +89,7 @@ class Repair:
                 for key in keys:
                     row = self._locked(connection, key)
                     if row.state != State.REJECTED:
-                        raise NotDone(f"{shown(key)} is {row.state}, not rejected: nothing was changed")
+                        raise NotDone(f"{display_key(key)} is {row.state}, not rejected: nothing was changed")
                 chosen.append(rows.c.key.in_(sorted(keys)))
             # No record has an empty digest, so each of these differs from its row.
             return connection.execute(update(rows).where(*chosen).values(digest="")).rowcount
@@ -104,7 +104,7 @@ class Repair:
             row = self._locked(connection, key)
             if row.state == State.PENDING:
                 raise NotDone(
-                    f"{shown(key)} is pending, PayArc may have a customer for it that nobody would know of: "
+                    f"{display_key(key)} is pending, PayArc may have a customer for it that nobody would know of: "
                     "let a run settle it, or settle it by hand, and forget it then"
                 )
             if row.customer_id:
@@ -122,20 +122,25 @@ class Repair:
         columns = [self._rows.c[field.name] for field in dataclasses.fields(Row)]
         found = connection.execute(select(*columns).where(*self._at(key)).with_for_update()).first()
         if found is None:
-            raise NotDone(f"the ledger has no key {shown(key)} in the account {self._account}: nothing was changed")
+            raise NotDone(
+                f"the ledger has no key {display_key(key)} in the account {self._account}: nothing was changed"
+            )
         return Row(*found)
 
     def _undecided(self, connection: Connection, key: str, now: datetime.datetime) -> Row:
         """The row, if it is pending and nothing of it can be on its way any more."""
         row = self._locked(connection, key)
         if row.state != State.PENDING:
-            raise NotDone(f"{shown(key)} is {row.state}, not pending: there is nothing to settle")
+            raise NotDone(f"{display_key(key)} is {row.state}, not pending: there is nothing to settle")
         if row.lease_until is not None and row.lease_until >= now:
             run = f"run {row.run_id} of {row.dag_id}" if row.run_id else "a run"
-            raise NotDone(f"{shown(key)} is in the hands of {run} until {_iso(row.lease_until)}: wait for its end")
+            raise NotDone(
+                f"{display_key(key)} is in the hands of {run} until {_iso(row.lease_until)}: wait for its end"
+            )
         if ripe_at(row) >= now:
             raise NotDone(
-                f"a request for {shown(key)} may reach PayArc until {_iso(ripe_at(row))}: look and settle after that"
+                f"a request for {display_key(key)} may reach PayArc until {_iso(ripe_at(row))}: "
+                "look and settle after that"
             )
         return row
 
@@ -143,7 +148,7 @@ class Repair:
         rows = self._rows
         whose = select(rows.c.key).where(rows.c.account == self._account, rows.c.customer_id == customer_id)
         if (other := connection.execute(whose).scalar_one_or_none()) is not None:
-            raise NotDone(f"customer {customer_id} is the one of the key {shown(other)}: nothing was changed")
+            raise NotDone(f"customer {customer_id} is the one of the key {display_key(other)}: nothing was changed")
         if forgotten_ids(connection, self._facts, self._account, [customer_id]):
             raise NotDone(f"customer {customer_id} is the one of a forgotten key: no key gets it again")
 
