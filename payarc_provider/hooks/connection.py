@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 from payarc_provider.api.http import check_base_url
 from payarc_provider.api.token import clean_token
 from payarc_provider.exceptions import PayarcConfigError
 
-Environment = Literal["test", "live"]
 HOSTS: dict[str, str] = {"test": "https://testapi.payarc.net/v1", "live": "https://api.payarc.net/v1"}
 EXTRAS = ("environment", "account", "timeout", "verify")
 DEFAULT_TIMEOUT = 30.0

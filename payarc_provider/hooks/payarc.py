@@ -40,6 +40,7 @@ class PayarcHook(BaseHook):
     def __init__(self, payarc_conn_id: str = default_conn_name) -> None:
         super().__init__()
         self.payarc_conn_id = payarc_conn_id
+        self._token: str | None = None
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
@@ -222,24 +223,20 @@ class PayarcHook(BaseHook):
         """
         from payarc_provider.hooks.connection import read_token
 
-        token = (
-            read_token(self.get_connection(self.payarc_conn_id))
-            if refresh or self._cached_token is None
-            else self._cached_token
-        )
-        if token != self._cached_token:
+        if self._token is not None and not refresh:
+            return self._token
+        token = read_token(self.get_connection(self.payarc_conn_id))
+        if token != self._token:
             mask_secret(token)
             self._check_same_user(token)
-            self._cached_token = token
+            self._token = token
         return token
-
-    _cached_token: str | None = None
 
     def _check_same_user(self, token: str) -> None:
         """Make sure that a run, whose rows belong to one merchant, never continues with another merchant's token."""
         from payarc_provider.api.token import read_claims
 
-        before = read_claims(self._cached_token).sub if self._cached_token else None
+        before = read_claims(self._token).sub if self._token else None
         after = read_claims(token).sub
         if before and after and before != after:
             raise PayarcAuthError(

@@ -7,9 +7,9 @@ from typing import Any
 from payarc_provider.api.fields import path_id
 from payarc_provider.exceptions import PayarcNotFound
 from payarc_provider.hooks.payarc import PayarcHook
-from payarc_provider.sync.account import find_scope
+from payarc_provider.sync.account import find_account
 from payarc_provider.sync.ledger import Ledger
-from payarc_provider.sync.ledger.repair import NotDone
+from payarc_provider.sync.ledger.repair import LedgerUnchanged
 
 
 class Merchant:
@@ -31,16 +31,16 @@ class Merchant:
 
     def account(self, ledger: Ledger) -> str:
         """Under which account the ledger has this merchant's rows, or would have them."""
-        return find_scope(ledger, self.identity, self.client.get_customer, remember=False)
+        return find_account(ledger, self.identity, self.client.get_customer, remember=False)
 
     def customer(self, customer_id: str) -> dict[str, Any]:
         """The customer.
 
-        :raises NotDone: PayArc has none under this id
+        :raises LedgerUnchanged: PayArc has none under this id
         """
         try:
             return self.client.get_customer(customer_id)
         except PayarcNotFound:
-            raise NotDone(
+            raise LedgerUnchanged(
                 f"PayArc shows the connection {self.conn_id} no customer {path_id(customer_id)}: nothing was changed"
             ) from None

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from payarc_provider.sync.keys import display_key
-from payarc_provider.sync.ledger.overview import AccountCounts, Hold, PendingRow, RejectedRow
+from payarc_provider.sync.ledger import Hold, State
+from payarc_provider.sync.ledger.overview import AccountCounts, PendingRow, RejectedRow
 from payarc_provider.sync.ledger.rebuild import Rebuilt, Verdict
-from payarc_provider.sync.ledger.states import State
 
 WIDTH = 100
 HOLDS = {
@@ -22,7 +22,7 @@ HOLDS = {
 }
 _VERDICTS = {
     Verdict.INSERTED: "rows that were missing",
-    Verdict.SETTLED: "rows that were refused or unsent, and have their customer now",
+    Verdict.RESOLVED: "rows that were refused or unsent, and have their customer now",
     Verdict.AGREED: "rows that were right",
     Verdict.PENDING: "rows whose outcome the next run looks up",
     Verdict.UNDECIDED: "have several customers, and are pending until you settle them",

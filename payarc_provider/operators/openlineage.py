@@ -28,7 +28,7 @@ from airflow.providers.openlineage.sqlparser import SQLParser
 
 from payarc_provider.assets import customers_uri, openlineage_name
 from payarc_provider.hooks.payarc import PayarcHook
-from payarc_provider.sync.sources import split_table_name
+from payarc_provider.sync.queries import split_table_name
 
 if TYPE_CHECKING:
     from payarc_provider.operators.customer import CreateCustomerOperator

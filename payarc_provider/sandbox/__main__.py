@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import shlex
+import sqlite3
 from typing import get_args
 
 from payarc_provider.sandbox.server import SandboxServer
@@ -16,8 +17,13 @@ def main(arguments: list[str] | None = None) -> None:
     options = vars(_parser().parse_args(arguments))
     try:
         server = SandboxServer(**options)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"The sandbox cannot start: {error}") from None
+    except OSError as error:
+        address = f"{options['host']}:{options['port']}"
+        raise SystemExit(f"Cannot listen on {address}: {error.strerror}. Choose another --host or --port.") from None
+    except sqlite3.Error as error:
+        raise SystemExit(f"Cannot use the state file {options['state']} ({error}). Check its path.") from None
+    except ValueError as error:
+        raise SystemExit(f"Invalid option: {error}.") from None
     with contextlib.suppress(KeyboardInterrupt):
         server.serve(lambda: _print_address(server))
 

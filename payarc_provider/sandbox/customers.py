@@ -1,4 +1,4 @@
-"""PayArc's customer API: what it does with a request that has passed the token, the rate limit and the faults."""
+"""PayArc's customer API: creates, lists, reads, changes and deletes customers, and responds in PayArc's format."""
 
 from __future__ import annotations
 

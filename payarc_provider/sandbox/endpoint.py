@@ -1,4 +1,4 @@
-"""The customers endpoint: what a request passes on its way to the customers, and what the log notes about it."""
+"""The customers endpoint: checks the token and the rate limit of a request, applies faults, and writes the log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server: a sandbox in this process, on a loopback port, with everything that a test can ask it or tell it."""
+"""The server: runs a sandbox on a loopback port; its methods control the sandbox and report what happened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The customers: in memory, in the order in which PayArc lists them, and optionally in a file."""
+"""The store: customers in the order in which PayArc lists them, in memory and optionally in a file."""
 
 from __future__ import annotations
 
@@ -56,7 +56,10 @@ class Customer:
 
 
 class Store:
-    """Customers by merchant and id. With a file, a change is durable when the method returns.
+    """Customers by merchant and id.
+
+    With a file, each change is committed before the method returns, so killing the sandbox loses no customer. Only one
+    sandbox at a time may use a file.
 
     :param path: an SQLite file to load and keep up to date; None keeps customers in memory only
     """
@@ -64,9 +67,10 @@ class Store:
     def __init__(self, path: Path | None = None) -> None:
         self._by_id: dict[str, Customer] = {}
         self._rows: dict[str, list[Customer]] = {}
-        self._file = StateFile(path) if path else None
-        for customer in self._file.customers() if self._file else ():
-            self._index(customer)
+        self._file = _open(path) if path else None
+        if self._file:
+            for (text,) in self._file.execute("SELECT customer FROM customers ORDER BY number"):
+                self._index(Customer(**json.loads(text)))
         self._last_number = max((customer.number for customer in self._by_id.values()), default=0)
 
     def __iter__(self) -> Iterator[Customer]:
@@ -88,12 +92,13 @@ class Store:
     def save(self, customer: Customer) -> None:
         """Save changes to a customer's fields; its position in the list stays."""
         if self._file:
-            self._file.save(customer)
+            values = customer.number, json.dumps(asdict(customer))
+            self._file.execute("INSERT OR REPLACE INTO customers VALUES (?, ?)", values)
 
     def remove(self, customer: Customer) -> None:
         """Remove a customer."""
         if self._file:
-            self._file.delete(customer)
+            self._file.execute("DELETE FROM customers WHERE number = ?", (customer.number,))
         del self._by_id[customer.customer_id]
         rows = self._rows[customer.merchant]
         del rows[bisect_left(rows, customer.rank, key=_rank)]
@@ -129,7 +134,7 @@ class Store:
     def clear(self) -> None:
         """Remove all customers."""
         if self._file:
-            self._file.clear()
+            self._file.execute("DELETE FROM customers")
         self._by_id.clear()
         self._rows.clear()
         self._last_number = 0
@@ -148,39 +153,12 @@ class Store:
             insort(rows, customer, key=_rank)
 
 
-class StateFile:
-    """An SQLite file of customers. Each method commits before it returns, so killing the sandbox loses nothing.
-
-    Only one sandbox at a time may use a file. The log, counters, faults and settings are not kept.
-    """
-
-    _TABLE = "CREATE TABLE IF NOT EXISTS customers (number INTEGER PRIMARY KEY, customer TEXT NOT NULL)"
-
-    def __init__(self, path: Path) -> None:
-        # The server's thread and a test's thread both use the connection; the state's lock keeps them apart.
-        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        # Commits survive a killed process, though not a crashed machine: they are not synced to the disk.
-        self._connection.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; {self._TABLE}")
-
-    def customers(self) -> Iterator[Customer]:
-        """All customers, in the order of their numbers."""
-        for (text,) in self._connection.execute("SELECT customer FROM customers ORDER BY number"):
-            yield Customer(**json.loads(text))
-
-    def save(self, customer: Customer) -> None:
-        """Insert or replace a customer."""
-        self._connection.execute(
-            "INSERT OR REPLACE INTO customers VALUES (?, ?)", (customer.number, json.dumps(asdict(customer)))
-        )
-
-    def delete(self, customer: Customer) -> None:
-        """Delete a customer."""
-        self._connection.execute("DELETE FROM customers WHERE number = ?", (customer.number,))
-
-    def clear(self) -> None:
-        """Delete all customers."""
-        self._connection.execute("DELETE FROM customers")
-
-    def close(self) -> None:
-        """Close the file."""
-        self._connection.close()
+def _open(path: Path) -> sqlite3.Connection:
+    # The server's thread and a test's thread both use the connection; the state's lock keeps them apart.
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    # Commits survive a killed process, though not a crashed machine: they are not synced to the disk.
+    connection.executescript(
+        "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; "
+        "CREATE TABLE IF NOT EXISTS customers (number INTEGER PRIMARY KEY, customer TEXT NOT NULL)"
+    )
+    return connection

@@ -9,8 +9,8 @@ from typing import TypeGuard
 
 from payarc_provider.sync.checkpoints import reach
 from payarc_provider.sync.existing import Existing, Matches
-from payarc_provider.sync.ledger import EPOCH, Errors, Known, LedgerUnavailable, Row, State, is_free
-from payarc_provider.sync.records import Record
+from payarc_provider.sync.ledger import EPOCH, Known, LedgerUnavailable, Row, State, is_free
+from payarc_provider.sync.records import Errors, Record
 from payarc_provider.sync.reference import with_reference
 from payarc_provider.sync.results import Status
 from payarc_provider.sync.send import Sender

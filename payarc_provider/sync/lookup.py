@@ -93,13 +93,13 @@ class LookUp:
     async def _look_up(self, rows: list[Row]) -> None:
         state = self._state
         reach("in_lookup")
-        known_to_alter = await state.transact(lambda ledger: ledger.alters_values(state.me))
+        known_to_alter = await state.transact(lambda ledger: ledger.alters_values(state.me.account))
         since = min(row.sent_after or EPOCH for row in rows).timestamp()
         candidates = await state.payarc.read_list(
             since, lambda: Candidates(rows, state.reader, alters_values=known_to_alter)
         )
         if candidates.alters_values and not known_to_alter:  # before what shows it is recorded and not read again
-            await state.transact(lambda ledger: ledger.note_altered_values(state.me))
+            await state.transact(lambda ledger: ledger.note_altered_values(state.me.account))
         ids = candidates.ids()
         taken = await state.transact(lambda ledger: ledger.ids_with_rows(state.me, ids)) if ids else set()
         findings = candidates.decide(taken)

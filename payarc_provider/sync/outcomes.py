@@ -22,7 +22,7 @@ from payarc_provider.exceptions import (
     PayarcRefused,
     PayarcUnknownOutcome,
 )
-from payarc_provider.sync.ledger import Errors
+from payarc_provider.sync.records import Errors
 
 
 class LeaseTooShort(Exception):

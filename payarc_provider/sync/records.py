@@ -12,7 +12,9 @@ from typing import Any
 from payarc_provider.api.fields import FIELDS, clean
 from payarc_provider.exceptions import PayarcConfigError
 from payarc_provider.sync.keys import UnusableKey, check_key, composite_key_text, key_text, looks_like_email
-from payarc_provider.sync.ledger.states import Errors
+
+Errors = dict[str, list[str]]
+"""Reasons for a rejection, by field."""
 
 
 @dataclass(slots=True, repr=False)

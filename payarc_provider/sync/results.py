@@ -19,8 +19,7 @@ from typing import Any, Protocol
 
 from payarc_provider.api.tracing import NO_TRACER, Tracer
 from payarc_provider.sync.keys import display_key
-from payarc_provider.sync.ledger import Errors
-from payarc_provider.sync.records import Record
+from payarc_provider.sync.records import Errors, Record
 
 SHOWN_REASONS = 10
 

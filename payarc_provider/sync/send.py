@@ -189,7 +189,7 @@ class Sender:
         reach("after_answer")
         if not self._alters_values and not _is_stored_as_sent(fields, customer):
             self._alters_values = True
-            await state.transact(lambda ledger: ledger.note_altered_values(state.me))
+            await state.transact(lambda ledger: ledger.note_altered_values(state.me.account))
         return Created(customer["customer_id"], customer)
 
     def _answered(self, claim: Claim, resolution: Resolution) -> None:

@@ -21,7 +21,7 @@ from payarc_provider.api.client import LARGEST_PAGE, CustomerPage, PayarcClient
 from payarc_provider.api.token import Identity
 from payarc_provider.exceptions import PayarcError
 from payarc_provider.sync import checkpoints, engine
-from payarc_provider.sync.account import find_scope
+from payarc_provider.sync.account import find_account
 from payarc_provider.sync.keys import check_key
 from payarc_provider.sync.ledger import Ledger, database
 from payarc_provider.sync.results import Results
@@ -122,7 +122,7 @@ def attempt(spec: Spec) -> dict[str, Any]:
             client,
             ledger,
             settings,
-            account=find_scope(ledger, identity, client.get_customer),
+            account=find_account(ledger, identity, client.get_customer),
             task=TaskIdentity("dag", spec.run_id, "create"),
             reporter=watcher,
             on_start=_terminate_on_signal,

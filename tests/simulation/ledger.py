@@ -6,8 +6,7 @@ import datetime
 from dataclasses import dataclass, replace
 from typing import Any
 
-from payarc_provider.sync.ledger import Claimant, Known, Recorded, Resolution, Row, is_free
-from payarc_provider.sync.ledger.states import State
+from payarc_provider.sync.ledger import Claimant, Known, Recorded, Resolution, Row, State, is_free
 
 UTC = datetime.UTC
 
@@ -175,8 +174,8 @@ class LedgerModel:
             for row in self.table.values()
         )
 
-    def alters_values(self, me: Claimant) -> bool:
+    def alters_values(self, account: str) -> bool:
         return self.altering
 
-    def note_altered_values(self, me: Claimant) -> None:
+    def note_altered_values(self, account: str) -> None:
         self.altering = True

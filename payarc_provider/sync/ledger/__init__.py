@@ -1,24 +1,25 @@
 """The ledger: one row per (account, key) in a SQL database, and the rules by which runs change it."""
 
 from payarc_provider.sync.ledger.database import LedgerUnavailable
-from payarc_provider.sync.ledger.ledger import (
+from payarc_provider.sync.ledger.ledger import Ledger
+from payarc_provider.sync.ledger.rows import (
     EPOCH,
     Claimant,
+    Hold,
     Known,
-    Ledger,
     Recorded,
     Resolution,
+    Retry,
     Row,
-    check_account,
+    State,
     is_free,
-    ripe_at,
 )
-from payarc_provider.sync.ledger.states import Errors, Retry, State
+from payarc_provider.sync.ledger.schema import check_account
 
 __all__ = [
     "EPOCH",
     "Claimant",
-    "Errors",
+    "Hold",
     "Known",
     "Ledger",
     "LedgerUnavailable",
@@ -29,5 +30,4 @@ __all__ = [
     "State",
     "check_account",
     "is_free",
-    "ripe_at",
 ]
