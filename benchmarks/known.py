@@ -71,8 +71,8 @@ def fill(file: str, count: int, account: str, source: str) -> None:
 
 
 def _remember_merchant(file: str, sandbox: Sandbox) -> str:
-    place = sandbox.origin.partition("//")[2]
-    me = Identity.of(place, None, sandbox.token)
+    environment = sandbox.origin.partition("//")[2]
+    me = Identity.of(environment, None, sandbox.token)
     ledger = Ledger(sa.create_engine(f"sqlite:///{file}"))
     ledger.open()
     account = find_account(ledger, me, lambda customer_id: None)

@@ -246,18 +246,17 @@ def _equals(key: KeyColumns, values: Sequence[object]) -> list[ColumnElement[boo
 
 
 def _parameter(position: int, value: object) -> ColumnElement[Any]:
-    # Its name is not that of a query's own parameter. Without a type, a boolean is compared as a parameter as well, and
-    # not written into the statement.
+    # A query has no parameter of this name. Without a type, the value goes back to the driver as it came from it.
     return bindparam(f"payarc_key_{position}", value, type_=NullType())
 
 
 def _limited(statement: Any, rows: int) -> Any:
-    # Literals: a query's own parameter may have the name that SQLAlchemy would choose for the limit's, or the offset's.
+    # Literals, because a query may have parameters with the names that SQLAlchemy gives to a limit and an offset.
     return statement.limit(literal_column(str(rows))).offset(literal_column("0"))
 
 
 def _listed(names: list[str]) -> str:
-    """The names, the first ones only if they are many."""
+    """The first names, and how many more there are."""
     listed = ", ".join(names[:_MOST_COLUMNS_NAMED])
     more = len(names) - _MOST_COLUMNS_NAMED
     return f"{listed} and {more} more" if more > 0 else listed
