@@ -65,12 +65,17 @@ class FactTable:
         return bool(self.ledger_id)
 
     def _create(self) -> None:
-        try:
-            with ledger_errors(), self.database.engine.begin() as connection:
-                self.schema.create(connection)
-        except (PayarcLedgerError, sqlalchemy.exc.IntegrityError):
-            with self.database.read() as connection:
-                if not self.schema.exists(connection):  # another run may have created them at the same moment
+        # Another run may create the tables at the same moment, and on MySQL one of them before the other.
+        for last_try in (False, False, True):
+            try:
+                with ledger_errors(), self.database.engine.begin() as connection:
+                    self.schema.create(connection)
+                    return
+            except (PayarcLedgerError, sqlalchemy.exc.IntegrityError):
+                with self.database.read() as connection:
+                    if self.schema.exists(connection):
+                        return
+                if last_try:
                     raise
 
     def _check_id(self) -> None:
