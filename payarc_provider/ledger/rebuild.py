@@ -19,8 +19,9 @@ from payarc_provider.sync.keys import UnusableKey, key_text
 from payarc_provider.sync.ledger import Ledger
 from payarc_provider.sync.ledger.rebuild import KeySet, Rebuild
 from payarc_provider.sync.ledger.repair import LedgerUnchanged
-from payarc_provider.sync.listing import Listing
+from payarc_provider.sync.listing import PatientReader
 from payarc_provider.sync.records import RecordReader
+from payarc_provider.sync.runtime import ThreadedRuntime, run_to_end
 from payarc_provider.sync.sources import DatabaseSource
 
 _LEDGER_ID = re.compile(r"[0-9a-f]{32}")
@@ -43,8 +44,9 @@ def rebuild(ledger: Ledger, given: argparse.Namespace) -> str:
             raise LedgerUnchanged("no keys were given")
         if exists:
             work.check_unused()
-        listing = Listing(merchant.client, merchant.limiter, _Progress().report)
-        index = listing.read(lambda: CustomerIndex(ledger_id))
+        with ThreadedRuntime(merchant.client) as runtime:
+            reader = PatientReader(runtime)
+            index = run_to_end(reader.read_list(0.0, lambda: CustomerIndex(ledger_id), on_page=_Progress().report))
     if not work.any_customer(keys, index):
         raise LedgerUnchanged(
             f"no customer at PayArc carries the reference of one of these keys in the ledger {ledger_id} and the account "

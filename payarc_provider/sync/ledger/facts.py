@@ -122,6 +122,14 @@ class FactTable:
             if value is not None:
                 connection.execute(facts.insert().values(name=name, value=value))
 
+    def alters_values(self, account: str) -> bool:
+        """Whether PayArc is known to store other values than this account sent."""
+        return self.fact(f"alters_values:{account}") is not None
+
+    def note_altered_values(self, account: str) -> None:
+        """Remember that PayArc stores other values than this account sent."""
+        self.remember(f"alters_values:{account}", "yes")
+
     def update_fact(self, name: str, change: Callable[[str | None, float], str]) -> str:
         """Replace a fact by the result of ``change``, in one transaction that locks the fact.
 
