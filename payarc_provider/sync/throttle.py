@@ -1,50 +1,72 @@
-"""Pace: when the next POST may go, by PayArc's answers and, where other workers use the same token, by agreement."""
+"""One run's access to the rate limit, which it shares with the other workers on its ledger."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
 
+from payarc_provider.api.rate_limit import RateLimiter
 from payarc_provider.exceptions import PayarcLedgerError
-from payarc_provider.sync.state import MOMENT, RunState
+from payarc_provider.sync.ledger import Ledger
 
 log = logging.getLogger(__name__)
 
-_PATIENCE = 10.0  # seconds; who waits longer for the ledger goes on by PayArc's answers alone
-_MEANWHILE = 0.02  # seconds between looks while another sender asks the ledger
+Transact = Callable[[Callable[[Ledger], Any]], Awaitable[Any]]
+
+_PATIENCE = 10.0  # seconds to wait for the ledger before going on by PayArc's responses alone
 
 
-class Pace:
-    """The rate limit of one run's POSTs. A worker that is alone asks the ledger for nothing."""
+class Throttle:
+    """Asks the limiter for slots, and the ledger where other workers use the same merchant's windows.
 
-    def __init__(self, work: RunState) -> None:
-        self._work = work
+    A worker that is alone asks the ledger once in a window. The ledger's fact ``rate_limit:<account>`` holds numbers,
+    times and the workers' random ids.
+
+    :param transact: runs a call with the ledger; None where there is no ledger, and nothing is shared
+    :param worker: a random id of this run
+    """
+
+    def __init__(
+        self,
+        limiter: RateLimiter,
+        transact: Transact | None,
+        account: str,
+        worker: str,
+    ) -> None:
+        self._limiter = limiter
+        self._transact = transact
+        self._fact = f"rate_limit:{account}"
+        self._worker = worker
         self._asking = False
 
-    async def wait(self, unsent: int) -> float:
-        """Seconds after which to ask again; 0.0 has reserved a place for one POST.
+    async def acquire(self, endpoint: str, ready: int = 1) -> float:
+        """Seconds after which to ask again; 0.0: a slot is taken for one request.
 
-        :param unsent: how many are ready to go
+        :param ready: how many requests could go now
         """
-        work = self._work
-        wait = work.payarc.delay(reading=False)
-        if wait <= 0:
-            return wait
-        if self._asking:
-            return min(wait, _MEANWHILE)
-        asking = work.payarc.asking(work.me.owner[:12], min(work.settings.concurrency, unsent))
-        if asking is None:
-            return wait
-        self._asking = True
+        if self._transact is not None and not self._asking and self._limiter.asks_ledger(endpoint):
+            self._asking = True
+            try:
+                await self._ask_ledger(self._transact, endpoint, ready)
+            finally:
+                self._asking = False
+        return self._limiter.acquire(endpoint)
+
+    def release(self, endpoint: str) -> None:
+        """Return a slot that was not used."""
+        self._limiter.release(endpoint)
+
+    async def _ask_ledger(self, transact: Transact, endpoint: str, ready: int) -> None:
+        def change(value: str | None, now: float) -> str:
+            return self._limiter.exchange(value, now, endpoint, self._worker, max(1, ready))
+
         try:
-            granted = await asyncio.wait_for(work.ledger.places(asking), _PATIENCE)
+            await asyncio.wait_for(transact(lambda ledger: ledger.update_fact(self._fact, change)), _PATIENCE)
         except (PayarcLedgerError, TimeoutError) as error:
             log.warning(
-                "The ledger does not tell what other workers send (%s): going on by PayArc's answers alone",
-                str(error) or "no answer in time",
+                "The ledger could not share the rate limit among workers: %s. Requests go on by PayArc's responses.",
+                str(error) or "it did not respond in time",
             )
-            granted = None
-        finally:
-            self._asking = False
-        work.payarc.granted(granted)
-        return MOMENT  # much may have happened meanwhile
+            self._limiter.go_alone(endpoint)
