@@ -1,1 +1,1 @@
-"""``make bench``: this provider beside what else would create the customers, in one run, counted at the sandbox."""
+"""``make bench``: this provider compared with other ways to create the same customers."""

@@ -1,4 +1,4 @@
-"""``make bench``: everything, one phase after the other, and then the tables."""
+"""``make bench``: run all phases and write the tables."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PHASES = ("sandbox", "imports", "speed", "killed", "known", "limits")
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything."""
+    """The size of a run."""
 
     command: str
     rounds: int
@@ -43,9 +43,9 @@ QUICK = Size("make bench QUICK=1", 1, 200, 100, 20_000, 1, 90, 180, 2, 2_000)
 
 
 def main() -> None:
-    """Measure, write, print."""
+    """Measure, write the page and print the tables."""
     options = _options()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no database server stays behind
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the database server stops, too
     size = QUICK if options.quick else FULL
     kept = CHECKOUT / ".bench" / ("quick.json" if options.quick else "results.json")
     kept.parent.mkdir(exist_ok=True)
@@ -93,9 +93,11 @@ def _write(results: dict[str, Any], size: Size, folder: Path) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small, to see that it works; figures mean little")
-    parser.add_argument("--only", nargs="+", choices=PHASES, help="measure these again, keep the rest")
-    parser.add_argument("--docs", type=Path, help="where to write (docs; with --quick .bench/quick)")
+    parser.add_argument(
+        "--quick", action="store_true", help="a small run to see that everything works; its figures mean little"
+    )
+    parser.add_argument("--only", nargs="+", choices=PHASES, help="measure only these phases again")
+    parser.add_argument("--docs", type=Path, help="the folder to write to (docs; with --quick .bench/quick)")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""What the results must show."""
+"""The requirements that the results must meet."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Results = dict[str, Any]
 
 @dataclass(frozen=True)
 class Check:
-    """One of them; ``held`` is None where it was not measured."""
+    """A requirement; ``held`` is None if it was not measured."""
 
     what: str
     wanted: str
@@ -22,7 +22,7 @@ class Check:
 
 
 def checks(results: Results) -> list[Check]:
-    """All of them, in the order of the table."""
+    """Return all requirements, in the order of the table."""
     return [*_speed(results), *_limits(results), *_known(results), *_rest(results)]
 
 
@@ -31,7 +31,7 @@ def _speed(results: Results) -> Iterator[Check]:
         if found := results["speed"].get(contender.name):
             ratio, posts = found["ratio"]["median"], found["posts_per_customer"]
             yield Check(
-                f"speed over the bare pool's: {contender.name}, {found['records']:,} records",
+                f"speed compared with the bare pool: {contender.name}, {found['records']:,} records",
                 "≥ 0.95",
                 f"{ratio:.3f}",
                 ratio >= 0.95,
@@ -42,7 +42,7 @@ def _speed(results: Results) -> Iterator[Check]:
 def _limits(results: Results) -> Iterator[Check]:
     if one := results["limits"].get(SQLITE_LEDGER.name):
         yield Check(
-            f"30 per 5 s, one process, {one['records']} records: time over the least possible",
+            f"30 per 5 s, one process, {one['records']} records: time compared with the minimum",
             "≤ 1.05, 429s ≤ 1 %",
             f"{one['ratio']:.3f}, {one['limited']:.1%}",
             one["ratio"] <= 1.05 and one["limited"] <= 0.01,
@@ -74,12 +74,12 @@ def _known(results: Results) -> Iterator[Check]:
         )
         yield Check("POSTs for them", "0", str(found["posts"]), found["posts"] == 0)
         more = found["rss_peak"] - found["rss_peak_few"]
-        yield Check(f"peak memory over that of {found['few']} records", "≤ 60 MB", f"{more:.0f} MB", more <= 60)
+        yield Check(f"peak memory above that of {found['few']} records", "≤ 60 MB", f"{more:.0f} MB", more <= 60)
     few, many = results["limits"].get("first run, few"), results["limits"].get("first run, many")
     if few and many:
         more = many["rss_peak"] - few["rss_peak"]
         yield Check(
-            f"peak memory of a first run of {many['records']:,} over one of {few['records']}",
+            f"peak memory of a first run of {many['records']:,} above one of {few['records']}",
             "≤ 60 MB",
             f"{more:.0f} MB",
             more <= 60 and many["customers"] == many["records"],
@@ -89,11 +89,13 @@ def _known(results: Results) -> Iterator[Check]:
 def _rest(results: Results) -> Iterator[Check]:
     if found := results.get("imports"):
         seconds = found["median"] * 1000
-        yield Check("importing the operator over Airflow's BaseOperator", "≤ 30 ms", f"{seconds:.0f} ms", seconds <= 30)
+        yield Check(
+            "importing the operator, beyond Airflow's BaseOperator", "≤ 30 ms", f"{seconds:.0f} ms", seconds <= 30
+        )
     for name, done in results["killed"].items():
         if name in (SQLITE_LEDGER.name, POSTGRESQL_LEDGER.name):
             yield Check(
-                f"SIGKILL at half, then a rerun: {name}",
+                f"killed halfway and run again: {name}",
                 "0 duplicates, 0 lost",
                 f"{done['duplicates']}, {done['lost']}",
                 done["duplicates"] == done["lost"] == 0,

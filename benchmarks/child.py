@@ -1,4 +1,4 @@
-"""``python -m benchmarks.child MODULE:FUNCTION JSON``: call a function with these arguments, and say what it took."""
+"""``python -m benchmarks.child MODULE:FUNCTION JSON``: call a function with these arguments and measure it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ RESULT = "BENCH-RESULT "
 
 
 def memory(field: str) -> float:
-    """Of this process, in MB: ``VmRSS`` (now) or ``VmHWM`` (the most since its program began)."""
+    """Return the memory of this process in MB: ``VmRSS`` (now) or ``VmHWM`` (its peak)."""
     with open("/proc/self/status") as status:
         line = next(line for line in status if line.startswith(field))
     return int(line.split()[1]) / 1024
 
 
 def measured(work: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-    """Do the work; what it says, and what it took. What was imported before does not count."""
+    """Call the function and return its result and measurements. Imports are not counted."""
     before = memory("VmRSS")
     cpu, start = time.process_time(), time.monotonic()
     said = work()
@@ -30,7 +30,7 @@ def measured(work: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """RunState, tell the parent, and leave without waiting for anything."""
+    """Work, report to the parent, and exit without waiting for anything."""
     module, _, function = sys.argv[1].partition(":")
     call, arguments = getattr(importlib.import_module(module), function), json.loads(sys.argv[2])
     result = measured(lambda: call(**arguments))

@@ -1,4 +1,4 @@
-"""What importing the operator costs a DAG file, over importing Airflow's own base class."""
+"""The time to import the operator in a DAG file, beyond the time to import Airflow's own base class."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ print(time.perf_counter() - start)
 
 
 def import_time(world: World, runs: int) -> dict[str, Any]:
-    """Seconds, over so many fresh processes."""
+    """Return the times in seconds, each measured in this many new processes."""
     command = [sys.executable, "-c", _CODE]
 
     def once() -> float:
         done = subprocess.run(command, env=world.environment(), check=True, capture_output=True, text=True)
         return float(done.stdout.split()[-1])
 
-    once()  # afterwards everything is compiled
+    once()  # compile everything first
     return median_spread([once() for _ in range(runs)])

@@ -1,4 +1,4 @@
-"""Reruns: a million known records, the bare loop beside them, and peak memory."""
+"""Reruns over a million known records, compared with a bare loop, and their peak memory."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from benchmarks.roster import SQLITE_LEDGER
 from benchmarks.sandbox import Sandbox
 from benchmarks.speed import median_spread
 from benchmarks.world import World, say
-from payarc_provider.api.token import read_claims
-from payarc_provider.sync.account import Identity, token_user
+from payarc_provider.api.token import Identity
+from payarc_provider.sync.account import find_scope
 from payarc_provider.sync.ledger import Ledger
 from payarc_provider.sync.records import RecordReader
 
@@ -26,7 +26,7 @@ PAGE = 2000
 
 
 def bare_loop(count: int) -> dict[str, Any]:
-    """Normalise, validate and hash so many records, and nothing else; to make their rows is left out of the time."""
+    """Only normalize, validate and hash this many records. The time to create their rows is not counted."""
     reader, rows, spent, index = RecordReader("id", None, "bench"), people(count, as_written=True), 0.0, 0
     while chunk := list(itertools.islice(rows, PAGE)):
         start = time.monotonic()
@@ -38,13 +38,13 @@ def bare_loop(count: int) -> dict[str, Any]:
 
 
 def fill(file: str, count: int, account: str, source: str) -> None:
-    """A SQLite ledger as a run that created ``count`` customers would have left it, but without the requests."""
+    """Create a SQLite ledger as a run that created ``count`` customers would leave it."""
     ledger = Ledger(sa.create_engine(f"sqlite:///{file}"))
     ledger.open()
     reader, now = RecordReader("id", None, ledger.ledger_id), datetime.datetime.now(datetime.UTC)
     table = ledger.schema.rows.name
-    ledger.database.dispose()
-    columns = "account, key, state, customer_id, digest, fields, source, attempt, run_id, claimed_at, settled_at"
+    ledger.database.engine.dispose()
+    columns = "account, key, state, customer_id, digest, fields, source, attempt, run_id, claimed_at, resolved_at"
     moment = now.replace(tzinfo=None).isoformat(sep=" ")
     rows = (
         (
@@ -72,16 +72,16 @@ def fill(file: str, count: int, account: str, source: str) -> None:
 
 def _remember_merchant(file: str, sandbox: Sandbox) -> str:
     place = sandbox.origin.partition("//")[2]
-    me = Identity(place, None, token_user(read_claims(sandbox.token).sub, sandbox.token))
+    me = Identity.of(place, None, sandbox.token)
     ledger = Ledger(sa.create_engine(f"sqlite:///{file}"))
     ledger.open()
-    account = ledger.remember(me.name, me.own_scope)
-    ledger.database.dispose()
+    account = find_scope(ledger, me, lambda customer_id: None)
+    ledger.database.engine.dispose()
     return account
 
 
 def reruns(world: World, sandbox: Sandbox, records: int, few: int, rounds: int) -> dict[str, Any]:
-    """Over many known records, two in a hundred of them changed, and over few."""
+    """Run over many known records, 2 % of them changed, and over few."""
     found = {count: _known(world, sandbox, count, rounds) for count in (few, records)}
     many = found[records]
     return {

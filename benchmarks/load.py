@@ -1,4 +1,4 @@
-"""How many answers a second the sandbox can give at the most, so that it is nobody's bottleneck unnoticed."""
+"""The maximum number of requests that the sandbox answers per second, to show that it is not the bottleneck."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.world import World
 
 
 def hammer(host: str, token: str, seconds: float, threads: int = 4) -> dict[str, Any]:
-    """POST as fast as a client can that does next to nothing itself."""
+    """POST as fast as a minimal client can."""
     until, sent = time.monotonic() + seconds, [0] * threads
     body = json.dumps(payload(next(iter(people(1)))))
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
@@ -35,7 +35,7 @@ def hammer(host: str, token: str, seconds: float, threads: int = 4) -> dict[str,
 
 
 def most(world: World, sandbox: Sandbox, seconds: float) -> dict[str, Any]:
-    """Answers per second, and what each costs the sandbox."""
+    """Return responses per second, and the CPU time of each at the sandbox."""
     sandbox.begin()
     arguments = {"host": sandbox.origin.partition("//")[2], "token": sandbox.token, "seconds": seconds}
     done = world.run("benchmarks.load:hammer", arguments)

@@ -1,4 +1,4 @@
-"""Made-up people, the same every time, and a CRM table of them."""
+"""Made-up people, the same in every run, and a CRM table with them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Person = dict[str, Any]
 
 
 def person(number: int, *, as_written: bool = False) -> Person:
-    """One of them, numbered from 1.
+    """Return the person with this number, counted from 1.
 
     :param as_written: with a phone number as people write it, which PayArc would refuse
     """
@@ -35,12 +35,12 @@ def person(number: int, *, as_written: bool = False) -> Person:
 
 
 def people(count: int, *, as_written: bool = False) -> Iterator[Person]:
-    """So many of them, one after the other."""
+    """Yield this many people."""
     return (person(number, as_written=as_written) for number in range(1, count + 1))
 
 
 def write_crm(path: Path, count: int, *, as_written: bool = False) -> Path:
-    """A new SQLite database with them in its table ``people``."""
+    """Create a SQLite database with this many people in its table ``people``."""
     path.unlink(missing_ok=True)
     with contextlib.closing(sqlite3.connect(path)) as database, database:
         database.execute(
@@ -52,23 +52,23 @@ def write_crm(path: Path, count: int, *, as_written: bool = False) -> Path:
 
 
 def read_crm(path: str) -> list[Person]:
-    """All rows, as a script of one's own would read them."""
+    """Return all rows, as a script would read them."""
     with contextlib.closing(sqlite3.connect(path)) as database:
         database.row_factory = sqlite3.Row
         return [dict(row) for row in database.execute("SELECT * FROM people ORDER BY id")]
 
 
 def change_some(path: Path, every: int) -> int:
-    """Every so manieth of them moves to another country; returns how many did."""
+    """Change the country of every n-th person; returns how many changed."""
     with contextlib.closing(sqlite3.connect(path)) as database, database:
         return database.execute("UPDATE people SET country = 'CA' WHERE id % ? = 0", (every,)).rowcount
 
 
 def payload(row: Person) -> Person:
-    """What is sent for a row."""
+    """Return the data that is sent for a row."""
     return {name: row[name] for name in FIELDS}
 
 
 def as_json(path: str) -> list[str]:
-    """The payloads of all rows as JSON texts."""
+    """Return the data of all rows as JSON."""
     return [json.dumps(payload(row)) for row in read_crm(path)]

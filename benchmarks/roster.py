@@ -1,4 +1,4 @@
-"""Who takes part, and how each is set up."""
+"""The tools that are compared, and how each is set up."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ SQLITE = {"conn_type": "sqlite"}
 
 @dataclass(frozen=True)
 class Contender:
-    """One of them.
+    """A tool.
 
-    :param name: as the table shows it
-    :param call: of its module, ``MODULE:FUNCTION``
-    :param setting: how it was configured, in words
-    :param most: at most so many records where speed is measured, since it takes them one after the other
+    :param name: its name in the table
+    :param call: the function that runs it, as ``MODULE:FUNCTION``
+    :param setting: how it is configured, in words
+    :param most: the maximum number of records when speed is measured, for tools that are slow
     """
 
     name: str
@@ -30,7 +30,7 @@ class Contender:
     in_airflow: bool = False
 
     def fresh(self, world: World) -> dict[str, Any]:
-        """Arguments for a first run: an empty state, an empty ledger."""
+        """Return the arguments of a first run, with an empty state and an empty ledger."""
         made: dict[str, Any] = {"state": str(world.folder()), **self.arguments}
         if self.ledger == "sqlite":
             made["ledger"] = SQLITE
@@ -40,7 +40,7 @@ class Contender:
 
     @property
     def ours(self) -> bool:
-        """Whether it is this provider."""
+        """Return whether the tool is this provider."""
         return self.ledger is not None or self.call.endswith(":operator")
 
 
@@ -51,8 +51,8 @@ _OURS = (
 POOL = Contender(
     "`requests` pool, no ledger",
     f"{_MODULE}.pool:run",
-    "16 threads with a `requests.Session` each (keep-alive); under a limit with urllib3's `Retry` on 429, which keeps "
-    "to `Retry-After`",
+    "16 threads with a `requests.Session` each (keep-alive). With a rate limit, urllib3's `Retry` on 429, which "
+    "respects `Retry-After`",
     ("requests", "urllib3"),
 )
 SQLITE_LEDGER = Contender(
@@ -64,8 +64,8 @@ POSTGRESQL_LEDGER = Contender(
 SDK = Contender(
     "official SDK `payarc`",
     f"{_MODULE}.sdk:run",
-    "`await payarc.customers['create'](…)`, 16 at once by a semaphore; the SDK opens a connection for each call and "
-    "knows no limit, so the script around it waits a window after a 429",
+    "`await payarc.customers['create'](…)`, 16 in flight, limited by a semaphore. The SDK opens a connection for "
+    "each call and does not handle rate limits, so the script waits for a window after a 429",
     ("payarc", "httpx"),
     most=200,
 )
@@ -79,23 +79,23 @@ DLT = Contender(
 DRT = Contender(
     "drt, REST destination",
     f"{_MODULE}.reverse_tool:run",
-    "a sync for each of 16 shares of the table, `drt run --threads 16` (a sync sends one request after the other); "
-    "`mode: incremental` on the id, `native_idempotency_key`; under a limit one sync with "
-    "`rate_limit: requests_per_second` set to it",
+    "a sync for each of 16 shares of the table, `drt run --threads 16` (a sync sends one request at a time); "
+    "`mode: incremental` on the id, `native_idempotency_key`. With a rate limit, one sync with that limit as "
+    "`rate_limit: requests_per_second`",
     ("drt-core",),
 )
 OPERATOR = Contender(
     "this provider * (SQLite)",
     f"{_MODULE}.in_airflow:operator",
-    "the same as one task of a DAG, by `dag.test()`",
+    "the same, as a task of a DAG, with `dag.test()`",
     ("apache-airflow",),
     in_airflow=True,
 )
 HTTP = Contender(
     "`HttpOperator`, mapped *",
     f"{_MODULE}.in_airflow:http",
-    "`HttpOperator.partial(…).expand(data=…)`, one task instance per record, by `dag.test()`, which runs them one "
-    "after the other in one process; under a scheduler each would also start a process",
+    "`HttpOperator.partial(…).expand(data=…)`, one task instance per record, with `dag.test()`, which runs them "
+    "one at a time in one process. With a scheduler, each would also start a process",
     ("apache-airflow-providers-http",),
     most=60,
     in_airflow=True,

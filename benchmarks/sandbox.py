@@ -1,4 +1,4 @@
-"""The stand-in for PayArc, in a process of its own."""
+"""The sandbox, in a process of its own."""
 
 from __future__ import annotations
 
@@ -47,29 +47,29 @@ class Sandbox:
         return f"{self.origin}/v1"
 
     def begin(self, **settings: Any) -> None:
-        """Empty, with these settings."""
+        """Empty the sandbox and apply these settings."""
         self._call("reset", {})
         self._call("settings", settings)
         self._cpu = self._cpu_now()
 
     def stats(self) -> dict[str, Any]:
-        """Its counts since it began, ``cpu`` (seconds) among them."""
+        """Return its counts since it began, including ``cpu`` in seconds."""
         return {**self._call("stats"), "cpu": self._cpu_now() - self._cpu}
 
     def created(self) -> int:
-        """How many customers there are."""
+        """Return the number of customers."""
         return int(sum(self.stats()["customers"].values()))
 
     def posts(self) -> list[dict[str, Any]]:
-        """Every POST, in the order of arrival."""
+        """Return every POST in the order of arrival."""
         return list(self._call("log"))
 
     def customers(self) -> list[dict[str, Any]]:
-        """Every customer."""
+        """Return every customer."""
         return list(self._call("customers"))
 
     def wait_for(self, created: int, alive: subprocess.Popen[Any]) -> None:
-        """Until there are so many customers, or the process that makes them has ended."""
+        """Wait until this many customers exist, or until the process that creates them has ended."""
         while self.created() < created and alive.poll() is None:
             time.sleep(0.02)
 

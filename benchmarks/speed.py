@@ -1,4 +1,4 @@
-"""Speed, CPU, memory and requests at 50 ms, and what a rerun over the same records costs; then a SIGKILL at half."""
+"""Speed, CPU, memory and requests with a latency of 50 ms, the cost of a rerun, and a SIGKILL halfway."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ THREADS = 16
 
 
 def median_spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, least and most."""
+    """Return the median, the minimum and the maximum."""
     return {"median": statistics.median(values), "least": min(values), "most": max(values), "runs": len(values)}
 
 
 def speed(world: World, sandbox: Sandbox, roster: Sequence[Contender], records: int, rounds: int) -> dict[str, Any]:
-    """Contender → figures; in each round all of them one after the other, so that ratios are of neighbours."""
+    """Return the figures of each tool. All tools take turns in each round, so ratios compare neighbors."""
     runs: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for turn in range(rounds):
         for contender in roster:
             count = min(records, contender.most or records)
             if turn >= 1 and contender.in_airflow and not contender.ours:
-                continue  # long, and far from every edge
+                continue  # slow, and far from every target
             try:
                 runs[contender.name].append(_once(world, sandbox, contender, count, rerun=turn == 0))
             except Failed as failure:
@@ -98,7 +98,7 @@ def _figures(runs: list[dict[str, Any]], bare: list[float]) -> dict[str, Any]:
 
 
 def killed(world: World, sandbox: Sandbox, roster: Sequence[Contender], records: int) -> dict[str, Any]:
-    """Contender → customers too many and missing after a SIGKILL at half and a rerun to the end."""
+    """Return duplicate and lost customers of each tool, after a SIGKILL halfway and a rerun to the end."""
     found = {}
     for contender in roster:
         count = min(records, contender.most or records)
@@ -123,7 +123,7 @@ def _killed(world: World, sandbox: Sandbox, contender: Contender, count: int) ->
         **fresh,
     }
     if contender.ledger:
-        arguments |= {"timeout": 5, "settle": 5, "lease": 10}  # what a rerun waits for; 30, 60 and 120 by default
+        arguments |= {"timeout": 5, "settle": 5, "lease": 10}  # how long a rerun waits; the defaults are 30, 60 and 120
     sandbox.begin(latency=LATENCY)
     child = world.start(contender.call, arguments)
     with crash_safe(child):

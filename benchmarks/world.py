@@ -1,4 +1,4 @@
-"""What a benchmark works with: a folder, databases, and child processes that measure themselves."""
+"""What a benchmark needs: a folder, databases, and child processes that measure themselves."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _started = time.monotonic()
 
 
 def say(text: str) -> None:
-    """A line of progress."""
+    """Print a line of progress."""
     minutes, seconds = divmod(int(time.monotonic() - _started), 60)
     print(f"[{minutes:2}:{seconds:02}] {text}", file=sys.stderr, flush=True)
 
 
 class Failed(Exception):
-    """A child ended badly; its last words are the text."""
+    """A child process failed; the message is the end of its output."""
 
 
 class Child:
@@ -62,14 +62,14 @@ class Child:
         raise Failed(f"{self.call} ended with {code}:\n{said[-3000:]}")
 
     def kill(self) -> None:
-        """SIGKILL it and whatever it started."""
+        """Kill the process and its children with SIGKILL."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
 class World:
-    """A context manager: a folder that is removed at the end, and a PostgreSQL in it."""
+    """A context manager: a temporary folder with a PostgreSQL server in it."""
 
     def __init__(self) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="payarc-bench-"))
@@ -90,7 +90,7 @@ class World:
         shutil.rmtree(self.home, ignore_errors=True)
 
     def environment(self) -> dict[str, str]:
-        """A child's: an Airflow of its own, and nothing of the caller's."""
+        """Return a child's environment: an Airflow of its own, and none of the caller's settings."""
         kept = {
             name: value
             for name, value in os.environ.items()
@@ -121,17 +121,17 @@ class World:
         return Child(call, arguments, self.environment(), nice)
 
     def run(self, call: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Run a function in a process of its own; what it measured."""
+        """Run a function in a process of its own and return what it measured."""
         return self.start(call, arguments).result()
 
     def folder(self) -> Path:
-        """A new one."""
+        """Create a new folder."""
         made = self.home / f"state-{next(_numbers)}"
         made.mkdir()
         return made
 
     def postgresql(self) -> tuple[dict[str, Any], str]:
-        """A new database: as an Airflow connection, and as a URL."""
+        """Create a database; returns it as an Airflow connection and as a URL."""
         name = f"bench_{next(_numbers)}"
         with self._lock:
             self._server.psql(f"CREATE DATABASE {name};")
@@ -142,7 +142,7 @@ class World:
 
 @contextlib.contextmanager
 def crash_safe(*children: Child) -> Iterator[None]:
-    """Leave no child behind."""
+    """Kill all children that are still running."""
     try:
         yield
     finally:

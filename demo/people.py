@@ -1,4 +1,4 @@
-"""A CRM of 200 made-up people, the same every time."""
+"""A CRM with 200 made-up people, the same in every run."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ GIVEN = "Ana Béatrice Chloé Dmitri Eoin Fatima Gül Håkon Inés Jean-Luc Kofi
 FAMILY = "Álvarez Brontë D'Angelo Erdoğan García-López Ito Jönsson Lefèvre N'Diaye O'Brien Park Smith-Jones Žižka"
 COMPANIES = ["Bagel bar", "Bike workshop", "Book café", "Donut shop", "Flower stall", "Print studio", "Tea house"]
 
-# Mistakes that only PayArc's own check finds: person → column, what is right, what stands in the CRM.
+# Mistakes that only PayArc detects: person → column, the right text, the text in the CRM.
 MISTAKES = {42: ("email", "@", "."), 101: ("email", ".com", ""), 160: ("country", "US", "U.S.")}
 
 
 def people(count: int = 200) -> list[dict[str, object]]:
-    """The rows of the table."""
+    """Return the rows of the table."""
     chance = random.Random(2026)
     rows: list[dict[str, object]] = []
     for number in range(1, count + 1):
@@ -37,7 +37,7 @@ def people(count: int = 200) -> list[dict[str, object]]:
 
 
 def write_crm(path: Path) -> int:
-    """Write the table ``people`` into a new SQLite database; returns how many there are."""
+    """Write the table ``people`` to a new SQLite database and return the number of its rows."""
     rows = people()
     database = sqlite3.connect(path)
     with database:

@@ -1,6 +1,6 @@
-"""``make demo``: real Airflow, a CRM of 200 people, a stand-in for PayArc, and the same DAG run twice.
+"""``make demo``: run the same DAG twice in a real Airflow, with 200 people and the PayArc sandbox.
 
-Everything happens on this machine and inside ``.demo/``, which begins afresh each time.
+Everything happens on this machine and inside ``.demo/``, which is emptied first.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 HOME = CHECKOUT / ".demo"
 LOG = HOME / "airflow.log"
 UI = HOME / "ui.sh"
-TERMINAL = os.fdopen(os.dup(1), "w")  # file descriptor 1 itself is Airflow's while it runs
+FIRST, SECOND = "First run", "Second run, as after clearing the task"
+TERMINAL = os.fdopen(os.dup(1), "w")  # while Airflow runs, file descriptor 1 leads to its log
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the DAG; ``posts`` and ``created`` were counted by PayArc's stand-in, not by Airflow."""
+    """One run of the DAG. The sandbox has counted ``posts`` and ``created``."""
 
     state: str
     summary: dict[str, Any]
@@ -42,39 +43,31 @@ class Run:
 
 
 def main() -> None:
-    """Show it."""
-    port = begin_afresh()
+    """Run the demo."""
+    port = prepare_home()
     people = write_crm(HOME / "crm.db")
     with payarc_sandbox(port) as (origin, connection):
         environment = airflow_environment(connection)
         write_scripts(environment)
-        say(
-            "A CRM's people become PayArc customers, each exactly once.",
-            "",
-            f"  CRM      .demo/crm.db, with {people} made-up people in its table people",
-            f"  PayArc   a stand-in at {origin}/v1; nothing leaves this machine",
-            "  Airflow  the real one, with its home in .demo; its output goes to .demo/airflow.log",
-            "  DAG      example_dags/payarc_from_table.py",
-            "",
-            "Setting up Airflow and running the DAG twice takes half a minute to a minute.",
-            "",
-        )
+        say(*introduction(people, origin))
         with airflow_output_in_log():
             os.environ.update(environment)
             dag = set_up_airflow()
             first = run(dag, origin)
-            say_run("First run", first)
+            say(*run_report(FIRST, first))
             second = run(dag, origin)
-            say_run("Second run, as after a clear or in a backfill", second)
-    say_end(first, second)
+            say(*run_report(SECOND, second))
+    say(*closing(first, second))
+    if second.posts or second.created or {first.state, second.state} != {"success"}:
+        raise SystemExit("The demo should end otherwise. Please report this, with .demo/airflow.log.")
 
 
-def begin_afresh() -> int:
-    """An empty ``.demo/``, and a free port for PayArc's stand-in."""
+def prepare_home() -> int:
+    """Empty ``.demo/`` and return a free port for the sandbox."""
     noted = HOME / "port"
     with contextlib.suppress(OSError, ValueError):
         socket.create_connection(("127.0.0.1", int(noted.read_text())), timeout=1).close()
-        raise SystemExit("Airflow of the last demo is still running: first stop .demo/ui.sh with Ctrl-C.")
+        raise SystemExit("The UI of the last demo is still running. Stop .demo/ui.sh with Ctrl-C first.")
     shutil.rmtree(HOME, ignore_errors=True)
     HOME.mkdir()
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -84,13 +77,13 @@ def begin_afresh() -> int:
 
 
 def sandbox_command(port: int) -> list[str]:
-    """What starts PayArc's stand-in."""
+    """Return the command that starts the sandbox."""
     return [sys.executable, "-m", "payarc_provider.sandbox", "--port", str(port), "--state", str(HOME / "payarc.db")]
 
 
 @contextlib.contextmanager
 def payarc_sandbox(port: int) -> Iterator[tuple[str, str]]:
-    """PayArc's stand-in as a process of its own: where it is, and an Airflow connection to it."""
+    """Run the sandbox as a process of its own; yields its address and an Airflow connection to it."""
     with subprocess.Popen(sandbox_command(port), stdout=subprocess.PIPE, text=True) as process:
         try:
             greeting = [process.stdout.readline() for _ in range(4)] if process.stdout else []
@@ -101,7 +94,7 @@ def payarc_sandbox(port: int) -> Iterator[tuple[str, str]]:
 
 
 def airflow_environment(connection: str) -> dict[str, str]:
-    """An Airflow that keeps to ``.demo/`` and needs no login."""
+    """Return the settings of an Airflow that stays inside ``.demo/`` and needs no login."""
     return {
         "AIRFLOW_HOME": str(HOME),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{HOME / 'airflow.db'}",
@@ -120,24 +113,24 @@ def airflow_environment(connection: str) -> dict[str, str]:
 
 
 def write_scripts(environment: dict[str, str]) -> None:
-    """A script with the demo's environment, and one that opens Airflow's UI on what the demo has made."""
+    """Write a script that sets the demo's environment, and one that starts Airflow's UI."""
     exports = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
     path = f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"
     (HOME / "env.sh").write_text("\n".join([*exports, path, ""]))
-    # For this machine only, since it asks for no login.
+    # It needs no login, so it listens on this machine only.
     UI.write_text(f"""#!/bin/sh
-# Airflow's UI on what `make demo` has made. Ctrl-C ends it.
+# Airflow's UI with the runs of `make demo`. Stop it with Ctrl-C.
 . {shlex.quote(str(HOME / "env.sh"))}
 export AIRFLOW__API__HOST=127.0.0.1
 export AIRFLOW__API__PORT="${{PORT:-8080}}"
 export AIRFLOW__API__BASE_URL="http://localhost:$AIRFLOW__API__PORT"
-exec python {shlex.quote(str(CHECKOUT / "demo" / "ui.py"))}  # `airflow standalone`, and PayArc's stand-in
+exec python {shlex.quote(str(CHECKOUT / "demo" / "ui.py"))}  # `airflow standalone` and the sandbox
 """)
     UI.chmod(0o755)
 
 
 def set_up_airflow() -> Any:
-    """Make Airflow's database; returns the DAG."""
+    """Create Airflow's database and return the DAG."""
     from airflow.dag_processing.dagbag import DagBag
     from airflow.utils.db import initdb
 
@@ -149,7 +142,7 @@ def set_up_airflow() -> Any:
 
 
 def run(dag: Any, origin: str) -> Run:
-    """Run the DAG from its beginning to its end."""
+    """Run the DAG once, to its end."""
     before, started = count(origin), time.monotonic()
     dag_run = dag.test()
     task = dag_run.get_task_instance("create_customers")
@@ -164,14 +157,14 @@ def run(dag: Any, origin: str) -> Run:
 
 
 def count(origin: str) -> dict[str, int]:
-    """The POSTs that PayArc's stand-in has counted, by what became of them."""
-    with urllib.request.urlopen(f"{origin}/_sandbox/stats") as answer:
-        return dict(json.load(answer)["posts"])
+    """Return how many POSTs the sandbox has received, and how many customers they created."""
+    with urllib.request.urlopen(f"{origin}/_sandbox/stats") as response:
+        return dict(json.load(response)["posts"])
 
 
 @contextlib.contextmanager
 def airflow_output_in_log() -> Iterator[None]:
-    """Whatever is printed, by children too, goes to the log; only `say` is seen."""
+    """Redirect all output, that of child processes too, to the log. `say` still prints to the terminal."""
     sys.stdout.flush()
     kept = os.dup(1), os.dup(2)
     with LOG.open("w") as log:
@@ -186,39 +179,52 @@ def airflow_output_in_log() -> Iterator[None]:
 
 
 def say(*lines: str) -> None:
-    """Show some lines."""
+    """Print lines to the terminal."""
     print(*lines, sep="\n", file=TERMINAL, flush=True)
 
 
-def say_run(title: str, done: Run) -> None:
-    """What one run did."""
-    say(
+def introduction(people: int, origin: str) -> list[str]:
+    """What is printed before the runs."""
+    return [
+        "The people in a CRM become PayArc customers, each exactly once.",
+        "",
+        f"  CRM      .demo/crm.db, a database with {people} made-up people",
+        f"  PayArc   a sandbox at {origin}/v1; nothing leaves this machine",
+        "  Airflow  a real one, with its home in .demo and its output in .demo/airflow.log",
+        "  DAG      example_dags/payarc_from_table.py",
+        "",
+        "Setting up Airflow and running the DAG twice takes up to a minute.",
+        "",
+    ]
+
+
+def run_report(title: str, done: Run) -> list[str]:
+    """What is printed after a run."""
+    return [
         f"{title}: {done.state} after {done.seconds:.0f} s",
-        "  {records} records: {created} created, {known} known, {rejected} refused".format_map(done.summary),
-        f"  {done.posts} POSTs and {done.created} new customers, as counted by PayArc's stand-in",
+        "  {records} records: {created} created, {known} known, {rejected} rejected".format_map(done.summary),
+        f"  counted by the sandbox: {done.posts} POSTs, {done.created} new customers",
         "",
-    )
+    ]
 
 
-def say_end(first: Run, second: Run) -> None:
-    """What it came to."""
-    refused = [(one["key"], name, texts) for one in first.rejected for name, texts in one["errors"].items()]
-    say(
-        f"Two runs, {first.created + second.created} customers, and the second run cost {second.posts} POSTs.",
+def closing(first: Run, second: Run) -> list[str]:
+    """What is printed at the end."""
+    rejected = [(one["key"], name, texts) for one in first.rejected for name, texts in one["errors"].items()]
+    return [
+        f"Two runs, {first.created + second.created} customers. The second run sent {second.posts} POSTs.",
         "",
-        "PayArc refused some records, which the DAG allows (max_rejected=3) and which held up nobody else:",
-        *(f"  person {key:>3}: {name}: {' '.join(texts)}" for key, name, texts in refused),
+        f"PayArc rejected {len(first.rejected)} records. They did not hold up the others, and the DAG allows up to 3:",
+        *(f"  person {key:>3}: {name}: {' '.join(texts)}" for key, name, texts in rejected),
         "",
-        "What is known stands in the ledger, a table beside the people. To look at it:",
+        "The ledger remembers who has a customer. It is a table next to the people. To look at it:",
         "  . .demo/env.sh",
         "  python -m payarc_provider.ledger --ledger-conn-id crm status",
         "",
-        "To look at the DAG, its runs and what it hands on in Airflow's UI:",
+        "To see the DAG, its runs and its XComs in Airflow's UI:",
         "  .demo/ui.sh",
-        "and open http://localhost:8080 after some 20 seconds. Another port: PORT=8081 .demo/ui.sh. Ctrl-C ends it.",
-    )
-    if second.posts or second.created or {first.state, second.state} != {"success"}:
-        raise SystemExit("This is not what the demo should show: please report it, with .demo/airflow.log")
+        "Then open http://localhost:8080 after about 20 seconds. To use another port: PORT=8081 .demo/ui.sh",
+    ]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Airflow's UI and PayArc's stand-in, on what ``make demo`` has made; started by ``.demo/ui.sh``, ended by Ctrl-C."""
+"""Airflow's UI and the sandbox, with the data of ``make demo``. ``.demo/ui.sh`` starts it, Ctrl-C stops it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from run import HOME, sandbox_command
 
 
 def main() -> None:
-    """Run both until either ends or somebody wants to end it."""
+    """Run both until one of them ends, or until Ctrl-C."""
     for stop in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(stop, lambda *_: sys.exit())
     commands = (sandbox_command(int((HOME / "port").read_text())), ["airflow", "standalone"])
-    # In sessions of their own, whose every process can then be ended: `airflow standalone` alone leaves some behind.
+    # In sessions of their own, so that all their processes can be stopped: `airflow standalone` leaves some behind.
     processes = [subprocess.Popen(command, start_new_session=True) for command in commands]
     try:
         while all(process.poll() is None for process in processes):
             time.sleep(1)
     except KeyboardInterrupt:
-        print("\nEnding ...")
+        print("\nStopping ...")
     finally:
         for how in (signal.SIGTERM, signal.SIGKILL):
             for process in processes:

@@ -1,4 +1,4 @@
-"""How Sphinx builds these pages: `make docs`."""
+"""The configuration of Sphinx, which builds these pages: `make docs`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-# The reference is read from the code, which imports Airflow, which makes itself a home.
+# autodoc imports the code, and with it Airflow, which creates its home directory.
 os.environ.setdefault("AIRFLOW_HOME", str(HERE / "_build" / "airflow"))
 os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "WARNING")
 
@@ -27,7 +27,7 @@ html_show_copyright = False
 
 myst_enable_extensions = ["attrs_block", "deflist"]
 myst_heading_anchors = 3
-suppress_warnings = ["myst.header"]  # parts of the README are shown below other headings than there
+suppress_warnings = ["myst.header"]  # included parts of the README have headings of another level
 
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
@@ -35,10 +35,10 @@ autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 
 nitpicky = True
-# Airflow's and Python's own names have no page here; nor have modules of this package that are no public interface.
+# Names of Airflow and Python, and modules that are not public, have no page here.
 nitpick_ignore_regex = [
     ("py:.*", r"(airflow|collections|datetime|os|starlette|typing)\b.*"),
     ("py:.*", r"(payarc_provider\.(api|sync|hooks\.connection)\b.*)"),
     ("py:class", r"(Any|Iterable|Iterator|Literal|Mapping|PathLike|Sequence|XComArg)\b.*"),
-    ("py:class", r"PayarcClient|PayarcConnection|RateLimiter|TokenClaims"),
+    ("py:class", r"Identity|PayarcClient|PayarcConnection|RateLimiter|TokenClaims"),
 ]

@@ -1,9 +1,9 @@
 """
-### Some people, by hand
+### Create customers by hand
 
-Trigger this DAG with its form: from which day to which day (not included), how many people at most, and whether to
-try it first. A try checks each record and compares it with the ledger, sends nothing, and says in the XCom `summary`
-how many would be created. Run as often as you like: whoever is a customer already stays one.
+Trigger this DAG with its form: the first day, the day after the last day, the maximum number of people, and whether
+this is a dry run. A dry run checks the records and compares them with the ledger. It sends nothing, and the XCom
+`summary` says how many customers it would create. Run it as often as you like: nobody becomes a customer twice.
 
 Needs the connections `payarc_default` (type PayArc) and `crm` (SQLite, PostgreSQL, MySQL or MariaDB).
 """
@@ -27,8 +27,8 @@ from payarc_provider.operators.customer import CreateCustomerOperator
     params={
         "since": Param("2026-01-01", type="string", format="date", description="the first day"),
         "until": Param("2027-01-01", type="string", format="date", description="the day after the last one"),
-        "limit": Param(100, type="integer", minimum=1, description="how many people at most"),
-        "dry_run": Param(True, type="boolean", description="only say what would be done"),
+        "limit": Param(100, type="integer", minimum=1, description="the maximum number of people"),
+        "dry_run": Param(True, type="boolean", description="only report what would be done"),
     },
 )
 def payarc_by_hand():
@@ -37,7 +37,7 @@ def payarc_by_hand():
         return "try_customers" if params["dry_run"] else "create_customers"
 
     people = {
-        # What the form gives is a date or a number, or the run is refused; so it may stand in the query.
+        # Airflow accepts only dates and a number here, so these values are safe in a query.
         "sql": """
             SELECT id, full_name AS name, email
             FROM people

@@ -1,8 +1,8 @@
 """
-### Customers, and then something for each group of them
+### Process many customers in groups
 
-Airflow maps over at most `[core] max_map_length` (1024) values. With `group_ids` the ids come in lists, so a mapped
-task for each list takes any number of customers, and does not cost a task instance for each of them.
+Airflow maps over at most `[core] max_map_length` values (1024 by default). With `group_ids`, the operator returns lists
+of ids, and one mapped task processes each list. This works for any number of customers and needs fewer task instances.
 
 Needs the connections `payarc_default` (type PayArc) and `crm` (SQLite, PostgreSQL, MySQL or MariaDB).
 """
@@ -24,7 +24,7 @@ def payarc_fan_out():
         sql_conn_id="crm",
         fields={"name": "full_name", "email": "email"},
         max_rejected=10,
-        group_ids=2,  # some hundreds in earnest
+        group_ids=2,  # use a few hundred in production
         retries=3,
     )
 

@@ -1,8 +1,8 @@
 """
-### What an API lists becomes PayArc customers
+### Create customers from an API
 
-The task `sign_ups` asks a CRM's API page by page and returns a list of dicts, under PayArc's field names. XCom hands
-them on, and is no place to remember what has been created, so a database for the ledger is needed.
+The task `sign_ups` reads a CRM's API page by page and returns a list of dicts with PayArc's field names. The records
+are passed through XCom, so the ledger needs a database of its own.
 
 Needs the connections `payarc_default` (type PayArc), `crm_api` (host: the API's base URL, password: its token) and
 `payarc_ledger` (SQLite, PostgreSQL, MySQL or MariaDB).
@@ -20,7 +20,7 @@ from payarc_provider.operators.customer import CreateCustomerOperator
 
 @dag(schedule=None, start_date=datetime.datetime(2026, 1, 1), catchup=False, doc_md=__doc__, tags=["payarc"])
 def payarc_from_api():
-    @task(show_return_value_in_logs=False, retries=3)  # names and addresses do not belong in logs
+    @task(show_return_value_in_logs=False, retries=3)  # keep personal data out of the log
     def sign_ups() -> list[dict[str, Any]]:
         import requests
 
@@ -28,14 +28,14 @@ def payarc_from_api():
         people: list[dict[str, Any]] = []
         page = 1
         while page:
-            answer = requests.get(
+            response = requests.get(
                 f"{api.host}/sign-ups",
                 params={"page": page},
                 headers={"Authorization": f"Bearer {api.password}"},
                 timeout=30,
             )
-            answer.raise_for_status()
-            found = answer.json()
+            response.raise_for_status()
+            found = response.json()
             people += [
                 {
                     "id": person["uuid"],
@@ -53,7 +53,7 @@ def payarc_from_api():
         records=sign_ups(),
         key="id",
         ledger_conn_id="payarc_ledger",
-        max_rejected=0.05,  # a share: with more than 5 % refused, something else is wrong
+        max_rejected=0.05,  # a share: fail if more than 5 % are rejected
         retries=3,
     )
 

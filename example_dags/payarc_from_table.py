@@ -1,9 +1,9 @@
 """
-### A table becomes PayArc customers
+### Create customers from a table
 
 Each row of the table `people` becomes one PayArc customer, exactly once: run this DAG as often as you like, clear its
-tasks, kill its worker. What has been created is kept in the ledger, the table `payarc_customers`, here in the same
-database. The customers' ids go downstream, to one mapped task each.
+tasks, kill its worker. The ledger, a table named `payarc_customers` in the same database, remembers who has a customer.
+A mapped task processes each customer id.
 
 Needs the connections `payarc_default` (type PayArc) and `crm` (SQLite, PostgreSQL, MySQL or MariaDB).
 """
@@ -24,7 +24,7 @@ def payarc_from_table():
         table="people",
         sql_conn_id="crm",
         key="id",
-        fields={  # PayArc's field: the table's column
+        fields={  # PayArc field: column
             "name": "full_name",
             "email": "email",
             "description": "company",

@@ -1,8 +1,8 @@
 """
-### Records of an upstream task become PayArc customers
+### Create customers from an upstream task
 
-The task `sign_ups` returns a list of dicts under PayArc's own field names; each becomes one PayArc customer, exactly
-once. XCom is no place to remember what has been created, so a database for the ledger is needed.
+The task `sign_ups` returns a list of dicts with PayArc's field names. Each becomes one PayArc customer, exactly once.
+The records are passed through XCom, so the ledger needs a database of its own.
 
 Needs the connections `payarc_default` (type PayArc) and `payarc_ledger` (SQLite, PostgreSQL, MySQL or MariaDB).
 """
@@ -18,7 +18,7 @@ from payarc_provider.operators.customer import CreateCustomerOperator
 
 @dag(schedule=None, start_date=datetime.datetime(2026, 1, 1), catchup=False, doc_md=__doc__, tags=["payarc"])
 def payarc_from_xcom():
-    @task(show_return_value_in_logs=False)  # names and addresses do not belong in logs
+    @task(show_return_value_in_logs=False)  # keep personal data out of the log
     def sign_ups() -> list[dict[str, str]]:
         return [
             {"id": "web-1", "name": "Chloé O'Brien", "email": "chloe@example.com"},

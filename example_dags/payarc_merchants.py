@@ -1,8 +1,8 @@
 """
-### Many merchants
+### Create customers for several merchants
 
-One mapped task for each merchant, side by side, each with its own connection and its own table. The ledger keeps the
-merchants apart by the `account` of their connections (or by the user that a token names), so they may share it.
+There is one mapped task for each merchant, with a connection and a table of its own. The tasks run concurrently and
+share a ledger, which keeps the merchants apart by the `account` of their connections, or by the user of their tokens.
 
 Needs a connection of type PayArc for each merchant, and `crm` (SQLite, PostgreSQL, MySQL or MariaDB).
 """
@@ -24,7 +24,7 @@ def payarc_merchants():
         task_id="create_customers",
         sql_conn_id="crm",
         fields={"name": "full_name", "email": "email"},
-        map_index_template="{{ task.payarc_conn_id }}",  # what the UI calls each of them
+        map_index_template="{{ task.payarc_conn_id }}",  # the name of each mapped task in the UI
         retries=3,
     ).expand_kwargs([{"payarc_conn_id": merchant, "table": table} for merchant, table in MERCHANTS.items()])
 

@@ -1,9 +1,9 @@
 """
-### A nightly sync from the CRM
+### Create customers every night
 
-Each night the people that the CRM got on the day before become PayArc customers, exactly once, and the asset of all
-customers is updated, which starts the DAG `payarc_after_nightly`. Days that were missed are made up for with
-`airflow backfill create` (Airflow 2: `airflow dags backfill`): whoever is a customer already stays one.
+Every night, the people who signed up on the day before become PayArc customers, exactly once. The run updates an asset,
+which triggers the DAG `payarc_after_nightly`. To catch up on missed days, use `airflow backfill create` (in Airflow 2,
+`airflow dags backfill`): nobody becomes a customer twice.
 
 Needs the connections `payarc_default` (type PayArc) and `crm` (SQLite, PostgreSQL, MySQL or MariaDB).
 """
@@ -18,13 +18,13 @@ from airflow.timetables.interval import CronDataIntervalTimetable
 from payarc_provider.operators.customer import CreateCustomerOperator
 
 CUSTOMERS = Asset("payarc://test/acme/customers")
-BEGAN = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
 
 @dag(
-    # A data interval of one day; Airflow 3 gives "@daily" none.
+    # In Airflow 3, "@daily" has no data interval; this timetable has one of a day.
     schedule=CronDataIntervalTimetable("0 2 * * *", timezone="UTC"),
-    start_date=BEGAN,
+    start_date=START,
     catchup=False,
     doc_md=__doc__,
     tags=["payarc"],
@@ -40,12 +40,12 @@ def payarc_nightly():
         """,
         sql_conn_id="crm",
         outlets=[CUSTOMERS],
-        max_rejected=10,  # they stand in the XCom `rejected`; more than a few mean that something else is wrong
+        max_rejected=10,  # the XCom `rejected` lists them
         retries=3,
     )
 
 
-@dag(schedule=[CUSTOMERS], start_date=BEGAN, catchup=False, doc_md=__doc__, tags=["payarc"])
+@dag(schedule=[CUSTOMERS], start_date=START, catchup=False, doc_md=__doc__, tags=["payarc"])
 def payarc_after_nightly():
     @task
     def report() -> None:

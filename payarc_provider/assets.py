@@ -1,6 +1,6 @@
-"""A merchant's customers as an Airflow asset: ``payarc://<environment>/<account>/customers``.
+"""The Airflow asset for a merchant's customers: ``payarc://<environment>/<account>/customers``.
 
-The same name is the output in OpenLineage and in Airflow's hook lineage. On Airflow 2.11 an asset is a Dataset.
+OpenLineage and Airflow's hook lineage name the operator's output by it. On Airflow 2.11, assets are Datasets.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ def customers_uri(environment: str, account: str) -> str:
     """
     The URI of a merchant's customers.
 
-    :param environment: ``test`` or ``live``; of a connection with another host, that host with its port
-    :param account: the connection's ``account``, or the user that its token names
+    :param environment: ``test`` or ``live``; for a connection with another host, that host and its port
+    :param account: the connection's ``account``, or the user named in its token
     """
     return f"{SCHEME}://{environment}/{quote(account, safe='')}/customers"
 
 
 def customers_asset(environment: str, account: str) -> Asset:
     """
-    The asset of a merchant's customers, for ``outlets`` and ``schedule``.
+    The asset for a merchant's customers, to use in ``outlets`` and ``schedule``.
 
     :param environment: ``test`` or ``live``
-    :param account: the connection's ``account``, or the user that its token names
+    :param account: the connection's ``account``, or the user named in its token
     """
     return create_asset(environment=environment, account=account)
 
 
 def create_asset(*, environment: str, account: str, extra: dict[str, Any] | None = None) -> Asset:
-    """Airflow's factory for assets of this scheme."""
+    """Airflow's asset factory for this scheme."""
     from airflow.providers.common.compat.sdk import Asset
 
     return Asset(uri=customers_uri(environment, account), extra=extra)
@@ -44,17 +44,19 @@ def create_asset(*, environment: str, account: str, extra: dict[str, Any] | None
 
 def sanitize_uri(uri: SplitResult) -> SplitResult:
     """
-    Airflow's check of URIs of this scheme.
+    Airflow's URI sanitizer for this scheme.
 
-    :raises ValueError: when it names no environment
+    :raises ValueError: if the URI names no environment
     """
     if not uri.netloc:
-        raise ValueError(f"URI format {SCHEME}:// must name an environment: {SCHEME}://test/<account>/customers")
+        raise ValueError(
+            f"URI format {SCHEME}:// must name an environment, such as {SCHEME}://test/<account>/customers"
+        )
     return uri._replace(netloc=uri.netloc.lower())
 
 
 def convert_asset_to_openlineage(asset: Asset, lineage_context: Any) -> OpenLineageDataset:
-    """The asset as a dataset of OpenLineage."""
+    """The OpenLineage dataset for an asset of this scheme."""
     from airflow.providers.common.compat.openlineage.facet import Dataset as OpenLineageDataset
 
     namespace, name = openlineage_name(asset.uri)
@@ -62,12 +64,12 @@ def convert_asset_to_openlineage(asset: Asset, lineage_context: Any) -> OpenLine
 
 
 def openlineage_name(uri: str) -> tuple[str, str]:
-    """The namespace and the name that OpenLineage has for a URI of this scheme."""
+    """The OpenLineage namespace and name for a URI of this scheme."""
     parts = urlsplit(uri)
     return f"{parts.scheme}://{parts.netloc}", parts.path.lstrip("/")
 
 
-def is_ours(outlet: object) -> bool:
+def is_payarc_asset(outlet: object) -> bool:
     """Whether an outlet is an asset of this scheme."""
     uri = getattr(outlet, "uri", None)
     return isinstance(uri, str) and uri.startswith(f"{SCHEME}://")

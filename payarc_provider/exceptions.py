@@ -1,24 +1,24 @@
-"""Every error of this package.
+"""The exceptions of this package.
 
 ::
 
     PayarcError
-    ├── PayarcConfigError         the connection, the operator's arguments or the ledger's set-up is wrong
-    ├── PayarcAuthError           401 or 403: the token
-    ├── PayarcRefused             PayArc (or its documented rules) refused the data
-    │   └── PayarcNotFound        there is no such customer
-    ├── PayarcRateLimited         429: not processed, send later
-    ├── PayarcConnectionFailed    could not connect: nothing was sent
-    ├── PayarcUnknownOutcome      sent, and no usable answer: PayArc may have acted
-    ├── PayarcUnexpectedAnswer    an answer that is not PayArc's: the set-up is wrong, not the record
-    ├── PayarcLedgerError         the ledger's database failed or refused
-    ├── PayarcSourceError         the records could not be read
-    ├── PayarcRunStopped          the run ended early on purpose; what is left is safe to run again
-    └── PayarcRecordsRejected     more records were refused than ``max_rejected`` allows
+    ├── PayarcConfigError          the connection, an argument or the ledger is misconfigured
+    ├── PayarcSourceError          the records could not be read
+    ├── PayarcLedgerError          the ledger's database failed
+    ├── PayarcConnectionFailed     could not connect; nothing was sent
+    ├── PayarcRateLimited          429; not processed, send it again later
+    ├── PayarcAuthError            401 or 403; PayArc does not accept the token
+    ├── PayarcRefused              PayArc rejected the data
+    │   └── PayarcNotFound         PayArc has no such customer
+    ├── PayarcUnknownOutcome       sent, but no usable response; PayArc may have acted
+    ├── PayarcUnexpectedAnswer     a response that is not PayArc's
+    ├── PayarcRunStopped           the run stopped early, on purpose
+    └── PayarcRecordsRejected      more records were rejected than ``max_rejected`` allows
 
-The docstring of each class is its default message and says what to do next. No error carries a record's values, a
-token or an answer's body: only statuses, field names, PayArc's own words per field with quoted values struck out, and
-record keys. ``may_have_acted`` tells whether PayArc may have changed something before the error arose.
+The first paragraph of each docstring is the exception's default message. Exceptions never carry a record's values, a
+token or a response body. They carry statuses, field names, record keys, and PayArc's own words about a field with
+everything removed that may quote a value.
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ def _first_paragraph(text: str) -> str:
 
 
 class PayarcError(Exception):
-    """Something went wrong with PayArc."""
+    """The base class of this package's exceptions.
+
+    ``may_have_acted`` is True if PayArc may have changed something before the exception was raised.
+    """
 
     may_have_acted: bool = False
 
@@ -63,16 +66,19 @@ class PayarcError(Exception):
 
     @property
     def message(self) -> str:
-        """The text without any traceback."""
+        """The text of the exception."""
         return str(self)
 
 
 class PayarcConfigError(PayarcError, ValueError):
-    """The connection or the operator is set up wrongly: mend the named setting and run again."""
+    """The connection, an argument or the ledger is misconfigured: fix the named setting and run again."""
 
 
 class PayarcAuthError(PayarcError):
-    """PayArc does not accept the access token: put a valid one, of the right environment, into the connection."""
+    """PayArc does not accept the access token: put a valid one for the right environment into the connection.
+
+    :param status: 401, or 403 where the token may not manage customers; None where the token was not sent
+    """
 
     def __init__(self, message: str | None = None, *, status: int | None = None) -> None:
         super().__init__(message)
@@ -80,11 +86,12 @@ class PayarcAuthError(PayarcError):
 
 
 class PayarcRefused(PayarcError):
-    """PayArc refused the data: mend the named fields at the source and run again.
+    """PayArc rejected the data: fix the named fields at the source and run again.
 
-    :param status: the HTTP status (400, 404, 409, 422), or None when this package's rules refused before any request
-    :param message: PayArc's own sentence, values struck out
-    :param errors: PayArc's field → what is wrong with it, one text per fault
+    :param message: PayArc's own sentence, with values removed
+    :param status: the HTTP status (400, 404, 409, 422); None if the data breaks PayArc's documented rules and was not
+        sent
+    :param errors: PayArc field → what is wrong with it
     """
 
     def __init__(
@@ -103,16 +110,19 @@ class PayarcRefused(PayarcError):
 
     @property
     def message(self) -> str:
-        """PayArc's own sentence, or this error's text where PayArc gave none."""
+        """PayArc's own sentence, or the text of the exception if PayArc gave none."""
         return self._message or str(self)
 
 
 class PayarcNotFound(PayarcRefused):
-    """PayArc has no customer with this id: check the id, and that the token is of the same merchant and environment."""
+    """PayArc has no customer with this id: check the id, and that the token is for its merchant and environment."""
 
 
 class PayarcRateLimited(PayarcError):
-    """PayArc's rate limit is used up: send the request again after ``retry_after`` seconds; nothing was created."""
+    """PayArc's rate limit is used up and nothing was done: send the request again later.
+
+    :param retry_after: seconds to wait; None where PayArc does not say
+    """
 
     def __init__(self, message: str | None = None, *, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -120,13 +130,13 @@ class PayarcRateLimited(PayarcError):
 
 
 class PayarcConnectionFailed(PayarcError):
-    """Could not connect to PayArc, nothing was sent: check the connection's host and the network, then try again."""
+    """Could not connect to PayArc, so nothing was sent: check the connection's host and the network, then try again."""
 
 
 class PayarcUnknownOutcome(PayarcError):
-    """PayArc gave no usable answer and may have acted: look the customer up before anything is sent again.
+    """PayArc gave no usable response and may have acted: look the customer up before you send anything again.
 
-    :param status: the HTTP status where one arrived (408, 5xx, or a 2xx without an id)
+    :param status: the HTTP status, if one arrived (408, 5xx, or a 2xx without an id)
     :param may_have_acted: False for a read, which changes nothing
     """
 
@@ -137,7 +147,10 @@ class PayarcUnknownOutcome(PayarcError):
 
 
 class PayarcUnexpectedAnswer(PayarcError):
-    """The server's answer is not PayArc's: check the connection's host and environment, and any proxy on the way."""
+    """The response is not from PayArc's customer API: check the connection's host and environment, and any proxy.
+
+    :param status: the HTTP status
+    """
 
     def __init__(self, message: str | None = None, *, status: int | None = None) -> None:
         super().__init__(message)
@@ -145,19 +158,19 @@ class PayarcUnexpectedAnswer(PayarcError):
 
 
 class PayarcLedgerError(PayarcError):
-    """The ledger's database failed: see that it is reachable and run again; nothing is sent twice."""
+    """The ledger's database failed: make sure that it is reachable and run again. Nothing is sent twice."""
 
 
 class PayarcSourceError(PayarcError):
-    """The records could not be read: mend the source and run again."""
+    """The records could not be read: fix the source and run again."""
 
 
 class PayarcRunStopped(PayarcError):
-    """The run stopped before its end: run it again; it goes on where it was and sends nothing twice."""
+    """The run stopped early: run it again. It continues where it stopped and sends nothing twice."""
 
 
 def __getattr__(name: str) -> Any:
-    # PayarcRecordsRejected is an AirflowFailException too: loaded on demand, it keeps `api` and `sync` free of Airflow.
+    # Loaded on demand because it is an AirflowFailException too, while `api` and `sync` work without Airflow.
     if name == "PayarcRecordsRejected":
         from payarc_provider.operators.results import PayarcRecordsRejected  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""What Airflow discovers of this provider."""
+"""The metadata by which Airflow discovers this provider."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ UI_FIELD_BEHAVIOUR: dict[str, Any] = {
     "hidden-fields": ["schema", "login", "extra"],
     "relabeling": {"host": "Base URL", "password": "Access token"},
     "placeholders": {
-        "host": "empty for PayArc's own host of the environment",
-        "password": "from PayArc's dashboard, under API",
-        "port": "443, for the Test button of Airflow 3.3.1 and 3.3.2",
+        "host": "leave empty for PayArc's own host",
+        "password": "from the API page of PayArc's dashboard",
+        "port": "443, needed by the Test button of Airflow 3.3.1 and 3.3.2",
     },
 }
 
 CONN_FIELDS: dict[str, dict[str, Any]] = {
     "environment": {
         "label": "Environment",
-        "description": "PayArc's test or live environment. A token belongs to one of them.",
+        "description": "PayArc's test or live environment. A token is valid in one of them only.",
         "schema": {"type": "string", "enum": ["test", "live"], "default": "test"},
     },
     "account": {
         "label": "Account",
-        "description": "A name for the merchant, which scopes the ledger. Empty: the user that the token belongs to.",
+        "description": "A name for the merchant, which separates merchants in a ledger. Default: the token's user.",
         "schema": {"type": ["string", "null"], "default": None, "maxLength": 150},
     },
     "timeout": {
         "label": "Timeout (seconds)",
-        "description": "The total deadline of one request.",
+        "description": "The total time that one request may take.",
         "schema": {"type": ["number", "null"], "default": 30, "minimum": 1, "maximum": 600},
     },
     "verify": {
         "label": "Verify TLS",
-        "description": "true, or the path of a CA bundle. false turns verification off: never do so with a live token.",
+        "description": "true, or the path to a CA bundle. false disables verification: not for live tokens.",
         "schema": {"type": ["string", "null"], "default": "true"},
     },
 }
@@ -47,12 +47,12 @@ ASSET_URIS: list[dict[str, Any]] = [
 ]
 CONFIG: dict[str, Any] = {
     "payarc": {
-        "description": 'The page "PayArc customers" in Airflow\'s UI (Airflow 3.1 and newer).',
+        "description": 'The "PayArc customers" page in Airflow\'s UI (Airflow 3.1 and newer).',
         "options": {
             "ledgers": {
                 "description": (
-                    "The ledgers that the page shows: the connections of their databases, with commas between them. A\n"
-                    "ledger in another table than ``payarc_customers`` is ``connection:table``.\n"
+                    "The ledgers that the page shows, as a comma-separated list of database connections. Append\n"
+                    "``:table`` for a ledger in another table than ``payarc_customers``.\n"
                 ),
                 "version_added": "0.1.0",
                 "type": "string",
@@ -69,7 +69,7 @@ def get_provider_info() -> dict[str, Any]:
     return {
         "package-name": "airflow-provider-payarc",
         "name": "PayArc",
-        "description": "`PayArc <https://www.payarc.com/>`__ customers, created exactly once.\n",
+        "description": "Creates `PayArc <https://www.payarc.com/>`__ customers, each exactly once.\n",
         "integrations": [
             {
                 "integration-name": "PayArc",

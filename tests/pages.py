@@ -1,4 +1,4 @@
-"""The documentation's pages, and the code that they show."""
+"""The pages of the documentation and their code blocks."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _FILE = re.compile(r"# (\S+\.py)\n")
 
 @dataclass(frozen=True)
 class Block:
-    """Code in a page.
+    """A code block.
 
-    :param reason: why it is not run, as the comment before it says; None if it is run
+    :param reason: why the tests do not run it, from the comment before it; None if they do
     """
 
     language: str
@@ -25,28 +25,28 @@ class Block:
 
     @property
     def file(self) -> str | None:
-        """The name in its first line, where it is to be saved."""
+        """The path in its first line, to which it is saved; None if there is none."""
         named = _FILE.match(self.text) if self.language == "python" else None
         return named[1] if named else None
 
 
 def text(page: str) -> str:
-    """A page."""
+    """Return the text of a page."""
     return (CHECKOUT / page).read_text()
 
 
 def blocks(page: str) -> list[Block]:
-    """The page's blocks in their order; the language of a directive of Sphinx is its name in braces."""
+    """Return the blocks of a page in order. The language of a Sphinx directive is its name in braces."""
     return [Block(language, code, reason or None) for reason, language, code in _BLOCK.findall(text(page))]
 
 
 def to_run(page: str, *languages: str) -> list[Block]:
-    """Those in these languages that no comment excepts."""
+    """Return the blocks in these languages that the tests run."""
     return [block for block in blocks(page) if block.language in languages and block.reason is None]
 
 
 def save_files(page: str, folder: Path) -> None:
-    """Save the blocks that are files, below a folder."""
+    """Save the blocks that are files to a folder."""
     for block in to_run(page, "python"):
         if block.file is not None:
             path = folder / block.file

@@ -1,4 +1,4 @@
-"""One stretch of the operator with ``deferrable=True``: from its start, or a deferral, to the next deferral."""
+"""One slice of the operator with ``deferrable=True``: from the start or a deferral to the next deferral."""
 
 from __future__ import annotations
 

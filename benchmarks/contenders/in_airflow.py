@@ -1,4 +1,4 @@
-"""What runs inside Airflow: a DAG, by ``dag.test()``, which runs its tasks one after the other in one process."""
+"""Tools that run inside Airflow, with ``dag.test()``, which runs one task at a time in one process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DAGS = Path(__file__).parent.parent / "dags"
 
 
 def migrate() -> dict[str, Any]:
-    """Make Airflow's database."""
+    """Create Airflow's database."""
     from airflow.utils.db import initdb
 
     initdb()
@@ -24,13 +24,13 @@ def migrate() -> dict[str, Any]:
 
 
 def operator(url: str, token: str, crm: str, state: str, threads: int, limit: list[float] | None) -> dict[str, Any]:
-    """One task of this provider's operator."""
+    """Run a task of this provider's operator."""
     connect(url, token, crm, {"conn_type": "sqlite", "host": f"{state}/ledger.db"}, timeout=5)
     return _test("bench_ours", "create")
 
 
 def http(url: str, token: str, crm: str, state: str, threads: int, limit: list[float] | None) -> dict[str, Any]:
-    """A mapped HttpOperator; tasks that succeeded before are not run again, as in Airflow."""
+    """Run a mapped HttpOperator. As in Airflow, tasks that have succeeded do not run again."""
     done = Path(state, "done")
     finished = set(done.read_text().split()) if done.exists() else set()
     bodies = [body for body in as_json(crm) if json.loads(body)["email"] not in finished]
@@ -44,7 +44,7 @@ def http(url: str, token: str, crm: str, state: str, threads: int, limit: list[f
 
 
 def finished(state: str) -> dict[str, Any]:
-    """Note which records' tasks had succeeded when their process was killed."""
+    """Write down which tasks have succeeded, for the rerun after a kill."""
     import sqlalchemy as sa
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.session import create_session

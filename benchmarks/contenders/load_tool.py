@@ -12,7 +12,7 @@ from benchmarks.people import payload, read_crm
 
 
 def run(url: str, token: str, crm: str, state: str, threads: int, limit: list[float] | None) -> dict[str, Any]:
-    """Load what is new since the last load; files of a share each are loaded in parallel."""
+    """Load the records that are new since the last load, in files that are loaded in parallel."""
     rows = read_crm(crm)
     os.environ |= {
         "RUNTIME__DLTHUB_TELEMETRY": "false",

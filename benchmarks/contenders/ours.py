@@ -9,7 +9,7 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
-# What the process of a task has loaded before it executes one, and what has to be imported: that is measured apart.
+# A task's process has imported these before it executes the task, so they are not counted.
 import airflow.providers.postgres.hooks.postgres
 import airflow.providers.sqlite.hooks.sqlite
 import airflow.sdk.definitions.connection
@@ -25,24 +25,24 @@ get_hook_lineage_collector()  # loads Airflow's plugins
 
 
 class TaskInstance(SimpleNamespace):
-    """What the operator asks of its task instance."""
+    """The part of a task instance that the operator uses."""
 
     def xcom_push(self, key: str, value: Any) -> None:
-        """Keep it."""
+        """Keep the value."""
         self.pushed[key] = value
 
     def xcom_pull(self, **_: Any) -> None:
-        """There is nothing."""
+        """Return None: nothing was pushed."""
 
 
 def context(operator: CreateCustomerOperator, run_id: str) -> dict[str, Any]:
-    """As much of a task's context as the operator needs."""
+    """Return the part of a task's context that the operator needs."""
     instance = TaskInstance(dag_id="bench", run_id=run_id, task_id="create", map_index=-1, try_number=1, pushed={})
     return {"ti": instance, "task_instance": instance, "run_id": run_id, "task": operator, "dag": operator.dag}
 
 
 def connect(url: str, token: str, crm: str, ledger: dict[str, Any], timeout: float) -> None:
-    """The three connections."""
+    """Set the three connections."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     payarc = {"conn_type": "payarc", "host": url, "password": token, "extra": {"timeout": timeout}}
     crm_file = {"conn_type": "sqlite", "host": crm}
@@ -62,7 +62,7 @@ def run(
     timeout: float = 30,
     **arguments: Any,
 ) -> dict[str, Any]:
-    """Execute the operator once; its ``summary``."""
+    """Execute the operator once and return its ``summary``."""
     if ledger["conn_type"] == "sqlite":
         ledger = {**ledger, "host": f"{state}/ledger.db"}
     connect(url, token, crm, ledger, timeout)

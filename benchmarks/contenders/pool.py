@@ -1,4 +1,4 @@
-"""What one would write oneself: ``requests`` in threads, a session each, and no ledger."""
+"""A script with ``requests`` in a pool of threads, a session for each, and no ledger."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""drt with its REST destination: a sync for each share of the table, as many at once as there are threads."""
+"""drt with its REST destination: a sync for each share of the table, run in parallel by threads."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run(url: str, token: str, crm: str, state: str, threads: int, limit: list[fl
     (home / ".drt").mkdir(exist_ok=True)
     (home / "drt_project.yml").write_text(_PROJECT)
     (home / ".drt" / "profiles.yml").write_text(_PROFILE.format(crm=crm))
-    shares = 1 if limit else threads  # its limiter counts by sync
+    shares = 1 if limit else threads  # its limiter counts per sync
     per_second = limit[0] / limit[1] if limit else 100_000
     for share in range(shares):
         text = _SYNC.format(share=share, shares=shares, url=url, per_second=per_second, most=limit[1] if limit else 5)

@@ -1,4 +1,4 @@
-"""The official SDK, ``payarc``: its coroutines, so many at once, as its documentation creates a customer."""
+"""The official SDK, ``payarc``: several of its coroutines at a time, used as its documentation shows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.people import payload, read_crm
 
 
 def run(url: str, token: str, crm: str, state: str, threads: int, limit: list[float] | None) -> dict[str, Any]:
-    """Create each record's customer once."""
+    """Create a customer for each record."""
     return asyncio.run(_run(url, token, read_crm(crm), threads, limit))
 
 
@@ -26,7 +26,7 @@ async def _run(url: str, token: str, rows: list[Any], threads: int, limit: list[
                 try:
                     customer = await client.customers["create"](payload(row))
                 except Exception as error:
-                    # It knows no rate limit, and does not hand Retry-After on: whoever uses it must wait.
+                    # It does not handle rate limits and hides Retry-After, so its caller has to wait.
                     if not limit or "Too Many Attempts" not in str(error):
                         raise
                     await asyncio.sleep(limit[1])

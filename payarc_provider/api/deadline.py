@@ -1,8 +1,8 @@
-"""A deadline for one HTTP request that holds from the name's look-up to the answer's last byte.
+"""A deadline for a whole HTTP request, from the resolution of the host's name to the last byte of the response.
 
-`requests` bounds each wait for bytes and not the whole, tries every address of a host in turn, and counts no time spent
-on names. A request that leaves late could be committed after others have looked for it: here nothing leaves after the
-deadline, and no answer is read past it.
+The timeouts of `requests` limit each wait for bytes and not the whole request, they apply to every address of a host in
+turn, and they do not count the time spent on resolving names. But a request that leaves late could create a customer
+after others have looked for it. Here nothing leaves after the deadline, and no response is read after it.
 """
 
 from __future__ import annotations
@@ -36,24 +36,26 @@ def _running_clock() -> Callable[[], float]:
 now: Callable[[], float] = _running_clock()
 
 
-class _Deadline(threading.local):
-    """Until when the request that this thread is sending must be done."""
+class Deadline(threading.local):
+    """The deadline of the request that the current thread is sending."""
 
     _at: float = 0.0
 
     def set(self, seconds: float) -> None:
+        """Start a deadline ``seconds`` from now."""
         self._at = now() + seconds
 
     def left(self) -> float:
+        """Seconds until the deadline; negative after it."""
         return self._at - now()
 
 
-#: Set it in the thread that sends, before it is decided that the request may go.
-deadline = _Deadline()
+#: Set by the thread that sends, before it decides that the request may go.
+deadline = Deadline()
 
 
-class _Reader(io.RawIOBase):
-    """The socket's bytes until the deadline: each wait is given only what is left of it."""
+class _DeadlineReader(io.RawIOBase):
+    """The socket's bytes until the deadline: each wait lasts at most as long as there is time left."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -75,51 +77,51 @@ class _Reader(io.RawIOBase):
         super().close()
 
 
-class _Response(http.client.HTTPResponse):
+class _DeadlineResponse(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
         self.fp.close()
-        self.fp = io.BufferedReader(_Reader(sock))
+        self.fp = io.BufferedReader(_DeadlineReader(sock))
 
 
-def _leave_in_time() -> None:
+def _raise_if_late() -> None:
     if deadline.left() <= 0:
         raise urllib3.exceptions.ConnectTimeoutError("ready to send only after the request's deadline")
 
 
-class _Leaving:
-    """Lets no byte out past the deadline, on a new connection or on one that is open already.
+class _DeadlineMixin:
+    """Sends no byte after the deadline, whether the connection is new or kept alive.
 
-    A process may be suspended at any moment, also between two bytes. What was begun in time and not ended in time is
-    broken off: a request that did not arrive whole is none, but that is not for this side to say.
+    A process may be suspended at any moment, even between two bytes. A request that has begun in time but not ended in
+    time is cut off. Its outcome is unknown, although a server should not process half a request.
     """
 
     sock: Any
-    _begun = False
+    _started = False
 
     def connect(self) -> None:
         super().connect()  # type: ignore[misc]
-        _leave_in_time()
+        _raise_if_late()
 
     def putrequest(self, *args: Any, **kwargs: Any) -> None:
-        self._begun = False
+        self._started = False
         super().putrequest(*args, **kwargs)  # type: ignore[misc]
 
     def send(self, data: Any) -> None:
         if self.sock is not None and deadline.left() <= 0:
-            if self._begun:
+            if self._started:
                 raise TimeoutError("the request's deadline has passed")
-            _leave_in_time()
+            _raise_if_late()
         super().send(data)  # type: ignore[misc]
-        self._begun = True
+        self._started = True
 
 
-class _HTTPConnection(_Leaving, urllib3.connection.HTTPConnection):
-    response_class = _Response
+class _HTTPConnection(_DeadlineMixin, urllib3.connection.HTTPConnection):
+    response_class = _DeadlineResponse
 
 
-class _HTTPSConnection(_Leaving, urllib3.connection.HTTPSConnection):
-    response_class = _Response
+class _HTTPSConnection(_DeadlineMixin, urllib3.connection.HTTPSConnection):
+    response_class = _DeadlineResponse
 
 
 class _HTTPPool(urllib3.HTTPConnectionPool):
@@ -131,9 +133,9 @@ class _HTTPSPool(urllib3.HTTPSConnectionPool):
 
 
 class DeadlineAdapter(HTTPAdapter):
-    """One connection, no retries of any kind, and the deadline.
+    """Keeps one connection, never retries, and applies the deadline.
 
-    Known limitation: through a SOCKS proxy, which brings connections of its own, only each wait is bounded.
+    Known limitation: a SOCKS proxy has connections of its own, on which the timeout limits each wait only.
     """
 
     def __init__(self) -> None:

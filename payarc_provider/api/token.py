@@ -1,13 +1,14 @@
 """The access token: cleaned of paste accidents, and what it says about itself.
 
-PayArc's token is a long-lived secret from the dashboard. It is a JWT with ``sub`` (the merchant's user) and ``exp``
-about five years after ``iat`` (observed); a token that is none of this works just as well. Nothing read here is
-verified or trusted: it serves to warn early and to notice that a token belongs to another user.
+PayArc's token is a long-lived secret from the dashboard. It is a JWT with ``sub`` (the merchant's user) and ``exp``,
+about five years after ``iat`` (observed); a token that is not a JWT works just as well. Nothing read here is verified
+or trusted: it serves to warn early, and to notice that a token belongs to another user.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import math
 import re
@@ -16,20 +17,20 @@ from datetime import UTC, datetime
 
 from payarc_provider.exceptions import PayarcConfigError
 
-__all__ = ["WARN_BEFORE", "ExpiryProblem", "TokenClaims", "clean_token", "expiry_problem", "read_claims"]
+__all__ = ["WARN_BEFORE", "ExpiryProblem", "Identity", "TokenClaims", "clean_token", "expiry_problem", "read_claims"]
 
-#: Seconds before a token's end from which `expiry_problem` warns.
+#: Seconds before a token expires from which `expiry_problem` warns.
 WARN_BEFORE = 30 * 86400.0
 
 _BEARER = re.compile(r"bearer(\s+|$)", re.IGNORECASE)
-_PLACE = "put PayArc's access token (dashboard, API) into the connection's password"
+_REMEDY = "put PayArc's access token (dashboard, API) into the connection's password"
 
 
 @dataclass(frozen=True, slots=True)
 class TokenClaims:
     """What a token says about itself, unverified; None where it does not say.
 
-    :param sub: the merchant's user it belongs to
+    :param sub: the merchant's user that it belongs to
     :param expires_at: Unix seconds
     """
 
@@ -38,33 +39,53 @@ class TokenClaims:
 
 
 @dataclass(frozen=True, slots=True)
+class Identity:
+    """How a connection and its token identify the merchant.
+
+    :param environment: ``test``, ``live``, or the name of another host
+    :param account: the connection's ``account``, if it is set
+    :param user: the token's user, or a hash of a token that names none, so that another token is noticed
+    """
+
+    environment: str
+    account: str | None
+    user: str
+
+    @classmethod
+    def of(cls, environment: str, account: str | None, token: str) -> Identity:
+        """The identity that a connection with this token has."""
+        user = read_claims(token).sub or "token-" + hashlib.sha256(token.encode()).hexdigest()[:16]
+        return cls(environment, account, user)
+
+
+@dataclass(frozen=True, slots=True)
 class ExpiryProblem:
-    """A text for people; ``expired`` tells whether it is an error already or still a warning."""
+    """A text for people; ``expired`` tells an error from a warning."""
 
     text: str
     expired: bool
 
 
 def clean_token(token: str | None) -> str:
-    """The token without white space round it and without an accidental ``Bearer``.
+    """The token without surrounding white space and without an accidental ``Bearer``.
 
-    :raises PayarcConfigError: it is missing or cannot stand in a header; the text says where to put it, never shows it
+    :raises PayarcConfigError: it is missing or cannot stand in a header; the text never shows it
     """
     text = (token or "").strip()
     if prefix := _BEARER.match(text):
         text = text[prefix.end() :]
     if not text:
-        raise PayarcConfigError(f"no access token: {_PLACE}")
+        raise PayarcConfigError(f"no access token: {_REMEDY}")
     if any(char.isspace() or not char.isprintable() or ord(char) > 0xFF for char in text):
         raise PayarcConfigError(
-            f"the access token holds white space, a control character or a letter that no token has: {_PLACE} again, "
-            "in one line as the dashboard shows it"
+            f"the access token contains a character that no token has, such as white space: {_REMEDY} again, in one "
+            "line as the dashboard shows it"
         )
     return text
 
 
 def read_claims(token: str) -> TokenClaims:
-    """What the token says about itself; an opaque or broken token says nothing. Never raises."""
+    """What the token says about itself; nothing if it is opaque or broken. Never raises."""
     parts = token.split(".")
     if len(parts) != 3:
         return TokenClaims()
@@ -76,14 +97,11 @@ def read_claims(token: str) -> TokenClaims:
         return TokenClaims()
     sub = claims.get("sub")
     named = (isinstance(sub, str) and sub.strip()) or (isinstance(sub, int) and not isinstance(sub, bool))
-    return TokenClaims(
-        sub=str(sub).strip() if named else None,
-        expires_at=_seconds(claims.get("exp")),
-    )
+    return TokenClaims(sub=str(sub).strip() if named else None, expires_at=_seconds(claims.get("exp")))
 
 
 def expiry_problem(claims: TokenClaims, now: float) -> ExpiryProblem | None:
-    """Whether the token has expired, or will within `WARN_BEFORE`; None when there is nothing to say.
+    """The problem with a token that has expired or will within `WARN_BEFORE`; None if there is none.
 
     :param now: Unix seconds
     """

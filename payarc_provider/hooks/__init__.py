@@ -1,1 +1,1 @@
-
+"""Connections, as Airflow's hooks read them."""

@@ -1,17 +1,16 @@
-"""What a connection of type ``payarc`` says, checked field by field."""
+"""A connection of type ``payarc``, checked field by field."""
 
 from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 from payarc_provider.api.http import check_base_url
 from payarc_provider.api.token import clean_token
 from payarc_provider.exceptions import PayarcConfigError
 
-Environment = Literal["test", "live"]
 HOSTS: dict[str, str] = {"test": "https://testapi.payarc.net/v1", "live": "https://api.payarc.net/v1"}
 EXTRAS = ("environment", "account", "timeout", "verify")
 DEFAULT_TIMEOUT = 30.0
@@ -21,15 +20,15 @@ DEFAULT_TIMEOUT = 30.0
 class PayarcConnection:
     """A checked connection.
 
-    :param base_url: with the version's path, without a slash at its end
-    :param place: what a ledger's rows are scoped by beside the account: the environment, or another host's name
+    :param base_url: with the path of the API's version, without a trailing slash
+    :param environment: ``test``, ``live``, or the name of another host; part of the scope of a ledger's rows
     :param account: the merchant, if the connection names it
-    :param timeout: the total deadline of a request in seconds
+    :param timeout: the total deadline of a request, in seconds
     :param verify: True, False, or the path of a CA bundle
     """
 
     base_url: str
-    place: str
+    environment: str
     account: str | None
     timeout: float
     verify: bool | str
@@ -39,21 +38,21 @@ def read_connection(connection: Any) -> PayarcConnection:
     """
     Check an Airflow connection.
 
-    :raises PayarcConfigError: naming the field and the remedy
+    :raises PayarcConfigError: a field is misconfigured; the text names it
     """
     extra = connection.extra_dejson
     for name in extra:
         if name not in EXTRAS:
             near = difflib.get_close_matches(str(name), EXTRAS, n=1)
-            hint = f'did you mean "{near[0]}"?' if near else f"known are {', '.join(EXTRAS)}"
-            raise PayarcConfigError(f'connection extra: there is no "{name}"; {hint}')
+            hint = f'did you mean "{near[0]}"?' if near else f"choose from {', '.join(EXTRAS)}"
+            raise PayarcConfigError(f'connection extra: unknown name "{name}"; {hint}')
     environment = extra.get("environment") or "test"
     if environment not in HOSTS:
-        raise PayarcConfigError('connection extra "environment": give "test" or "live"')
+        raise PayarcConfigError('connection extra "environment": must be "test" or "live"')
     base_url = check_base_url(_host(connection) or HOSTS[environment])
     return PayarcConnection(
         base_url=base_url,
-        place=_place(base_url, environment),
+        environment=_environment(base_url, environment),
         account=_account(extra.get("account")),
         timeout=_timeout(extra.get("timeout")),
         verify=_verify(extra.get("verify")),
@@ -64,7 +63,7 @@ def read_token(connection: Any) -> str:
     """
     The connection's access token.
 
-    :raises PayarcConfigError: when there is none
+    :raises PayarcConfigError: the password is empty or no token
     """
     return clean_token(connection.password)
 
@@ -82,12 +81,12 @@ def _host(connection: Any) -> str | None:
     return host
 
 
-def _place(base_url: str, environment: str) -> str:
-    for name, own in HOSTS.items():
-        if urlsplit(base_url).hostname == urlsplit(own).hostname:
+def _environment(base_url: str, environment: str) -> str:
+    for name, url in HOSTS.items():
+        if urlsplit(base_url).hostname == urlsplit(url).hostname:
             if name != environment:
                 raise PayarcConfigError(
-                    f'connection extra "environment" is "{environment}", but the host is PayArc\'s "{name}" one: '
+                    f'connection extra "environment" is "{environment}", but the host is PayArc\'s "{name}" host: '
                     f'set environment to "{name}", or leave the host empty'
                 )
             return environment
@@ -107,7 +106,7 @@ def _timeout(value: object) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds <= 600:
-        raise PayarcConfigError('connection extra "timeout": give seconds, more than 0 and at most 600')
+        raise PayarcConfigError('connection extra "timeout": must be a number of seconds above 0 and at most 600')
     return seconds
 
 

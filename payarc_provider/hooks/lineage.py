@@ -1,6 +1,6 @@
-"""What Airflow's hook lineage is told: which assets a hook has read and written.
+"""Airflow's hook lineage: which assets a hook or operator has read and written.
 
-Airflow collects it only where a plugin wants to read it, such as that of the OpenLineage provider.
+Airflow collects it only if a plugin reads it, such as the one of the OpenLineage provider.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Scheme and port of the assets that Airflow's own providers make of tables.
+# Scheme and default port of table assets in Airflow's own providers.
 _TABLES = {"postgresql": ("postgres", 5432), "mysql": ("mysql", 3306), "mariadb": ("mysql", 3306)}
 
 
 def report_read(context: Any, uri: str | None) -> None:
-    """The asset was read.
+    """Report that an asset was read. Never raises.
 
-    :param context: the hook or operator that did it
-    :param uri: None reports nothing
+    :param context: the hook or operator that read it
+    :param uri: the asset; None reports nothing
     """
     _report(context, uri, "add_input_asset")
 
 
 def report_written(context: Any, uri: str | None) -> None:
-    """The asset was written; parameters as for `report_read`."""
+    """Report that an asset was written; see `report_read`."""
     _report(context, uri, "add_output_asset")
 
 
@@ -40,12 +40,12 @@ def _report(context: Any, uri: str | None, method: str) -> None:
 
         collector: Any = hook.get_hook_lineage_collector()  # type: ignore[no-untyped-call]
         getattr(collector, method)(context=context, uri=uri)
-    except Exception as error:  # noqa: BLE001 - no plugin of lineage may stop a run
-        log.debug("The lineage of %s was not taken: %s", uri, type(error).__name__)
+    except Exception as error:  # noqa: BLE001 - lineage must never fail a run
+        log.debug("Could not report the lineage of %s: %s", uri, type(error).__name__)
 
 
 def table_uri(engine: Engine, schema: str | None, table: str) -> str | None:
-    """The URI of a table's asset as Airflow's own providers have it, None where they have none."""
+    """The URI of a table's asset, as in Airflow's own providers; None where they have none."""
     import sqlalchemy
 
     url = engine.url
@@ -57,6 +57,6 @@ def table_uri(engine: Engine, schema: str | None, table: str) -> str | None:
     else:
         try:
             path = [url.database, schema or sqlalchemy.inspect(engine).default_schema_name or "", table]
-        except sqlalchemy.exc.SQLAlchemyError:  # whether the source can be read is for the source to say
+        except sqlalchemy.exc.SQLAlchemyError:  # reading the source will report it
             return None
     return f"{scheme}://{url.host}:{url.port or port}/" + "/".join(quote(part, safe="") for part in path)

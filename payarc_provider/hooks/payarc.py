@@ -1,4 +1,4 @@
-"""PayarcHook: the connection and the token."""
+"""`PayarcHook`, the connection and its token."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from payarc_provider.hooks.lineage import report_read, report_written
 
 if TYPE_CHECKING:
     from payarc_provider.api.client import PayarcClient
-    from payarc_provider.api.token import TokenClaims
+    from payarc_provider.api.token import Identity, TokenClaims
     from payarc_provider.hooks.connection import PayarcConnection
 
 
 class PayarcHook(BaseHook):
     """
-    Talk to PayArc with the token of an Airflow connection.
+    Interact with PayArc's customer API.
 
-    The connection has the type ``payarc``: the access token from PayArc's dashboard is its password; ``host`` may name
-    another base URL (https, or http on loopback only); the extras are ``environment`` (``test`` by default, or
-    ``live``), ``account``, ``timeout`` (seconds, the total deadline of a request) and ``verify``.
+    The connection has the type ``payarc``. Its password is the access token from PayArc's dashboard; ``host`` overrides
+    the base URL (https, or http on loopback); the extras are ``environment`` (``test`` by default, or ``live``),
+    ``account``, ``timeout`` (the total deadline of a request, in seconds) and ``verify``.
 
-    The token is masked in logs, and read afresh from the connection when PayArc answers 401, so that a rotated token is
-    picked up by a running task.
+    The token is masked in logs. When PayArc answers 401, it is read from the connection again, so that a running task
+    picks up a rotated token.
 
-    :param payarc_conn_id: the connection's id
+    :param payarc_conn_id: the connection id
     """
 
     conn_name_attr = "payarc_conn_id"
@@ -40,17 +40,18 @@ class PayarcHook(BaseHook):
     def __init__(self, payarc_conn_id: str = default_conn_name) -> None:
         super().__init__()
         self.payarc_conn_id = payarc_conn_id
+        self._token: str | None = None
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
-        """Labels of the connection form (Airflow 2.11 to 3.2)."""
+        """Return the labels of the connection form (Airflow 2.11 to 3.2)."""
         from payarc_provider.get_provider_info import UI_FIELD_BEHAVIOUR
 
         return {name.replace("-", "_"): value for name, value in UI_FIELD_BEHAVIOUR.items()}
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
-        """Extra fields of the connection form (Airflow 2.11 to 3.2)."""
+        """Return the extra fields of the connection form (Airflow 2.11 to 3.2)."""
         from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
         from flask_babel import lazy_gettext
         from wtforms import StringField
@@ -75,7 +76,7 @@ class PayarcHook(BaseHook):
         """
         The checked connection.
 
-        :raises PayarcConfigError: naming the field and the remedy
+        :raises PayarcConfigError: a field is misconfigured; the text names it
         """
         from payarc_provider.hooks.connection import read_connection
 
@@ -83,7 +84,7 @@ class PayarcHook(BaseHook):
 
     @cached_property
     def claims(self) -> TokenClaims:
-        """What the token says of itself; nothing in it is trusted."""
+        """What the token says about itself, unverified."""
         from payarc_provider.api.token import read_claims
 
         return read_claims(self.token())
@@ -94,23 +95,30 @@ class PayarcHook(BaseHook):
         return self.get_client()
 
     @property
+    def identity(self) -> Identity:
+        """How connection and token identify the merchant."""
+        from payarc_provider.api.token import Identity
+
+        return Identity.of(self.settings.environment, self.settings.account, self.token())
+
+    @property
     def uri(self) -> str | None:
-        """The merchant's customers as an asset; None where neither connection nor token name the merchant."""
+        """The URI of the merchant's customers as an asset; None if neither connection nor token name the merchant."""
         from payarc_provider.assets import customers_uri
 
         account = self.settings.account or self.claims.sub
-        return customers_uri(self.settings.place, account) if account else None
+        return customers_uri(self.settings.environment, account) if account else None
 
     def get_conn(self) -> PayarcClient:
-        """The client behind this hook."""
+        """Return the client behind this hook."""
         return self.client
 
     def get_client(self) -> PayarcClient:
         """
-        A new client, with a rate limiter of its own.
+        Return a new client, with a rate limiter of its own.
 
-        :raises PayarcConfigError: if the connection is set up wrongly
-        :raises PayarcAuthError: if the token has expired
+        :raises PayarcConfigError: the connection is misconfigured
+        :raises PayarcAuthError: the token has expired
         """
         from payarc_provider.api.client import PayarcClient
         from payarc_provider.hooks.tracing import get_tracer
@@ -127,32 +135,33 @@ class PayarcHook(BaseHook):
 
     def create_customer(self, fields: Mapping[str, Any], idempotency_key: str | None = None) -> dict[str, Any]:
         """
-        Create one customer with one POST; an unknown outcome is never retried.
+        Create one customer with one POST. An unknown outcome is never retried.
 
-        Calling this twice makes two customers: ``CreateCustomerOperator`` is what makes each exactly once.
+        Calling this twice creates two customers. Use ``CreateCustomerOperator`` to create each customer exactly once.
 
-        :param fields: PayArc field → value, checked by the rules of PayArc's guide before anything is sent
-        :param idempotency_key: sent as ``Idempotency-Key``; it is not known whether PayArc honours it for customers
+        :param fields: PayArc field → value, checked against the rules of PayArc's guide before anything is sent
+        :param idempotency_key: sent as ``Idempotency-Key``; it is unknown whether PayArc honours it for customers
         :return: PayArc's customer, with its id under ``customer_id``
-        :raises PayarcRefused: by the rules (``status`` None) or by PayArc; ``errors`` says what is wrong, by field
-        :raises PayarcAuthError: the token is not accepted
+        :raises PayarcRefused: the fields break the rules (``status`` is None) or PayArc rejected them; ``errors`` has
+            the reasons by field
+        :raises PayarcAuthError: PayArc does not accept the token
         :raises PayarcRateLimited: not processed; send again after ``retry_after`` seconds
         :raises PayarcConnectionFailed: nothing was sent
-        :raises PayarcUnknownOutcome: a customer may have been created: look before sending again
+        :raises PayarcUnknownOutcome: a customer may have been created; look it up before sending again
         """
         cleaned = self._checked(fields)
         if not cleaned:
-            raise PayarcRefused(errors={"record": ["has no value in any PayArc field: nothing would be created"]})
+            raise PayarcRefused(errors={"record": ["has no value in any PayArc field: fill in at least one"]})
         customer = self.client.create_customer(cleaned, idempotency_key=idempotency_key)
         report_written(self, self.uri)
         return customer
 
     def get_customer(self, customer_id: str) -> dict[str, Any]:
         """
-        One customer.
+        Return one customer.
 
         :param customer_id: with or without ``cus_``
-        :raises PayarcNotFound: there is none
+        :raises PayarcNotFound: PayArc has no such customer
         """
         customer = self.client.get_customer(customer_id)
         report_read(self, self.uri)
@@ -163,8 +172,8 @@ class PayarcHook(BaseHook):
         Change a customer's fields.
 
         :param customer_id: with or without ``cus_``
-        :param fields: PayArc field → new value; those not named stay
-        :return: the customer as it is now
+        :param fields: PayArc field → new value; other fields stay as they are
+        :return: the customer after the change
         """
         customer = self.client.update_customer(customer_id, self._checked(fields))
         report_written(self, self.uri)
@@ -172,7 +181,7 @@ class PayarcHook(BaseHook):
 
     def delete_customer(self, customer_id: str) -> None:
         """
-        Delete a customer at PayArc. The ledger is not told: forget the key there too before it is created again.
+        Delete a customer at PayArc. The ledger still has its key: forget it there to create the customer again.
 
         :param customer_id: with or without ``cus_``
         """
@@ -181,20 +190,20 @@ class PayarcHook(BaseHook):
 
     def list_customers(self, page_size: int = 100) -> Iterator[dict[str, Any]]:
         """
-        All customers, newest first, a page at a time as they are asked for.
+        Iterate over all customers, newest first. Each page is requested when it is reached.
 
-        :param page_size: customers per request, at most 100 (observed)
+        :param page_size: customers per request, at most 100
         """
         report_read(self, self.uri)
         return self.client.list_customers(page_size)
 
     def test_connection(self) -> tuple[bool, str]:
-        """One cheap call that changes nothing; the message holds nothing of the token or of an answer's body."""
+        """Make one cheap call that changes nothing. The message never shows the token or a response body."""
         try:
             self.client.ping()
         except PayarcError as error:
             return False, str(error)
-        return True, f"PayArc accepts the token ({self.settings.place})"
+        return True, f"PayArc accepts the token ({self.settings.environment})"
 
     @staticmethod
     def _checked(fields: Mapping[str, Any]) -> dict[str, str]:
@@ -207,36 +216,32 @@ class PayarcHook(BaseHook):
 
     def token(self, refresh: bool = False) -> str:
         """
-        The access token.
+        Return the access token.
 
-        :param refresh: read it afresh from the connection
-        :raises PayarcAuthError: if it is another user's by now
+        :param refresh: read it from the connection again
+        :raises PayarcAuthError: the connection's token now belongs to another user
         """
         from payarc_provider.hooks.connection import read_token
 
-        token = (
-            read_token(self.get_connection(self.payarc_conn_id))
-            if refresh or self._cached_token is None
-            else self._cached_token
-        )
-        if token != self._cached_token:
+        if self._token is not None and not refresh:
+            return self._token
+        token = read_token(self.get_connection(self.payarc_conn_id))
+        if token != self._token:
             mask_secret(token)
             self._check_same_user(token)
-            self._cached_token = token
+            self._token = token
         return token
 
-    _cached_token: str | None = None
-
     def _check_same_user(self, token: str) -> None:
-        """Whose rows a run writes is settled at its beginning: another merchant's token must not come in midway."""
+        """Make sure that a run, whose rows belong to one merchant, never continues with another merchant's token."""
         from payarc_provider.api.token import read_claims
 
-        before = read_claims(self._cached_token).sub if self._cached_token else None
+        before = read_claims(self._token).sub if self._token else None
         after = read_claims(token).sub
         if before and after and before != after:
             raise PayarcAuthError(
-                "the connection's token has been replaced by one of another user while it was in use: run again, and "
-                "it is seen to whether that is the same merchant"
+                "the connection's token was replaced during the run by a token of another user: run again, and the new "
+                "run checks that it is the same merchant"
             )
 
     def _check_expiry(self) -> None:

@@ -1,4 +1,4 @@
-"""A SQL database behind an Airflow connection."""
+"""A SQL connection, as Airflow reads it."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ if TYPE_CHECKING:
 
 def sql_engine(conn_id: str, argument: str) -> Engine:
     """
-    A SQLAlchemy engine on an Airflow connection; its errors and logs never show parameters.
+    A SQLAlchemy engine for an Airflow connection. Its errors and logs never show parameters.
 
-    :param argument: what the connection was given as, for messages
-    :raises PayarcConfigError: if the connection is no SQL database
+    :param argument: the operator's argument or the command's option that names the connection, for error messages
+    :raises PayarcConfigError: the connection is not to a SQL database
     """
     from airflow.providers.common.sql.hooks.sql import DbApiHook
 
     hook = BaseHook.get_hook(conn_id)
     if not isinstance(hook, DbApiHook):
         raise PayarcConfigError(
-            f"{argument}: the connection {conn_id} is no SQL database; give one to SQLite, PostgreSQL, MySQL or MariaDB"
+            f"{argument}: the connection {conn_id} is not to a SQL database: use one to SQLite, PostgreSQL, MySQL or "
+            "MariaDB"
         )
     try:
         engine: Engine = hook.get_sqlalchemy_engine(engine_kwargs={"hide_parameters": True, "pool_pre_ping": True})
-    except sqlalchemy.exc.ArgumentError:  # its text may show the URL, password and all
+    except sqlalchemy.exc.ArgumentError:  # its text may show the URL with the password
         raise PayarcConfigError(
-            f"{argument}: the connection {conn_id} makes no database URL; mend its fields"
+            f"{argument}: the connection {conn_id} cannot be turned into a database URL: fix its fields"
         ) from None
     return engine

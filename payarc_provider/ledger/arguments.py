@@ -51,10 +51,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_listing(command("pending", "list what is pending: since when, in whose hands, and until when"))
     _add_listing(command("rejected", "list what was refused: since when, and why"))
     command("ddl", "print the statements that create the tables", explanation="For where tasks may not create them.")
-    _add_settle(
+    _add_resolve(
         command(
-            "settle",
-            "settle a pending row by hand",
+            "resolve",
+            "decide by hand what became of a pending row",
             explanation="Refused while a run has it, and until nothing that was sent can reach PayArc any more.",
         )
     )
@@ -104,7 +104,7 @@ def _add_listing(parser: argparse.ArgumentParser, *, paged: bool = True) -> None
         parser.add_argument("--offset", type=_count, default=0, metavar="N", help="leave out the first N (%(default)s)")
 
 
-def _add_settle(parser: argparse.ArgumentParser) -> None:
+def _add_resolve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("key", metavar="KEY")
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument("--customer-id", metavar="ID", help="its customer is this one, which PayArc must have")

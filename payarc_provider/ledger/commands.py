@@ -13,10 +13,10 @@ from payarc_provider.hooks.sql import sql_engine
 from payarc_provider.ledger import show
 from payarc_provider.ledger.merchant import Merchant
 from payarc_provider.ledger.restoring import rebuild
-from payarc_provider.sync.ledger import Ledger
+from payarc_provider.sync.keys import display_key
+from payarc_provider.sync.ledger import Ledger, State
 from payarc_provider.sync.ledger.overview import Overview
-from payarc_provider.sync.ledger.repair import NotDone, Repair
-from payarc_provider.sync.records import shown
+from payarc_provider.sync.ledger.repair import LedgerUnchanged, Repair
 from payarc_provider.sync.reference import find_reference
 
 
@@ -48,7 +48,8 @@ def _status(ledger: Ledger, given: argparse.Namespace) -> str:
 
 def _pending(ledger: Ledger, given: argparse.Namespace) -> str:
     _open(ledger, given)
-    total, rows = Overview(ledger, given.account).pending(given.limit, given.offset)
+    overview = Overview(ledger, given.account)
+    total, rows = overview.count(State.PENDING), overview.pending(given.limit, offset=given.offset)
     if given.json:
         return show.as_json({"total": total, "pending": rows})
     return show.page(show.pending(rows), total, given.limit, given.offset) if total else "nothing is pending"
@@ -56,7 +57,8 @@ def _pending(ledger: Ledger, given: argparse.Namespace) -> str:
 
 def _rejected(ledger: Ledger, given: argparse.Namespace) -> str:
     _open(ledger, given)
-    total, rows = Overview(ledger, given.account).rejected(given.limit, given.offset)
+    overview = Overview(ledger, given.account)
+    total, rows = overview.count(State.REJECTED), overview.rejected(given.limit, offset=given.offset)
     if given.json:
         return show.as_json({"total": total, "rejected": rows})
     return show.page(show.rejected(rows), total, given.limit, given.offset) if total else "nothing is rejected"
@@ -73,28 +75,28 @@ def _ddl(ledger: Ledger, given: argparse.Namespace) -> str:
 # ---- doing ----------------------------------------------------------------------------------------------------------
 
 
-def _settle(ledger: Ledger, given: argparse.Namespace) -> str:
+def _resolve(ledger: Ledger, given: argparse.Namespace) -> str:
     account = _open(ledger, given)
     if given.absent:
         _confirm(given.yes, _absence_question(ledger, account, given.key))
-        Repair(ledger, account).settle_absent(given.key)
-        return f"{shown(given.key)}: PayArc has no customer for it; the next run that reads its record sends it"
+        Repair(ledger, account).resolve_absent(given.key)
+        return f"{display_key(given.key)}: PayArc has no customer for it; the next run that reads its record sends it"
     customer_id = path_id(given.customer_id)
     with contextlib.closing(Merchant(given.payarc_conn_id)) as merchant:
         if (its_account := merchant.account(ledger)) != account:
-            raise NotDone(
+            raise LedgerUnchanged(
                 f"the connection {merchant.conn_id} belongs to the account {its_account}, and not to {account}"
             )
         carried = find_reference(merchant.customer(customer_id).get("description"))
-    Repair(ledger, account).settle(given.key, customer_id, carried)
-    return f"{shown(given.key)}: created, customer {customer_id}"
+    Repair(ledger, account).resolve(given.key, customer_id, carried)
+    return f"{display_key(given.key)}: created, customer {customer_id}"
 
 
 def _absence_question(ledger: Ledger, account: str, key: str) -> str:
     code = Repair(ledger, account).row(key).reference
     sign = f"its description would end in #{code}" if code else "it would bear no reference, but equal the record"
     return (
-        f"If PayArc does have a customer for {shown(key)} ({sign}), the next run makes a second. "
+        f"If PayArc does have a customer for {display_key(key)} ({sign}), the next run makes a second. "
         "Have you looked in PayArc's dashboard, and is there none?"
     )
 
@@ -102,16 +104,16 @@ def _absence_question(ledger: Ledger, account: str, key: str) -> str:
 def _retry(ledger: Ledger, given: argparse.Namespace) -> str:
     count = Repair(ledger, _open(ledger, given)).retry(None if given.all else given.keys)
     if count == 0:
-        raise NotDone("nothing is rejected")
+        raise LedgerUnchanged("nothing is rejected")
     return f"{count} refused records will be tried again by the next run that reads them"
 
 
 def _forget(ledger: Ledger, given: argparse.Namespace) -> str:
     customer_id = Repair(ledger, _open(ledger, given)).forget(given.key)
     if customer_id is None:
-        return f"{shown(given.key)}: forgotten"
+        return f"{display_key(given.key)}: forgotten"
     return (
-        f"{shown(given.key)}: forgotten. Customer {customer_id} is still at PayArc, and no record gets it again; "
+        f"{display_key(given.key)}: forgotten. Customer {customer_id} is still at PayArc, and no record gets it again; "
         "a run that reads the key's record creates a new one"
     )
 
@@ -121,23 +123,23 @@ def _confirm(sure: bool, question: str) -> None:
         return
     print(question, "Type yes: ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() != "yes":
-        raise NotDone("not confirmed: nothing was changed")
+        raise LedgerUnchanged("not confirmed: nothing was changed")
 
 
 def _open(ledger: Ledger, given: argparse.Namespace) -> str:
     """Open the ledger, and tell which account is meant; of several none, where the command shows them all."""
     if not ledger.open(create=False):
-        raise NotDone(
+        raise LedgerUnchanged(
             f"{given.ledger_conn_id} has no ledger {given.ledger_table} (two tables, and an id in the second): "
             "give --ledger-table, or see `rebuild` if it was lost"
         )
     accounts = Overview(ledger).accounts()
     if given.account is not None and given.account not in accounts:
-        raise NotDone(f"the ledger has no account {given.account}; it has {', '.join(accounts) or 'none'}")
+        raise LedgerUnchanged(f"the ledger has no account {given.account}; it has {', '.join(accounts) or 'none'}")
     if given.account is not None or given.command in ("status", "pending", "rejected"):
         return given.account or ""
     if len(accounts) != 1:
-        raise NotDone(f"give --account; the ledger has {', '.join(accounts) or 'none'}")
+        raise LedgerUnchanged(f"give --account; the ledger has {', '.join(accounts) or 'none'}")
     return accounts[0]
 
 
@@ -146,7 +148,7 @@ _COMMANDS: dict[str, Callable[[Ledger, argparse.Namespace], str]] = {
     "pending": _pending,
     "rejected": _rejected,
     "ddl": _ddl,
-    "settle": _settle,
+    "resolve": _resolve,
     "retry": _retry,
     "forget": _forget,
     "rebuild": rebuild,

@@ -7,9 +7,9 @@ from typing import Any
 from payarc_provider.api.fields import path_id
 from payarc_provider.exceptions import PayarcNotFound
 from payarc_provider.hooks.payarc import PayarcHook
-from payarc_provider.sync.account import Identity, find_scope, token_user
+from payarc_provider.sync.account import find_scope
 from payarc_provider.sync.ledger import Ledger
-from payarc_provider.sync.ledger.repair import NotDone
+from payarc_provider.sync.ledger.repair import LedgerUnchanged
 
 
 class Merchant:
@@ -23,7 +23,7 @@ class Merchant:
         self.conn_id = conn_id
         self.client = hook.get_client()
         self.limiter = self.client.limiter
-        self.identity = Identity(hook.settings.place, hook.settings.account, token_user(hook.claims.sub, hook.token()))
+        self.identity = hook.identity
 
     def close(self) -> None:
         """Close its connections."""
@@ -36,11 +36,11 @@ class Merchant:
     def customer(self, customer_id: str) -> dict[str, Any]:
         """The customer.
 
-        :raises NotDone: PayArc has none under this id
+        :raises LedgerUnchanged: PayArc has none under this id
         """
         try:
             return self.client.get_customer(customer_id)
         except PayarcNotFound:
-            raise NotDone(
+            raise LedgerUnchanged(
                 f"PayArc shows the connection {self.conn_id} no customer {path_id(customer_id)}: nothing was changed"
             ) from None

@@ -13,12 +13,14 @@ from payarc_provider.api.client import CustomerPage
 from payarc_provider.hooks.sql import sql_engine
 from payarc_provider.ledger import show
 from payarc_provider.ledger.merchant import Merchant
+from payarc_provider.sync.account import fact_name, new_scope
 from payarc_provider.sync.customer_index import CustomerIndex
+from payarc_provider.sync.keys import UnusableKey, key_text
 from payarc_provider.sync.ledger import Ledger
-from payarc_provider.sync.ledger.rebuild import Rebuild
-from payarc_provider.sync.ledger.repair import NotDone
+from payarc_provider.sync.ledger.rebuild import KeySet, Rebuild
+from payarc_provider.sync.ledger.repair import LedgerUnchanged
 from payarc_provider.sync.listing import Listing
-from payarc_provider.sync.records import RecordReader, UnusableKey, key_text
+from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.sources import DatabaseSource
 
 _LEDGER_ID = re.compile(r"[0-9a-f]{32}")
@@ -28,54 +30,56 @@ _TELL_EVERY = 10.0
 def rebuild(ledger: Ledger, given: argparse.Namespace) -> str:
     """Make rows for those keys whose references PayArc's customers bear; returns what came of it.
 
-    :raises NotDone: nothing can be, or is to be, rebuilt
+    :raises LedgerUnchanged: nothing can be, or is to be, rebuilt
     """
     exists = ledger.open(create=False)
     ledger_id = _ledger_id(ledger, given.ledger_id)
     with contextlib.closing(Merchant(given.payarc_conn_id)) as merchant:
         account = _account(ledger, merchant, given.account, exists=exists)
-        work = Rebuild(ledger, account, given.source)
-        shelf, keys = CustomerIndex(ledger_id, account), _Keys(given)
-        count = shelf.want(keys.all())
-        if count == 0:
-            raise NotDone("there are no keys to look for")
+        work = Rebuild(ledger, ledger_id, account, given.source)
+        input_keys = _Keys(given)
+        keys = KeySet(input_keys.all())
+        if len(keys) == 0:
+            raise LedgerUnchanged("there are no keys to look for")
         if exists:
             work.check_unused()
-        Listing(merchant.client, merchant.limiter, _Teller().tell).read(shelf.emptied)
-    if shelf.matched() == 0:
-        raise NotDone(
-            f"none of PayArc's {shelf.listed()} customers bears a reference that the ledger {ledger_id} gives to one "
-            f"of {count} keys in the account {account}: check --ledger-id, --account and the keys; nothing was changed"
+        listing = Listing(merchant.client, merchant.limiter, _Teller().tell)
+        index = listing.read(lambda: CustomerIndex(ledger_id))
+    if not work.any_customer(keys, index):
+        raise LedgerUnchanged(
+            f"none of PayArc's {len(index)} customers carries a reference that the ledger {ledger_id} gives to one "
+            f"of {len(keys)} keys in the account {account}: check --ledger-id, --account and the keys; nothing was "
+            "changed"
         )
     _open_with_id(ledger, ledger_id)
-    done = work.restore(shelf)
-    ledger.remember(merchant.identity.name, account)  # its customers bear this account's references
+    done = work.restore(keys, index)
+    ledger.remember(fact_name(merchant.identity), account)  # its customers bear this account's references
     if not given.json:
-        return show.rebuilt(account, count, shelf.listed(), keys.unusable, done)
-    facts = {"account": account, "keys": count, "customers": shelf.listed(), "unusable": keys.unusable}
+        return show.rebuilt(account, len(keys), len(index), input_keys.unusable, done)
+    facts = {"account": account, "keys": len(keys), "customers": len(index), "unusable": input_keys.unusable}
     return show.as_json({**facts, "counts": dict(done.counts), "doubts": done.doubts})
 
 
 def _ledger_id(ledger: Ledger, given: str | None) -> str:
     if given is not None and not _LEDGER_ID.fullmatch(given):
-        raise NotDone("--ledger-id: a ledger's id has 32 hexadecimal digits, as `status` shows it")
+        raise LedgerUnchanged("--ledger-id: a ledger's id has 32 hexadecimal digits, as `status` shows it")
     if given is not None and ledger.ledger_id not in ("", given):
-        raise NotDone(
+        raise LedgerUnchanged(
             f"the ledger there has another id, {ledger.ledger_id}, and its own references: leave --ledger-id out; or, "
             "if it was made after the loss and has no rows, drop its two tables first"
         )
     if not (ledger.ledger_id or given):
-        raise NotDone("the ledger's id is lost too: give --ledger-id, as `status` showed it")
+        raise LedgerUnchanged("the ledger's id is lost too: give --ledger-id, as `status` showed it")
     return ledger.ledger_id or given or ""
 
 
 def _account(ledger: Ledger, merchant: Merchant, given: str | None, *, exists: bool) -> str:
-    known = ledger.fact(merchant.identity.name) if exists else None
+    known = ledger.fact(fact_name(merchant.identity)) if exists else None
     if given is not None and known not in (None, given):
-        raise NotDone(f"the connection {merchant.conn_id} belongs to the account {known}, and not to {given}")
+        raise LedgerUnchanged(f"the connection {merchant.conn_id} belongs to the account {known}, and not to {given}")
     if given is not None:
         return given
-    return merchant.account(ledger) if exists else merchant.identity.own_scope
+    return merchant.account(ledger) if exists else new_scope(merchant.identity)
 
 
 def _open_with_id(ledger: Ledger, ledger_id: str) -> None:
@@ -104,7 +108,7 @@ class _Keys:
                     if line.strip():
                         yield _key(number, line.rstrip("\r\n"))
         except (OSError, UnicodeDecodeError) as error:
-            raise NotDone(f"--keys-from: the file cannot be read: {error.__class__.__name__}") from None
+            raise LedgerUnchanged(f"--keys-from: the file cannot be read: {error.__class__.__name__}") from None
 
     def _from_table(self) -> Iterator[str]:
         given = self._given
@@ -127,7 +131,7 @@ def _key(number: int, text: str) -> str:
     try:
         return key_text(text)
     except UnusableKey as problem:
-        raise NotDone(f"--keys-from: the key in line {number} {problem}") from None
+        raise LedgerUnchanged(f"--keys-from: the key in line {number} {problem}") from None
 
 
 class _Teller:

@@ -9,10 +9,10 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from payarc_provider.sync.ledger.overview import AccountCounts, Hold, PendingRow, RejectedRow
+from payarc_provider.sync.keys import display_key
+from payarc_provider.sync.ledger import Hold, State
+from payarc_provider.sync.ledger.overview import AccountCounts, PendingRow, RejectedRow
 from payarc_provider.sync.ledger.rebuild import Rebuilt, Verdict
-from payarc_provider.sync.records import shown
-from payarc_provider.sync.states import State
 
 WIDTH = 100
 HOLDS = {
@@ -22,7 +22,7 @@ HOLDS = {
 }
 _VERDICTS = {
     Verdict.INSERTED: "rows that were missing",
-    Verdict.SETTLED: "rows that were refused or unsent, and have their customer now",
+    Verdict.RESOLVED: "rows that were refused or unsent, and have their customer now",
     Verdict.AGREED: "rows that were right",
     Verdict.PENDING: "rows whose outcome the next run looks up",
     Verdict.UNDECIDED: "have several customers, and are pending until you settle them",
@@ -59,7 +59,7 @@ def pending(rows: Iterable[PendingRow]) -> str:
     lines = [f"{'SINCE':<20}  {'HOLD':<6}  {'TAKEOVER FROM':<20}  {'REFERENCE':<12}  KEY"]
     for row in rows:
         takeover, reference = iso(row.takeover_at), row.reference or "none"
-        lines.append(f"{iso(row.since):<20}  {row.hold:<6}  {takeover:<20}  {reference:<12}  {shown(row.key)}")
+        lines.append(f"{iso(row.since):<20}  {row.hold:<6}  {takeover:<20}  {reference:<12}  {display_key(row.key)}")
         lines += _indented(
             f"{row.dag_id or '-'}.{row.task_id or '-'}, run {row.run_id or '-'}; {row.source}; account {row.account}"
         )
@@ -70,7 +70,7 @@ def rejected(rows: Iterable[RejectedRow]) -> str:
     """A line for each row, then its reasons by field."""
     lines = [f"{'SINCE':<20}  KEY"]
     for row in rows:
-        lines.append(f"{iso(row.since):<20}  {shown(row.key)}{'  (to be tried again)' if row.retried else ''}")
+        lines.append(f"{iso(row.since):<20}  {display_key(row.key)}{'  (to be tried again)' if row.retried else ''}")
         lines += _indented(f"{row.source}; account {row.account}")
         for name, texts in row.errors.items():
             lines += _indented(f"{name}: {' '.join(texts)}")
@@ -94,7 +94,7 @@ def rebuilt(account: str, keys: int, customers: int, unusable: int, done: Rebuil
     lines += [f"  {'unusable':<9} {unusable:>8}  keys that are missing or cannot be used"] if unusable else []
     for doubt in done.doubts:
         row = f", its row has {doubt.customer_id}" if doubt.customer_id else ""
-        lines.append(f"    {doubt.verdict}: {shown(doubt.key)}: {', '.join(doubt.bearers)}{row}")
+        lines.append(f"    {doubt.verdict}: {display_key(doubt.key)}: {', '.join(doubt.candidates)}{row}")
     return "\n".join(lines)
 
 
@@ -123,7 +123,7 @@ def _indented(text: str) -> list[str]:
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         plain = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return plain | ({"key": shown(plain["key"])} if "key" in plain else {})
+        return plain | ({"key": display_key(plain["key"])} if "key" in plain else {})
     if isinstance(value, datetime.datetime):
         return iso(value)
     if isinstance(value, dict):

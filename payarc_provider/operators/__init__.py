@@ -1,1 +1,1 @@
-
+"""The operator, and what it needs from Airflow."""

@@ -153,7 +153,8 @@ class CreateCustomerOperator(BaseOperator):
         return set_upstream_of_partial(partial)
 
     def _check(self) -> None:
-        from payarc_provider.sync.records import check_fields, check_key, check_partition
+        from payarc_provider.sync.keys import check_key, check_partition
+        from payarc_provider.sync.records import check_fields
 
         given = [name for name in ("records", "table", "sql") if getattr(self, name) is not None]
         if len(given) != 1:

@@ -26,6 +26,6 @@ class PayarcDashboardLink(BaseOperatorLink):
         from payarc_provider.hooks.payarc import PayarcHook
 
         try:
-            return DASHBOARDS.get(PayarcHook(operator.payarc_conn_id).settings.place, "")
+            return DASHBOARDS.get(PayarcHook(operator.payarc_conn_id).settings.environment, "")
         except (PayarcError, AirflowException, AttributeError):
             return ""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from payarc_provider.assets import customers_uri, is_ours
+from payarc_provider.assets import customers_uri, is_payarc_asset
 from payarc_provider.hooks.lineage import report_read, report_written, table_uri
 from payarc_provider.operators.metrics import CUSTOMERS, REQUESTS, Meter
 from payarc_provider.sync.deferral import Deferral
@@ -128,5 +128,5 @@ def fill_assets(operator: CreateCustomerOperator, context: Context, summary: Map
     extra = {name: summary[name] for name in EXTRAS}
     extra |= {"dag_id": context["ti"].dag_id, "run_id": context["ti"].run_id, "dry_run": operator.settings.dry_run}
     for outlet in operator.outlets:
-        if is_ours(outlet):
+        if is_payarc_asset(outlet):
             context["outlet_events"][outlet].extra.update(extra)

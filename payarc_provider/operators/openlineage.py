@@ -28,8 +28,7 @@ from airflow.providers.openlineage.sqlparser import SQLParser
 
 from payarc_provider.assets import customers_uri, openlineage_name
 from payarc_provider.hooks.payarc import PayarcHook
-from payarc_provider.sync.account import Identity, token_user
-from payarc_provider.sync.sources import split_table_name
+from payarc_provider.sync.queries import split_table_name
 
 if TYPE_CHECKING:
     from payarc_provider.operators.customer import CreateCustomerOperator
@@ -48,7 +47,7 @@ def lineage_of(operator: CreateCustomerOperator) -> OperatorLineage[Any, Any]:
 def _output(operator: CreateCustomerOperator, inputs: list[Dataset], origins: ColumnOrigins) -> OutputDataset:
     seen = operator.seen
     uri = seen.uri if seen else _uri_of_connection(operator)
-    columns = seen.reader.met_mapping if seen else dict(operator.fields or {})
+    columns = seen.reader.columns_found if seen else dict(operator.fields or {})
     facets: dict[str, Any] = {}
     if columns:
         fields = [SchemaDatasetFacetFields(name=name, type="string") for name in columns]
@@ -64,10 +63,8 @@ def _output(operator: CreateCustomerOperator, inputs: list[Dataset], origins: Co
 
 
 def _uri_of_connection(operator: CreateCustomerOperator) -> str:
-    hook = PayarcHook(operator.payarc_conn_id)
-    place, account = hook.settings.place, hook.settings.account
-    identity = Identity(place, account, token_user(hook.claims.sub, hook.token()))
-    return customers_uri(place, identity.account or identity.user)
+    identity = PayarcHook(operator.payarc_conn_id).identity
+    return customers_uri(identity.environment, identity.account or identity.user)
 
 
 def _column_lineage(columns: Mapping[str, str], inputs: list[Dataset], origins: ColumnOrigins) -> dict[str, Fields]:

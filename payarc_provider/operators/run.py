@@ -21,13 +21,14 @@ from payarc_provider.hooks.tracing import get_tracer
 from payarc_provider.operators.observing import Watch, note_lineage
 from payarc_provider.operators.records import resolve_records
 from payarc_provider.operators.results import PayarcRecordsRejected, check_mapped_ids, most_mapped_ids
-from payarc_provider.sync.account import Identity, find_scope, token_user
+from payarc_provider.sync.account import find_scope, new_scope
 from payarc_provider.sync.batches import Batches
 from payarc_provider.sync.deferral import Deferral, Note, Notes
 from payarc_provider.sync.engine import Run
+from payarc_provider.sync.keys import check_key, check_partition
 from payarc_provider.sync.ledger import Claimant, Ledger
 from payarc_provider.sync.progress import Progress
-from payarc_provider.sync.records import RecordReader, check_fields, check_key, check_partition
+from payarc_provider.sync.records import RecordReader, check_fields
 from payarc_provider.sync.results import Results
 from payarc_provider.sync.sources import DatabaseSource, ListSource, Source
 from payarc_provider.sync.threads import (
@@ -127,11 +128,10 @@ class _TaskRun:
         self._check_mapped_downstream(context)
 
     def _scope(self, hook: PayarcHook) -> str:
-        identity = Identity(hook.settings.place, hook.settings.account, token_user(hook.claims.sub, hook.token()))
         if not self._exists:
-            return identity.own_scope
+            return new_scope(hook.identity)
         return find_scope(
-            self._ledger, identity, self._client.get_customer, remember=not self._operator.settings.dry_run
+            self._ledger, hook.identity, self._client.get_customer, remember=not self._operator.settings.dry_run
         )
 
     def _check_mapped_downstream(self, context: Context) -> None:
@@ -261,16 +261,16 @@ async def _with_progress(engine: Run, progress: Progress, operator: CreateCustom
 def _tell_end(
     operator: CreateCustomerOperator, reader: RecordReader, progress: Progress, requests: dict[str, int]
 ) -> None:
-    for column, name in reader.unsent_lookalikes.items():
+    for column, name in reader.lookalike_columns.items():
         operator.log.warning(
             'The column "%s" is not sent: PayArc has no such field. Did you mean "%s"? Then name it in `fields`',
             column,
             name,
         )
-    if reader.personal_keys:
+    if reader.email_like_keys:
         operator.log.warning(
             "%d keys look like email addresses. Keys are stored as they are: use a key that is no personal data",
-            reader.personal_keys,
+            reader.email_like_keys,
         )
     operator.log.info(
         "%s in %.1f s, %d requests, %d of them POSTs",

@@ -1,6 +1,6 @@
-"""The page "PayArc customers" in Airflow's UI: what the ledgers hold, for who may read their connections.
+"""The page "PayArc customers" in Airflow's UI, for anyone who can read the connections of the ledgers it shows.
 
-``customers`` is what Airflow loads, everywhere and at every start; the rest is imported when the first page is asked
-for. ``app`` has the addresses and who may see them, ``ledgers`` opens what is configured, ``views`` fills the
-templates.
+Airflow imports ``customers`` in most of its processes. The other modules are imported when the first page is requested:
+``app`` has the routes, ``ledgers`` opens the configured ledgers, ``html`` renders the templates, ``links`` makes the
+addresses.
 """

@@ -1,12 +1,16 @@
-"""The page's addresses, and who may see them.
+"""The page's routes: who may see them, and what they show.
 
-Every address asks Airflow's auth manager twice: for the right to see plugins' pages, and for the right to read the
-ledger's connection (on the first page, connections at all). Nothing here writes.
+Every route asks Airflow's auth manager twice: may the user see plugins' pages, and may the user read the ledger's
+connection (on the first page: any connection). No route writes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import datetime
+import shlex
+from collections.abc import Iterator
+from typing import Any
 
 from airflow.api_fastapi.auth.managers.models.resource_details import AccessView
 from airflow.api_fastapi.core_api.security import requires_access_connection, requires_access_view
@@ -14,19 +18,26 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
-from payarc_provider.plugins import views
-from payarc_provider.plugins.addresses import Addresses
-from payarc_provider.plugins.ledgers import LedgerNotShown, configured, opened
-from payarc_provider.plugins.render import HEADERS, render
+from payarc_provider.api.fields import FIELDS
+from payarc_provider.plugins.html import HEADERS, chart, render
+from payarc_provider.plugins.ledgers import LedgerNotShown, configured, open_ledger
+from payarc_provider.plugins.links import Links, unseal
+from payarc_provider.sync.keys import looks_like_email
 from payarc_provider.sync.ledger import Ledger
+from payarc_provider.sync.ledger.overview import Overview, RunCounts
+
+PAGE = 50
+LATEST_RUNS = 20
+FIRST_REJECTED = 10
 
 router = APIRouter(default_response_class=HTMLResponse)
-_SAID = {
+_HTTP_ERRORS = {
     401: "Log in to Airflow to see this page.",
-    403: "Your account in Airflow may not see this page. It takes the right to see plugins' pages, and the right to "
-    "read the ledger's connection.",
-    404: "There is no such page.",
+    403: "You are not allowed to see this page. You need permission to see plugins' pages and to read the ledger's "
+    "connection.",
+    404: "This page does not exist.",
 }
+_WHOLE_RECORD = "This concerns the record as a whole, or something that is not one of PayArc's fields."
 
 
 def create_app() -> FastAPI:
@@ -41,86 +52,132 @@ def create_app() -> FastAPI:
 
 @router.get("/")
 def index(request: Request) -> Response:
-    """The ledgers; if there is one only, that one."""
-    go, names = _addresses(request), configured()
+    """The configured ledgers; redirects if there is only one."""
+    links, names = _links(request), configured()
     if len(names) == 1:
-        return RedirectResponse(go.ledger(names[0].conn_id, names[0].table))
-    return _html(render("index.html", go=go, names=names))
+        return RedirectResponse(links.ledger(names[0].conn_id, names[0].table))
+    return _html("index.html", links=links, names=names)
 
 
 @router.get("/{connection_id}/{table}")
 def ledger(request: Request, connection_id: str, table: str) -> Response:
-    """A ledger's accounts; if there is one only, that one."""
-    with opened(connection_id, table) as found:
-        go = _addresses(request, found, connection_id, table)
-        context = views.ledger(found)
-    if len(context["accounts"]) == 1:
-        return RedirectResponse(go.of(context["accounts"][0].account).overview())
-    return _html(render("ledger.html", go=go, **context))
+    """A ledger's accounts; redirects if there is only one."""
+    with _open(request, connection_id, table) as (ledger, links):
+        now, accounts = Overview(ledger).counts()
+    if len(accounts) == 1:
+        return RedirectResponse(links.for_account(accounts[0].account).overview())
+    return _html("ledger.html", links=links, now=now, accounts=accounts)
 
 
 @router.get("/{connection_id}/{table}/account")
 def account(request: Request, connection_id: str, table: str, account: str) -> Response:
-    """An account: how many, its latest runs, and some refused records."""
-    return _of_account(request, connection_id, table, account, "account.html", views.account)
+    """An account: its counts, its latest runs with a chart, and its first rejected records."""
+    with _open(request, connection_id, table, account) as (ledger, links):
+        overview = Overview(ledger, account)
+        now, (counts, *_) = overview.counts()
+        if not sum(counts.states.values()) and account not in Overview(ledger).accounts():
+            raise LedgerNotShown("This ledger has no such account.", 404)
+        runs, first_rejected = overview.runs(LATEST_RUNS + 1), overview.rejected_by_key(FIRST_REJECTED)
+    latest = runs[:LATEST_RUNS]
+    return _html(
+        "account.html",
+        links=links,
+        now=now,
+        counts=counts,
+        runs=latest,
+        more_runs=len(runs) > LATEST_RUNS,
+        chart=chart(latest, LATEST_RUNS),
+        rows=first_rejected,
+    )
 
 
 @router.get("/{connection_id}/{table}/rejected")
 def rejected(request: Request, connection_id: str, table: str, account: str, after: str | None = None) -> Response:
-    """The refused records, by key."""
-    return _of_account(request, connection_id, table, account, "rejected.html", views.rejected, after)
+    """The rejected records, by key."""
+    with _open(request, connection_id, table, account) as (ledger, links):
+        rows = Overview(ledger, account).rejected_by_key(PAGE + 1, _key(ledger, after))
+    return _html("rejected.html", links=links, **_page_of(rows, after))
 
 
 @router.get("/{connection_id}/{table}/pending")
 def pending(request: Request, connection_id: str, table: str, account: str, after: str | None = None) -> Response:
     """The pending records, by key."""
-    return _of_account(request, connection_id, table, account, "pending.html", views.pending, after)
+    with _open(request, connection_id, table, account) as (ledger, links):
+        rows = Overview(ledger, account).pending_by_key(PAGE + 1, _key(ledger, after))
+    return _html("pending.html", links=links, **_page_of(rows, after))
 
 
 @router.get("/{connection_id}/{table}/runs")
 def runs(request: Request, connection_id: str, table: str, account: str, after: str | None = None) -> Response:
-    """The DAG runs, the latest first."""
-    return _of_account(request, connection_id, table, account, "runs.html", views.runs, after)
+    """The DAG runs, latest first."""
+    with _open(request, connection_id, table, account) as (ledger, links):
+        last_run = None
+        if after is not None:
+            last, dag_id, run_id = _unsealed(ledger, after, list)
+            last_run = RunCounts(dag_id, run_id, datetime.datetime.fromisoformat(last), 0, 0, 0)
+        rows = Overview(ledger, account).runs(PAGE + 1, last_run)
+    return _html("runs.html", links=links, **_page_of(rows, after))
 
 
 @router.get("/{connection_id}/{table}/record")
 def record(request: Request, connection_id: str, table: str, account: str, at: str) -> Response:
-    """One refused record, and what there is to mend."""
-    return _of_account(request, connection_id, table, account, "record.html", views.record, at)
+    """A rejected record: for each field the reasons, and the rule that PayArc documents."""
+    with _open(request, connection_id, table, account) as (ledger, links):
+        row = Overview(ledger, account).rejected_record(_unsealed(ledger, at, str))
+    if row is None:
+        raise LedgerNotShown("This record is no longer rejected: a run has tried it again.", 404)
+    errors = [
+        (field, reasons, FIELDS[field].text if field in FIELDS else _WHOLE_RECORD)
+        for field, reasons in row.errors.items()
+    ]
+    key = "KEY" if looks_like_email(row.key) else shlex.quote(row.key)
+    retry = f"--account {shlex.quote(account)} retry {key}"
+    return _html("record.html", links=links, row=row, errors=errors, retry=retry)
 
 
-def _of_account(
-    request: Request,
-    conn_id: str,
-    table: str,
-    account: str,
-    template: str,
-    view: Callable[[Ledger, str, str | None], views.View],
-    place: str | None = None,
-) -> Response:
-    with opened(conn_id, table) as found:
-        go = _addresses(request, found, conn_id, table).of(account)
-        context = view(found, account, place)
-    return _html(render(template, go=go, **context))
+@contextlib.contextmanager
+def _open(request: Request, conn_id: str, table: str, account: str = "") -> Iterator[tuple[Ledger, Links]]:
+    with open_ledger(conn_id, table) as ledger:
+        links = _links(request, conn_id=conn_id, table=table, ledger_id=ledger.ledger_id, account=account)
+        yield ledger, links
 
 
-def _addresses(request: Request, found: Ledger | None = None, conn_id: str = "", table: str = "") -> Addresses:
-    root, airflow = request.scope.get("root_path", ""), request.scope.get("app_root_path", "")
-    return Addresses(root, airflow, conn_id, table, found.ledger_id if found else "")
+def _links(request: Request, **shown: str) -> Links:
+    return Links(request.scope.get("root_path", ""), request.scope.get("app_root_path", ""), **shown)
 
 
-def _html(text: str, status: int = 200) -> Response:
-    return HTMLResponse(text, status, HEADERS)
+def _page_of(rows: list[Any], after: str | None) -> dict[str, Any]:
+    """A page, of rows read with a limit of ``PAGE + 1``: one row too many means that there is a next page."""
+    last = None
+    if len(rows) > PAGE:
+        last = rows[PAGE - 1] if isinstance(rows[PAGE - 1], RunCounts) else rows[PAGE - 1].key
+    return {"rows": rows[:PAGE], "next": last, "first": after is None}
 
 
-def _message(request: Request, title: str, text: str, status: int) -> Response:
-    return _html(render("message.html", go=_addresses(request), message_title=title, text=text), status)
+def _key(ledger: Ledger, sealed: str | None) -> str | None:
+    return None if sealed is None else _unsealed(ledger, sealed, str)
+
+
+def _unsealed(ledger: Ledger, sealed: str, kind: type) -> Any:
+    try:
+        value = unseal(ledger.ledger_id, sealed)
+    except ValueError:
+        value = None
+    if not isinstance(value, kind):
+        raise LedgerNotShown("This address is not valid for this ledger.", 404)
+    return value
+
+
+def _html(template: str, status: int = 200, **context: Any) -> Response:
+    return HTMLResponse(render(template, **context), status, HEADERS)
 
 
 def _http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    return _message(request, f"Not shown ({status})", _SAID.get(status, "This cannot be shown."), status)
+    text = _HTTP_ERRORS.get(status, "This page cannot be shown.")
+    return _html("message.html", status, links=_links(request), message_title=f"Error {status}", text=text)
 
 
 def _not_shown(request: Request, error: Exception) -> Response:
-    return _message(request, "Nothing to show", str(error), error.status if isinstance(error, LedgerNotShown) else 500)
+    status = error.status if isinstance(error, LedgerNotShown) else 500
+    return _html("message.html", status, links=_links(request), message_title="Nothing to show", text=str(error))

@@ -1,4 +1,7 @@
-"""The plugin that Airflow loads, in most of its processes: so it imports nothing but Airflow's own class."""
+"""The plugin that adds the page to Airflow's UI.
+
+Airflow loads it in most of its processes, so this module imports nothing but Airflow's own class.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ PREFIX = "/payarc"
 
 
 class LazyApp:
-    """An ASGI application that is imported and built when its first request comes."""
+    """An ASGI application that is imported and built on its first request."""
 
     @cached_property
     def _app(self) -> ASGIApp:
@@ -23,19 +26,19 @@ class LazyApp:
         return create_app()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Serve a request."""
         await self._app(scope, receive, send)
 
 
 class PayarcCustomersPlugin(AirflowPlugin):
-    """A page in Airflow's UI, from Airflow 3.1 on; below that it does nothing."""
+    """The page in Airflow's UI. It needs Airflow 3.1; in earlier versions the plugin does nothing."""
 
     name = "payarc_customers"
-    fastapi_apps = [{"name": "PayArc customers", "app": LazyApp(), "url_prefix": PREFIX}]  # noqa: RUF012 - Airflow's form
+    fastapi_apps = [{"name": "PayArc customers", "app": LazyApp(), "url_prefix": PREFIX}]  # noqa: RUF012 - as Airflow expects it
     external_views = [  # noqa: RUF012
         {
             "name": "PayArc customers",
-            "href": f"{PREFIX.removeprefix('/')}/",  # relative to where Airflow is, which may be below a path
+            "href": f"{PREFIX.removeprefix('/')}/",  # relative, because Airflow itself may be served below a path
             "destination": "nav",
             "category": "browse",
             "url_route": "payarc-customers",

@@ -1,4 +1,4 @@
-"""The ledgers that the page shows: which they are, and opening one to read it."""
+"""The ledgers that the page shows: how they are configured, and how one is opened for reading."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from sqlalchemy import event
 
 from payarc_provider.exceptions import PayarcConfigError, PayarcError
 from payarc_provider.hooks.sql import sql_engine
-from payarc_provider.sync.ledger import Ledger
-from payarc_provider.sync.ledger.database import LedgerUnavailable
+from payarc_provider.sync.ledger import Ledger, LedgerUnavailable
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
@@ -25,9 +24,9 @@ CONNECT_SECONDS = 5
 
 @dataclass(frozen=True, slots=True)
 class LedgerName:
-    """Where a ledger is.
+    """A ledger as it is named in Airflow's configuration.
 
-    :param conn_id: the Airflow connection of its database
+    :param conn_id: the Airflow connection to its database
     :param table: its table
     """
 
@@ -36,9 +35,9 @@ class LedgerName:
 
 
 class LedgerNotShown(Exception):
-    """There is nothing to show; the text says why, and what to do.
+    """Nothing can be shown. The message says why and what to do.
 
-    :param status: the HTTP status that says the same
+    :param status: the HTTP status of the page
     """
 
     def __init__(self, message: str, status: int) -> None:
@@ -47,7 +46,7 @@ class LedgerNotShown(Exception):
 
 
 def configured() -> list[LedgerName]:
-    """The ledgers of ``[payarc] ledgers``: ``conn_id`` or ``conn_id:table``, with commas between them."""
+    """The ledgers in ``[payarc] ledgers``: ``conn_id`` or ``conn_id:table``, separated by commas."""
     names = []
     for part in conf.get("payarc", "ledgers", fallback="").replace("\n", ",").split(","):
         conn_id, _, table = part.strip().partition(":")
@@ -57,14 +56,14 @@ def configured() -> list[LedgerName]:
 
 
 @contextlib.contextmanager
-def opened(conn_id: str, table: str) -> Iterator[Ledger]:
-    """The ledger, to be read; nothing is created.
+def open_ledger(conn_id: str, table: str) -> Iterator[Ledger]:
+    """Open a ledger for reading; creates nothing.
 
-    :raises LedgerNotShown: it is not configured, not there, or cannot be reached
+    :raises LedgerNotShown: the ledger is not configured, does not exist or cannot be reached
     """
     name = LedgerName(conn_id, table)
     if name not in configured():
-        raise LedgerNotShown("This ledger is not among those of [payarc] ledgers in Airflow's configuration.", 404)
+        raise LedgerNotShown("This ledger is not listed under [payarc] ledgers in Airflow's configuration.", 404)
     with contextlib.ExitStack() as stack:
         engine = _engine(name)
         stack.callback(engine.dispose)
@@ -77,9 +76,9 @@ def opened(conn_id: str, table: str) -> Iterator[Ledger]:
 
 
 def _existing(engine: Engine, name: LedgerName) -> Ledger:
-    missing = f'The connection "{name.conn_id}" has no ledger "{name.table}" yet: the first run of a DAG makes it.'
+    missing = f'The connection "{name.conn_id}" has no ledger "{name.table}" yet. The first run of a DAG creates it.'
     file = engine.url.database if engine.dialect.name == "sqlite" else None
-    if file and not Path(file).exists():  # connecting would create it
+    if file and not Path(file).exists():  # connecting would create the file
         raise LedgerNotShown(missing, 404)
     ledger = Ledger(engine, name.table)
     if not ledger.open(create=False):
@@ -92,17 +91,17 @@ def _engine(name: LedgerName) -> Engine:
         engine = sql_engine(name.conn_id, "[payarc] ledgers")
     except (AirflowException, PayarcConfigError) as error:
         raise LedgerNotShown(f'The connection "{name.conn_id}" cannot be used. {error}', 503) from None
-    except Exception as error:  # noqa: BLE001 - hooks and drivers raise what they like, and its text may hold a password
+    except Exception as error:  # noqa: BLE001 - hooks and drivers raise anything, and its text may contain a password
         raise LedgerNotShown(
-            f'The connection "{name.conn_id}" cannot be used ({type(error).__name__}): see that its fields are right '
-            "and its database's driver is installed where Airflow's API server runs.",
+            f'The connection "{name.conn_id}" cannot be used ({type(error).__name__}). Check its fields, and that '
+            "the database driver is installed where Airflow's API server runs.",
             503,
         ) from None
     if engine.dialect.name != "sqlite":
-        event.listen(engine, "do_connect", _soon)
+        event.listen(engine, "do_connect", _set_timeout)
     return engine
 
 
-def _soon(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> None:
-    """Who waits for a page does not wait for the minutes that TCP takes to give up."""
+def _set_timeout(_dialect: Any, _record: Any, _arguments: Any, parameters: dict[str, Any]) -> None:
+    """Without it, a user would wait the minutes that TCP takes to give up."""
     parameters.setdefault("connect_timeout", CONNECT_SECONDS)

@@ -1,10 +1,11 @@
-"""``python -m payarc_provider.sandbox``: a sandbox in the foreground, until SIGINT or SIGTERM."""
+"""``python -m payarc_provider.sandbox``: run a sandbox in the foreground until SIGINT or SIGTERM."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import shlex
+import sqlite3
 from typing import get_args
 
 from payarc_provider.sandbox.server import SandboxServer
@@ -12,41 +13,66 @@ from payarc_provider.sandbox.settings import IdStyle, RateLimitPer, SandboxSetti
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a sandbox as the command line says; prints where it is once it can be used."""
+    """Run a sandbox with the options of the command line; prints its address as soon as it accepts requests."""
     options = vars(_parser().parse_args(arguments))
     try:
         server = SandboxServer(**options)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"The sandbox cannot start: {error}") from None
+    except OSError as error:
+        address = f"{options['host']}:{options['port']}"
+        raise SystemExit(f"Cannot listen on {address}: {error.strerror}. Choose another --host or --port.") from None
+    except sqlite3.Error as error:
+        raise SystemExit(f"Cannot use the state file {options['state']} ({error}). Check its path.") from None
+    except ValueError as error:
+        raise SystemExit(f"Invalid option: {error}.") from None
     with contextlib.suppress(KeyboardInterrupt):
-        server.serve(lambda: _greet(server))
+        server.serve(lambda: _print_address(server))
 
 
-def _greet(server: SandboxServer) -> None:
+def _print_address(server: SandboxServer) -> None:
     lines = [
         f"PayArc sandbox: {server.url}",
         f"  token:   {server.token}",
         f"  Airflow: export AIRFLOW_CONN_PAYARC_DEFAULT={shlex.quote(server.connection_json())}",
-        f"  control: {server.origin}/_sandbox/stats (no token; see payarc_provider.sandbox.control)",
+        f"  control: {server.origin}/_sandbox/stats (needs no token)",
     ]
     print("\n".join(lines), flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
     default = SandboxSettings()
-    parser = argparse.ArgumentParser(prog="python -m payarc_provider.sandbox", description="A stand-in for PayArc.")
-    parser.add_argument("--port", type=int, default=8765, help="0 for a free one (%(default)s)")
-    parser.add_argument("--host", default="127.0.0.1", help="keep it on the loopback interface (%(default)s)")
-    parser.add_argument("--state", metavar="FILE", help="SQLite file that keeps the customers (memory only)")
-    parser.add_argument("--seed", type=int, help="makes ids, chance and shuffling repeatable")
-    parser.add_argument("--latency", type=float, default=default.latency, help="seconds per request (%(default)s)")
-    parser.add_argument("--rate-limit", type=int, help="requests per window (none)")
-    parser.add_argument(
-        "--rate-limit-per", choices=get_args(RateLimitPer), default=default.rate_limit_per, help="(%(default)s)"
+    parser = argparse.ArgumentParser(
+        prog="python -m payarc_provider.sandbox",
+        description="Run a stand-in for PayArc's customer API on this machine, until Ctrl+C.",
     )
-    parser.add_argument("--rate-window", type=float, default=default.rate_window, help="its seconds (%(default)s)")
-    parser.add_argument("--id-style", choices=get_args(IdStyle), default=default.id_style, help="(%(default)s)")
-    parser.add_argument("--time-style", choices=get_args(TimeStyle), default=default.time_style, help="(%(default)s)")
+    parser.add_argument("--port", type=int, default=8765, help="port; 0 for a free one (default: %(default)s)")
+    parser.add_argument("--host", default="127.0.0.1", help="loopback address to bind (default: %(default)s)")
+    parser.add_argument("--state", metavar="FILE", help="SQLite file that keeps the customers (default: memory only)")
+    parser.add_argument("--seed", type=int, help="make ids, probabilities and shuffling repeatable")
+    parser.add_argument(
+        "--latency", type=float, default=default.latency, help="seconds per request (default: %(default)s)"
+    )
+    parser.add_argument("--rate-limit", type=int, help="requests per window (default: no limit)")
+    parser.add_argument(
+        "--rate-limit-per",
+        choices=get_args(RateLimitPer),
+        default=default.rate_limit_per,
+        help="count requests per endpoint and token, or per user (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--rate-window", type=float, default=default.rate_window, help="length of a window, in s (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--id-style",
+        choices=get_args(IdStyle),
+        default=default.id_style,
+        help="ids as observed at PayArc, or as in its guide (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--time-style",
+        choices=get_args(TimeStyle),
+        default=default.time_style,
+        help="times as observed at PayArc, or as in its guide (default: %(default)s)",
+    )
     return parser
 
 

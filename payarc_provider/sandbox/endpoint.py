@@ -1,4 +1,4 @@
-"""The endpoint: the way of one request through latency, token, rate limit and faults to the customers and back."""
+"""The customers endpoint: checks the token and the rate limit of a request, applies faults, and writes the log."""
 
 from __future__ import annotations
 
@@ -8,17 +8,29 @@ from collections.abc import Coroutine
 
 from starlette.types import Receive, Scope, Send
 
-from payarc_provider.sandbox.faults import FaultRule
+from payarc_provider.sandbox.customers import handle
+from payarc_provider.sandbox.faults import FaultRule, fault_response
+from payarc_provider.sandbox.http import (
+    COLLECTION,
+    SandboxRequest,
+    SandboxResponse,
+    can_send,
+    read_request,
+    send_response,
+    too_many_attempts,
+    unauthenticated,
+)
 from payarc_provider.sandbox.limits import quota_headers, retry_headers
-from payarc_provider.sandbox.log import Outcome
-from payarc_provider.sandbox.resource import COLLECTION, SandboxRequest, handle
-from payarc_provider.sandbox.responses import SandboxResponse, spoilt, throttled, unauthenticated
+from payarc_provider.sandbox.log import PostOutcome
 from payarc_provider.sandbox.state import SandboxState
-from payarc_provider.sandbox.wire import deliver, read_request, will_answer
 
 
 class CustomersEndpoint:
-    """The ASGI application behind ``/v1/customers`` and ``/v1/customers/{id}``."""
+    """``/v1/customers`` and ``/v1/customers/{id}``.
+
+    A request waits half its latency, passes the token check, the rate limit and the faults, is carried out, and waits
+    the other half.
+    """
 
     def __init__(self, state: SandboxState) -> None:
         self._state = state
@@ -29,64 +41,64 @@ class CustomersEndpoint:
             request = await read_request(scope, receive)
             if request is None:
                 return
-            self._note_arrival(request)
-            answer = await self._answer(request)
-            # Noted first: who has the answer in hand finds it in the log.
-            self._note_departure(request, answer, will_answer(answer, scope))
-            await deliver(answer, scope, receive, send)
+            self._log_request(request)
+            response = await self._respond(request)
+            # Logged first, so that a client that has the response also finds it in the log.
+            self._log_response(request, response, sent=can_send(response, scope))
+            await send_response(response, scope, receive, send)
         except asyncio.CancelledError:
-            pass  # the sandbox stops, and has closed the connection
+            pass  # the sandbox is stopping and has closed the connection
 
-    def _note_arrival(self, request: SandboxRequest) -> None:
-        with self._state.lock:
-            log = self._state.log_book
-            log.requests[request.endpoint] += 1
-            request.generation = self._state.generation
+    def _log_request(self, request: SandboxRequest) -> None:
+        state = self._state
+        with state.lock:
+            state.log.requests[request.endpoint] += 1
+            request.generation = state.generation
             if request.endpoint == f"POST {COLLECTION}":
-                request.post = log.post(request.idempotency_key, (request.body or {}).get("description"))
+                request.post = state.log.post(request.idempotency_key, (request.body or {}).get("description"))
 
-    def _note_departure(self, request: SandboxRequest, answer: SandboxResponse, sending: bool) -> None:
+    def _log_response(self, request: SandboxRequest, response: SandboxResponse, *, sent: bool) -> None:
         with self._state.lock:
             if request.generation != self._state.generation:
                 return
-            self._state.log_book.answered(answer.status if sending else None)
-            if request.post and sending:
-                request.post.status = answer.status
-                request.post.told = answer.made is not None
+            self._state.log.response(response.status if sent else None)
+            if request.post and sent:
+                request.post.status = response.status
+                request.post.id_sent = response.created is not None
 
-    async def _answer(self, request: SandboxRequest) -> SandboxResponse:
+    async def _respond(self, request: SandboxRequest) -> SandboxResponse:
         pause = self._state.latency() / 2
         await _sleep(pause)
-        answer = await self._decide(request)
+        response = await self._check(request)
         await _sleep(pause)
-        return answer
+        return response
 
-    async def _decide(self, request: SandboxRequest) -> SandboxResponse:
+    async def _check(self, request: SandboxRequest) -> SandboxResponse:
         state = self._state
         merchant = state.merchant_of(request.token)
         if request.token is None or merchant is None:
-            return self._turned_away(request, "unauthorized", unauthenticated())
+            return self._turn_away(request, "unauthorized", unauthenticated())
         if request.post:
             request.post.merchant = merchant
         with state.lock:
-            quota = state.windows.hit(merchant, request.token, request.endpoint, state.current, time.monotonic())
-        headers = quota_headers(quota, state.current)
+            quota = state.windows.hit(merchant, request.token, request.endpoint, state.settings, time.monotonic())
+        headers = quota_headers(quota, state.settings)
         if quota and quota.exceeded:
-            retry = retry_headers(quota.ends_in, state.now(), state.current)
-            return self._turned_away(request, "rate_limited", throttled(retry).adding(headers))
-        answer = await self._perform(merchant, request)
+            retry = retry_headers(quota.ends_in, state.now(), state.settings)
+            return self._turn_away(request, "rate_limited", too_many_attempts(retry)).with_headers(headers)
+        response = await self._carry_out(merchant, request)
         if request.endpoint == f"GET {COLLECTION}":
-            await _sleep(state.current.delay_list)
-        return answer.adding(headers)
+            await _sleep(state.settings.delay_list)
+        return response.with_headers(headers)
 
-    def _turned_away(self, request: SandboxRequest, outcome: Outcome, answer: SandboxResponse) -> SandboxResponse:
+    def _turn_away(self, request: SandboxRequest, outcome: PostOutcome, response: SandboxResponse) -> SandboxResponse:
         with self._state.lock:
-            self._state.log_book.rate_limited += outcome == "rate_limited"
+            self._state.log.rate_limited += outcome == "rate_limited"
             if request.post:
                 request.post.outcome = outcome
-        return answer
+        return response
 
-    async def _perform(self, merchant: str, request: SandboxRequest) -> SandboxResponse:
+    async def _carry_out(self, merchant: str, request: SandboxRequest) -> SandboxResponse:
         state = self._state
         with state.lock:
             values = request.query if request.endpoint == f"GET {COLLECTION}" else request.body or {}
@@ -95,34 +107,34 @@ class CustomersEndpoint:
             return handle(state, merchant, request)
         if request.post:
             request.post.fault = fault.kind
-        return await self._misbehave(fault, merchant, request)
+        return await self._fail(fault, merchant, request)
 
-    async def _misbehave(self, fault: FaultRule, merchant: str, request: SandboxRequest) -> SandboxResponse:
+    async def _fail(self, fault: FaultRule, merchant: str, request: SandboxRequest) -> SandboxResponse:
         state = self._state
         if fault.kind == "hang_before":
             await asyncio.sleep(fault.wait)
             return handle(state, merchant, request)
         if fault.kind.endswith("_after"):
-            done = handle(state, merchant, request)
+            response = handle(state, merchant, request)
             if fault.kind != "hang_after":
-                return spoilt(fault, done)
+                return fault_response(fault, response)
             await asyncio.sleep(fault.wait)
-            return done
+            return response
         if fault.kind == "late_commit":
             self._start(self._handle_late(fault.wait, merchant, request))
-            return spoilt(fault)
+            return fault_response(fault)
         if fault.kind == "rate_limited":
-            retry = retry_headers(fault.wait, state.now(), state.current)
-            return self._turned_away(request, "rate_limited", throttled(retry))
-        outcome: Outcome = "unauthorized" if fault.kind == "unauthorized" else "not_created"
-        return self._turned_away(request, outcome, spoilt(fault))
+            retry = retry_headers(fault.wait, state.now(), state.settings)
+            return self._turn_away(request, "rate_limited", too_many_attempts(retry))
+        outcome: PostOutcome = "unauthorized" if fault.kind == "unauthorized" else "not_created"
+        return self._turn_away(request, outcome, fault_response(fault))
 
     async def _handle_late(self, seconds: float, merchant: str, request: SandboxRequest) -> None:
         await asyncio.sleep(seconds)
         handle(self._state, merchant, request)
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
-        # The loop keeps only weak references to tasks.
+        # The event loop keeps only weak references to tasks.
         task = asyncio.create_task(work)
         self._late.add(task)
         task.add_done_callback(self._late.discard)

@@ -1,8 +1,8 @@
-"""The fields of a customer, and the rules of PayArc's "Create Customer" guide by which their values are refused.
+"""The fields of a customer, and the rules of PayArc's "Create Customer" guide for their values.
 
-"Letters" is not enforced for names and places, since the guide's own examples contradict its narrowest reading. Two
-checks go beyond the guide's table, so that there are records which only PayArc refuses: an ``email`` must look like
-an address, and a ``country`` holds nothing but letters and white space.
+The guide says "letters" for names and places, but its own examples contradict that, so it is not enforced there. Two
+checks go beyond the guide, so that there are records that only PayArc rejects: an ``email`` must look like an address,
+and a ``country`` may contain only letters and white space.
 """
 
 from __future__ import annotations
@@ -22,20 +22,16 @@ _ZIP = re.compile(r"[0-9-]+")
 
 @dataclass(frozen=True, slots=True)
 class FieldRule:
-    """Least and greatest length in characters, and a shape with the words for what does not have it."""
+    """The length in characters and the format of a field, with PayArc's message for a wrong format."""
 
-    least: int
-    most: int
-    has_shape: Callable[[str], object] | None = None
-    otherwise: str = ""
-
-
-def _letter(mark: str) -> bool:
-    return mark.isalpha() or mark.isspace() or unicodedata.category(mark).startswith("M")
+    min_length: int
+    max_length: int
+    has_format: Callable[[str], object] | None = None
+    message: str = ""
 
 
 def _only_letters(value: str) -> bool:
-    return all(map(_letter, value))
+    return all(char.isalpha() or char.isspace() or unicodedata.category(char).startswith("M") for char in value)
 
 
 RULES: dict[str, FieldRule] = {
@@ -52,55 +48,58 @@ RULES: dict[str, FieldRule] = {
     "phone": FieldRule(2, 11, _DIGITS.fullmatch, "must be a number."),
     "country": FieldRule(2, 50, _only_letters, "may only contain letters."),
 }
-"""Every field that a client can set, in the order of PayArc's answers."""
+"""Every field that a client can set, in the order of PayArc's responses."""
 
 
 def known_fields(sent: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that PayArc knows: numbers become text, and empty text null, as Laravel has it."""
-    return {name: _plain(sent[name]) for name in RULES if name in sent}
+    """The fields that PayArc knows. As in Laravel, integers become text and empty text becomes null."""
+    return {name: _normalized(sent[name]) for name in RULES if name in sent}
 
 
 def validation_errors(fields: Mapping[str, Any], settings: SandboxSettings, *, creating: bool) -> dict[str, list[str]]:
-    """Field → what is wrong with it, in PayArc's words; empty where PayArc accepts the record."""
-    errors = {name: texts for name, value in fields.items() if (texts := _wrong(name, value, settings))}
+    """Field → PayArc's messages about its value; empty if PayArc accepts the record.
+
+    :param creating: a POST, which must have the required fields
+    """
+    errors = {name: messages for name, value in fields.items() if (messages := _messages(name, value, settings))}
     if creating:
         for name in settings.required:
             if fields.get(name) is None:
-                errors[name] = [f"The {_spoken(name)} field is required."]
+                errors[name] = [f"The {_label(name)} field is required."]
     return errors
 
 
-def altered(fields: Mapping[str, str | None], settings: SandboxSettings) -> dict[str, str | None]:
-    """The fields as PayArc stores them."""
+def as_stored(fields: Mapping[str, str | None], settings: SandboxSettings) -> dict[str, str | None]:
+    """The fields as PayArc stores them, which may differ from what was sent (``alter``)."""
     if not settings.alter:
         return dict(fields)
     return {name: _alter(value, settings.alter.get(name)) for name, value in fields.items()}
 
 
-def _wrong(name: str, value: Any, settings: SandboxSettings) -> list[str]:
+def _messages(name: str, value: Any, settings: SandboxSettings) -> list[str]:
     if value is None:
         return []
     if not isinstance(value, str):
-        return [f"The {_spoken(name)} must be a string."]
-    rule, texts = RULES[name], []
-    if rule.has_shape is not None and not rule.has_shape(value):
-        texts.append(f"The {_spoken(name)} {rule.otherwise}")
-    if len(value) < rule.least:
-        texts.append(f"The {_spoken(name)} must be at least {rule.least} characters.")
-    if len(value) > rule.most:
-        texts.append(f"The {_spoken(name)} may not be greater than {rule.most} characters.")
+        return [f"The {_label(name)} must be a string."]
+    rule, messages = RULES[name], []
+    if rule.has_format is not None and not rule.has_format(value):
+        messages.append(f"The {_label(name)} {rule.message}")
+    if len(value) < rule.min_length:
+        messages.append(f"The {_label(name)} must be at least {rule.min_length} characters.")
+    if len(value) > rule.max_length:
+        messages.append(f"The {_label(name)} may not be greater than {rule.max_length} characters.")
     if value in settings.taken.get(name, ()):
-        texts.append(f"The {_spoken(name)} has already been taken.")
-    return texts
+        messages.append(f"The {_label(name)} has already been taken.")
+    return messages
 
 
-def _plain(value: Any) -> Any:
+def _normalized(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return None if value == "" else value
 
 
-def _spoken(name: str) -> str:
+def _label(name: str) -> str:
     return name.replace("_", " ")
 
 
@@ -109,5 +108,5 @@ def _alter(value: str | None, how: str | None) -> str | None:
         return value
     if how == "drop":
         return None
-    changed: str = getattr(value, "strip" if how == "trim" else how)()
-    return changed
+    altered: str = getattr(value, "strip" if how == "trim" else how)()
+    return altered

@@ -1,10 +1,10 @@
-"""The fixture ``payarc_sandbox`` for tests of DAGs.
+"""The pytest fixture ``payarc_sandbox``, for tests of DAGs.
 
 In ``conftest.py``::
 
     pytest_plugins = ["payarc_provider.sandbox.pytest_plugin"]
 
-A test that asks for ``payarc_sandbox`` gets an empty sandbox, and Airflow's connection ``payarc_default`` leads to it.
+A test that uses ``payarc_sandbox`` gets an empty sandbox, and the Airflow connection ``payarc_default`` points to it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from payarc_provider.sandbox.server import SandboxServer
 
 @cache
 def _shared_server() -> SandboxServer:
-    # One server for all tests, started by the first that wants it: a session fixture would have to be imported as well.
+    # One server for all tests, started by the first test that uses it. A session fixture would have to be imported too.
     server = SandboxServer()
     server.start()
     atexit.register(server.stop)
@@ -28,7 +28,7 @@ def _shared_server() -> SandboxServer:
 
 @pytest.fixture
 def payarc_sandbox(monkeypatch: pytest.MonkeyPatch) -> SandboxServer:
-    """An empty :class:`SandboxServer` with default settings, behind Airflow's connection ``payarc_default``."""
+    """An empty :class:`SandboxServer` with default settings, and an Airflow connection ``payarc_default`` to it."""
     server = _shared_server()
     server.reset()
     monkeypatch.setenv("AIRFLOW_CONN_PAYARC_DEFAULT", server.connection_json())

@@ -1,4 +1,4 @@
-"""Settings: everything about the sandbox that lasts longer than one request."""
+"""Settings: how the sandbox behaves from one request to the next."""
 
 from __future__ import annotations
 
@@ -26,28 +26,27 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class SandboxSettings:
-    """How the sandbox behaves; the defaults are PayArc as observed, with no rate limit and no delay.
+    """How the sandbox behaves. The defaults are PayArc as observed, without a rate limit and without delays.
 
-    :param latency: seconds that every request takes, half before it is handled and half after
-    :param jitter: up to so many seconds more, drawn for each request
-    :param rate_limit: requests per window; None for no limit and no rate headers
-    :param rate_limit_per: what has a window: each ``endpoint`` for each token, or each ``user`` (merchant) over all
-        endpoints and tokens
+    :param latency: seconds that every request takes, half of it before it is carried out and half after
+    :param jitter: up to this many seconds more, drawn for each request
+    :param rate_limit: requests per window; None for no limit and no rate-limit headers
+    :param rate_limit_per: count by token and ``endpoint``, or count all requests of a ``user`` (merchant) together
     :param rate_window: seconds from the first request of a window to its end
-    :param rate_headers: False leaves out every header about the limit, in 429s too
-    :param retry_after: the form of ``Retry-After`` in a 429
+    :param rate_headers: False omits every rate-limit header, also from a 429
+    :param retry_after: the format of ``Retry-After`` in a 429
     :param id_style: ``customer_id`` as observed, or ``guide``: ``id`` and the numeric ``real_id``
     :param time_style: ``unix`` seconds as observed, or ``guide``: ``2018-11-27 07:36:58``, in UTC
     :param create_status: the status of a successful POST
-    :param envelope: the shape of refusals of a record
-    :param idempotency: whether ``Idempotency-Key`` is ``ignored``, or the first answer is given again (``replay``);
-        answers are remembered in memory only
+    :param envelope: the format of the response when a record is rejected
+    :param idempotency: whether an ``Idempotency-Key`` is ``ignored``, or its first response is sent again (``replay``);
+        responses are remembered in memory only
     :param required: fields that a POST must have
     :param taken: field → values that PayArc rejects as already taken
-    :param tokens: further tokens → their merchant
-    :param alter: field → what becomes of its value in storage
-    :param shuffle_same_second: rows of one second stand in another order on each page that is read
-    :param delay_list: seconds for which a list is held back after it was read
+    :param tokens: token → merchant, for tokens other than those of :func:`~payarc_provider.sandbox.tokens.make_token`
+    :param alter: field → how its value is changed before it is stored
+    :param shuffle_same_second: list the rows of one second in another order each time a page is read
+    :param delay_list: seconds between reading a list and responding with it
     :param clock_offset: seconds by which PayArc's clock is ahead of this machine's
     """
 
@@ -75,16 +74,16 @@ class SandboxSettings:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}")
-        if unknown := set(self.alter.values()) - set(get_args(Alteration)):
-            raise ValueError(f"alter cannot do {', '.join(sorted(unknown))}; it can {', '.join(get_args(Alteration))}")
+        if not set(self.alter.values()) <= set(get_args(Alteration)):
+            raise ValueError(f"alter must be one of {', '.join(get_args(Alteration))}")
         for name in ("latency", "jitter", "delay_list"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative")
         if self.rate_limit is not None and (self.rate_limit < 1 or self.rate_window <= 0):
-            raise ValueError("rate_limit must be at least 1, and rate_window more than 0")
+            raise ValueError("rate_limit must be at least 1 and rate_window greater than 0")
 
     def changed(self, changes: Mapping[str, Any]) -> SandboxSettings:
-        """These settings with some of them changed; ValueError for an unknown name or value."""
+        """A copy with some settings changed; ValueError for an unknown name or an invalid value."""
         if unknown := set(changes) - {known.name for known in fields(self)}:
-            raise ValueError(f"no such setting: {', '.join(sorted(unknown))}")
+            raise ValueError(f"Unknown setting: {', '.join(sorted(unknown))}")
         return replace(self, **changes)

@@ -1,33 +1,76 @@
-"""The store: every customer in memory, in the order in which PayArc lists them, and in a file if wanted."""
+"""The store: customers in the order in which PayArc lists them, in memory and optionally in a file."""
 
 from __future__ import annotations
 
+import json
+import sqlite3
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from random import Random
+from typing import Any
 
-from payarc_provider.sandbox.customer import Customer
-from payarc_provider.sandbox.file import StateFile
+from payarc_provider.sandbox.fields import RULES
 
 _created = attrgetter("created_at")
 _rank = attrgetter("rank")
 
 
-class Store:
-    """Customers by merchant and id. What a method changed is durable when it returns, if there is a file.
+@dataclass(slots=True)
+class Customer:
+    """One customer as it is stored.
 
-    :param path: the SQLite file to read at the start and to keep; None for memory only
+    :param number: 1, 2, 3… in the order of creation; PayArc shows it as ``real_id``
+    :param created_at: whole Unix seconds by PayArc's clock
+    :param request: the number of the POST that created it (see the log); None if it was seeded
+    """
+
+    number: int
+    merchant: str
+    customer_id: str
+    fields: dict[str, str | None]
+    created_at: int
+    updated_at: int
+    invoice_prefix: str
+    request: int | None
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Its position in lists, where the greatest rank comes first."""
+        return self.created_at, self.number
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything that is stored, flat, independent of the settings."""
+        return {
+            "customer_id": self.customer_id,
+            "merchant": self.merchant,
+            "real_id": self.number,
+            "created_at": self.created_at,
+            "updated_at": self.updated_at,
+            "created_by_request": self.request,
+            **{name: self.fields.get(name) for name in RULES},
+        }
+
+
+class Store:
+    """Customers by merchant and id.
+
+    With a file, each change is committed before the method returns, so killing the sandbox loses no customer. Only one
+    sandbox at a time may use a file.
+
+    :param path: an SQLite file to load and keep up to date; None keeps customers in memory only
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self._by_id: dict[str, Customer] = {}
         self._rows: dict[str, list[Customer]] = {}
-        self._file = StateFile(path) if path else None
-        for customer in self._file.customers() if self._file else ():
-            self._index(customer)
+        self._file = _open(path) if path else None
+        if self._file:
+            for (text,) in self._file.execute("SELECT customer FROM customers ORDER BY number"):
+                self._index(Customer(**json.loads(text)))
         self._last_number = max((customer.number for customer in self._by_id.values()), default=0)
 
     def __iter__(self) -> Iterator[Customer]:
@@ -37,31 +80,31 @@ class Store:
         return customer_id in self._by_id
 
     def next_number(self) -> int:
-        """The number for the next customer; it is given once."""
+        """The number for the next customer; each call returns a new one."""
         self._last_number += 1
         return self._last_number
 
     def add(self, customer: Customer) -> None:
-        """Keep a new customer, at its place in the list."""
-        if self._file:
-            self._file.save(customer)
+        """Add a new customer."""
+        self.save(customer)
         self._index(customer)
 
     def save(self, customer: Customer) -> None:
-        """Keep what has changed in a customer's fields; its place in the list stays."""
+        """Save changes to a customer's fields; its position in the list stays."""
         if self._file:
-            self._file.save(customer)
+            values = customer.number, json.dumps(asdict(customer))
+            self._file.execute("INSERT OR REPLACE INTO customers VALUES (?, ?)", values)
 
     def remove(self, customer: Customer) -> None:
-        """Forget a customer."""
+        """Remove a customer."""
         if self._file:
-            self._file.delete(customer)
+            self._file.execute("DELETE FROM customers WHERE number = ?", (customer.number,))
         del self._by_id[customer.customer_id]
         rows = self._rows[customer.merchant]
         del rows[bisect_left(rows, customer.rank, key=_rank)]
 
     def find(self, merchant: str, customer_id: str) -> Customer | None:
-        """The merchant's customer of this id; None for one of another merchant too."""
+        """The merchant's customer with this id; None if there is none, or if it belongs to another merchant."""
         customer = self._by_id.get(customer_id)
         return customer if customer and customer.merchant == merchant else None
 
@@ -70,15 +113,15 @@ class Store:
         return {merchant: len(rows) for merchant, rows in self._rows.items() if rows}
 
     def page(self, merchant: str, offset: int, size: int, shuffle: Random | None = None) -> list[Customer]:
-        """Newest first, ``size`` of them after the first ``offset``.
+        """Up to ``size`` customers after the first ``offset``, newest first.
 
-        :param shuffle: draws another order for the rows of each second, for this page alone
+        :param shuffle: puts the rows of each second into a random order, for this page only
         """
         rows = self._rows.get(merchant, [])
         low, high = max(0, len(rows) - offset - size), max(0, len(rows) - offset)
         if shuffle is None or low == high:
             return rows[low:high][::-1]
-        # Whole seconds are shuffled, and the page is cut out afterwards: so a row can wander over a page's edge.
+        # Whole seconds are shuffled before the page is cut out, so a row can move across a page boundary.
         first = bisect_left(rows, rows[low].created_at, key=_created)
         last = bisect_right(rows, rows[high - 1].created_at, key=_created)
         mixed: list[Customer] = []
@@ -89,9 +132,9 @@ class Store:
         return mixed[last - high : last - low]
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all customers."""
         if self._file:
-            self._file.clear()
+            self._file.execute("DELETE FROM customers")
         self._by_id.clear()
         self._rows.clear()
         self._last_number = 0
@@ -108,3 +151,14 @@ class Store:
             rows.append(customer)
         else:
             insort(rows, customer, key=_rank)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    # The server's thread and a test's thread both use the connection; the state's lock keeps them apart.
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    # Commits survive a killed process, though not a crashed machine: they are not synced to the disk.
+    connection.executescript(
+        "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; "
+        "CREATE TABLE IF NOT EXISTS customers (number INTEGER PRIMARY KEY, customer TEXT NOT NULL)"
+    )
+    return connection

@@ -1,4 +1,4 @@
-"""Access tokens: well-formed JWTs like PayArc's, with a signature that is visibly none."""
+"""Access tokens: well-formed JWTs like PayArc's, with a signature that is visibly fake."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from functools import lru_cache
 from typing import Any
 
 FIVE_YEARS = 5 * 365 * 86_400
-"""Seconds a new token lasts, as PayArc's do."""
+"""The lifetime of PayArc's tokens, in seconds."""
 
 
 def make_token(sub: str = "1", expires_in: float = FIVE_YEARS, **claims: Any) -> str:
-    """A token that every sandbox accepts for the merchant ``sub``; two calls give two tokens.
+    """A new token for the merchant ``sub``, which every sandbox accepts.
 
-    :param sub: the merchant; customers of one are never seen by another
-    :param expires_in: seconds from now; negative for a token that has expired already
-    :param claims: further claims, or other values for ``aud``, ``jti``, ``iat``, ``nbf``, ``exp``, ``scopes``
+    :param sub: the merchant; merchants cannot see each other's customers
+    :param expires_in: seconds until it expires; negative for a token that has expired
+    :param claims: additional claims, or other values for ``aud``, ``jti``, ``iat``, ``nbf``, ``exp``, ``scopes``
     """
     now = int(time.time())
     payload = {
@@ -37,7 +37,7 @@ def make_token(sub: str = "1", expires_in: float = FIVE_YEARS, **claims: Any) ->
 
 @lru_cache(maxsize=1024)
 def token_claims(token: str) -> dict[str, Any] | None:
-    """What a token of :func:`make_token` claims, expired or not; None for anything else."""
+    """The claims of a token from :func:`make_token`, expired or not; None for any other text."""
     parts = token.split(".")
     if len(parts) != 3 or parts[2] != _FAKE_SIGNATURE:
         return None
@@ -56,4 +56,4 @@ def _segment(value: dict[str, Any] | bytes) -> str:
 _FAKE_SIGNATURE = _segment(b"sandbox-signature")
 
 SANDBOX_TOKEN = make_token(jti="sandbox" * 11, iat=1_767_225_600, nbf=1_767_225_600, exp=4_102_444_800)
-"""The token of merchant ``1``, the same in every process; it is worth nothing anywhere but here."""
+"""A token of merchant ``1``, the same in every process; only sandboxes accept it."""

@@ -7,44 +7,27 @@ new one would get every customer twice.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from payarc_provider.api.token import Identity
 from payarc_provider.exceptions import PayarcConfigError, PayarcNotFound
 from payarc_provider.sync.ledger import Ledger, check_account
 
 _PREFIX = "account:"
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """What a connection and its token say of the merchant.
+def fact_name(me: Identity) -> str:
+    """The name of the ledger's fact that holds this identity's scope."""
+    return _PREFIX + json.dumps([me.environment, me.account, me.user], ensure_ascii=False)
 
-    :param place: the environment, or another host's name
-    :param account: the connection's ``account``, if it has one
-    :param user: the token's ``sub``, or a hash of a token that says nothing
+
+def new_scope(me: Identity) -> str:
+    """The scope of an identity that is new to the ledger.
+
+    :raises PayarcConfigError: it is too long
     """
-
-    place: str
-    account: str | None
-    user: str
-
-    @property
-    def name(self) -> str:
-        """The fact under which the ledger keeps it."""
-        return _PREFIX + json.dumps([self.place, self.account, self.user], ensure_ascii=False)
-
-    @property
-    def own_scope(self) -> str:
-        """The scope it has if it is new to the ledger."""
-        return check_account(f"{self.place}/{self.account or self.user}")
-
-
-def token_user(sub: str | None, token: str) -> str:
-    """The token's user; of a token that names none, a hash, so that another token is noticed."""
-    return sub or "token-" + hashlib.sha256(token.encode()).hexdigest()[:16]
+    return check_account(f"{me.environment}/{me.account or me.user}")
 
 
 def find_scope(ledger: Ledger, me: Identity, read_customer: Callable[[str], object], *, remember: bool = True) -> str:
@@ -56,14 +39,14 @@ def find_scope(ledger: Ledger, me: Identity, read_customer: Callable[[str], obje
     """
     known = {Identity(*json.loads(name.removeprefix(_PREFIX))): scope for name, scope in ledger.facts(_PREFIX).items()}
     scope = known.get(me) or _prove(ledger, me, known, read_customer)
-    return ledger.remember(me.name, scope) if remember else scope
+    return ledger.remember(fact_name(me), scope) if remember else scope
 
 
 def _prove(ledger: Ledger, me: Identity, known: dict[Identity, str], read_customer: Callable[[str], object]) -> str:
     for scope in dict.fromkeys(known.values()):
         theirs = [identity for identity, its_scope in known.items() if its_scope == scope]
         claims_same = any(
-            one.place == me.place and (one.user == me.user or (one.account and one.account == me.account))
+            one.environment == me.environment and (one.user == me.user or (one.account and one.account == me.account))
             for one in theirs
         )
         ids = ledger.known_ids(scope)
@@ -80,14 +63,14 @@ def _prove(ledger: Ledger, me: Identity, known: dict[Identity, str], read_custom
             if claims_same:
                 return scope
             continue  # a run that never claimed anything
-        if claims_same or (not ids and me.account is None and any(one.place == me.place for one in theirs)):
+        if claims_same or (not ids and me.account is None and any(one.environment == me.environment for one in theirs)):
             raise PayarcConfigError(
                 f"it cannot be told whether the connection's token belongs to {scope}, for which the ledger has "
                 "no customer to compare: "
                 "finish that run with its own token first, or set a different account in the extra of each "
                 "merchant's connection"
             )
-    return me.own_scope
+    return new_scope(me)
 
 
 def _sees_one(customer_ids: list[str], read_customer: Callable[[str], object]) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from payarc_provider.sync.records import Record, RecordReader, share_of
+from payarc_provider.sync.keys import partition_of
+from payarc_provider.sync.records import Record, RecordReader
 from payarc_provider.sync.sources import Source
 
 _FIRST_BATCH = 64  # records
@@ -17,7 +18,7 @@ class Batches:
     other data is rejected. A record is compared with at least the ``size`` records before it.
 
     :param size: records per batch
-    :param partition: (i, n) takes share i of n only; None takes all records
+    :param partition: (i, n) takes partition i of n only; None takes all records
     """
 
     def __init__(
@@ -64,8 +65,8 @@ class Batches:
         if batch:
             yield batch
 
-    def _is_in_partition(self, row: object, share: int, shares: int) -> bool:
-        return share_of(self._reader.key_of(row), shares) == share
+    def _is_in_partition(self, row: object, partition: int, partitions: int) -> bool:
+        return partition_of(self._reader.key_of(row), partitions) == partition
 
     def _contradicting(self, record: Record) -> Record:
         columns = ",".join(self._reader.key_columns)

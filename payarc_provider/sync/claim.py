@@ -8,13 +8,13 @@ from collections.abc import Awaitable, Callable, Iterable
 from payarc_provider.sync.checkpoints import reach
 from payarc_provider.sync.existing import Existing, Matches
 from payarc_provider.sync.intent import Claim
-from payarc_provider.sync.ledger import EPOCH, Known, Row, is_free
+from payarc_provider.sync.ledger import EPOCH, Known, Row, State, is_free
 from payarc_provider.sync.reads import read
-from payarc_provider.sync.records import Record
+from payarc_provider.sync.records import Errors, Record
 from payarc_provider.sync.reference import reference, with_reference
 from payarc_provider.sync.send import Sender
 from payarc_provider.sync.state import RunState
-from payarc_provider.sync.states import Errors, State, Status
+from payarc_provider.sync.states import Status
 
 
 class Claimer:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from payarc_provider.api.client import CustomerPage
-from payarc_provider.api.fields import customer_id
+from payarc_provider.sync.customer_index import CustomerIndex, IndexedCustomer
 from payarc_provider.sync.lookup import read_window
 from payarc_provider.sync.reads import read
 from payarc_provider.sync.records import Record
-from payarc_provider.sync.reference import find_reference, reference
+from payarc_provider.sync.reference import reference
 from payarc_provider.sync.state import RunState
 
 log = logging.getLogger(__name__)
@@ -32,59 +29,18 @@ class Matches:
     wait: set[str] = field(default_factory=set)
 
 
-class Index:
-    """The customers that PayArc has, by a hash of their email and by the reference they bear.
-
-    Kept in a private temporary file that vanishes with the process, so that memory does not grow with their number,
-    and hashed, so that no address lies on a disk.
-    """
-
-    def __init__(self, secret: str) -> None:
-        self._secret = secret.encode()
-        self._database = sqlite3.connect("", check_same_thread=False, isolation_level=None)
-        self._database.execute("CREATE TABLE customer (id TEXT PRIMARY KEY, email BLOB, reference TEXT)")
-        self._database.execute("CREATE INDEX by_email ON customer (email)")
-        self._database.execute("CREATE INDEX by_reference ON customer (reference)")
-        self._database.execute("BEGIN")
-
-    def see(self, customer: Mapping[str, Any]) -> None:
-        """Keep a listed customer."""
-        its_id = customer_id(customer)
-        row = (its_id, self._hash(customer.get("email")), find_reference(customer.get("description")))
-        self._database.execute("INSERT OR IGNORE INTO customer VALUES (?, ?, ?)", row)
-
-    def count(self) -> int:
-        """How many there are."""
-        found: int = self._database.execute("SELECT count(*) FROM customer").fetchone()[0]
-        return found
-
-    def by_email(self, email: str | None) -> list[tuple[str, str | None]]:
-        """(id, reference) of the customers with this email, without regard to case and outer spaces."""
-        hashed = self._hash(email)
-        if hashed is None:
-            return []
-        return self._database.execute("SELECT id, reference FROM customer WHERE email = ?", (hashed,)).fetchall()
-
-    def by_reference(self, code: str) -> list[str]:
-        """The ids of the customers that bear this reference."""
-        return [row[0] for row in self._database.execute("SELECT id FROM customer WHERE reference = ?", (code,))]
-
-    def _hash(self, email: object) -> bytes | None:
-        text = str(email or "").strip().casefold()
-        return hashlib.blake2b(text.encode(), key=self._secret, digest_size=16).digest() if text else None
-
-
 class Existing:
     """The customers that PayArc has already: read once per run, and only when something is to be sent."""
 
     def __init__(self, work: RunState) -> None:
         self._work = work
-        self._index = Index(work.ledger_id)
+        self._index = CustomerIndex(work.ledger_id)
 
     async def read(self) -> None:
         """Read the whole list, until a pass has certainly met every customer."""
-        self._index = await read_window(self._page, 0.0, lambda: Index(self._work.ledger_id), self._work.sleep)
-        log.info("PayArc has %d customers, which are matched by email", self._index.count())
+        secret = self._work.ledger_id
+        self._index = await read_window(self._page, 0.0, lambda: CustomerIndex(secret), self._work.sleep)
+        log.info("PayArc has %d customers, which are matched by email", len(self._index))
 
     async def _page(self, number: int) -> CustomerPage:
         return await read(self._work, lambda: self._work.payarc.list_page(number))
@@ -104,12 +60,13 @@ class Existing:
         }
         own_codes = {key: reference(work.ledger_id, work.me.account, key) for key in by_email}
         by_code = {key: self._index.by_reference(code) for key, code in own_codes.items()}
-        candidates = [candidate for found in by_email.values() for candidate in found]
-        doubtful = await work.in_ledger(work.ledger.open_without_reference) if candidates else False
-        taken = await self._taken(candidates + [(its_id, None) for found in by_code.values() for its_id in found])
+        doubtful = await work.in_ledger(work.ledger.open_without_reference) if any(by_email.values()) else False
+        taken = await self._taken([customer for found in (*by_email.values(), *by_code.values()) for customer in found])
         for key, found in by_email.items():
-            own = [its_id for its_id in by_code[key] if its_id not in taken]
-            free = sorted(its_id for its_id, borne in found if its_id not in taken and borne not in taken)
+            own = [one.customer_id for one in by_code[key] if one.customer_id not in taken]
+            free = sorted(
+                one.customer_id for one in found if one.customer_id not in taken and one.reference not in taken
+            )
             if own:
                 self._decide(records[key], own, "reference", matches)
             elif free and doubtful:
@@ -118,13 +75,15 @@ class Existing:
                 self._decide(records[key], free, "email", matches)
         return matches
 
-    async def _taken(self, candidates: list[tuple[str, str | None]]) -> set[str]:
+    async def _taken(self, customers: list[IndexedCustomer]) -> set[str]:
         """Ids and references that are a row's."""
         ledger = self._work.ledger
-        ids = {its_id for its_id, _ in candidates}
-        borne = {code for _, code in candidates if code}
+        ids = {one.customer_id for one in customers}
+        references = {one.reference for one in customers if one.reference}
         taken = await self._work.in_ledger(lambda: ledger.ids_with_rows(ids)) if ids else set()
-        return taken | (await self._work.in_ledger(lambda: ledger.references_with_rows(borne)) if borne else set())
+        if references:
+            taken |= await self._work.in_ledger(lambda: ledger.references_with_rows(references))
+        return taken
 
     @staticmethod
     def _decide(record: Record, customer_ids: list[str], how: str, matches: Matches) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 
 from payarc_provider.api.shared_window import Asking, Granted, take
 from payarc_provider.sync.ledger import Ledger
-from payarc_provider.sync.ledger.schema import database_now
+from payarc_provider.sync.ledger.database import database_now
 
 
 def take_places(ledger: Ledger, account: str, endpoint: str, asking: Asking, clock: Callable[[], float]) -> Granted:

@@ -9,8 +9,8 @@ from typing import Protocol
 from payarc_provider.api.client import CustomerPage
 from payarc_provider.api.shared_window import Asking, Granted
 from payarc_provider.sync.ledger import Known, Recorded, Resolution, Row
-from payarc_provider.sync.records import Record
-from payarc_provider.sync.states import Created, Errors, Status
+from payarc_provider.sync.records import Errors, Record
+from payarc_provider.sync.states import Created, Status
 
 
 class Clock(Protocol):

@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 from payarc_provider.sync.checkpoints import reach
 from payarc_provider.sync.intent import Claim
-from payarc_provider.sync.ledger import Resolution
-from payarc_provider.sync.ledger.database import LedgerUnavailable
+from payarc_provider.sync.ledger import LedgerUnavailable, Resolution
 from payarc_provider.sync.state import RunState
 from payarc_provider.sync.states import Status
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from payarc_provider.sync.records import Record, shown
-from payarc_provider.sync.states import Errors, Status
+from payarc_provider.sync.keys import display_key
+from payarc_provider.sync.records import Errors, Record
+from payarc_provider.sync.states import Status
 
 SHOWN_REASONS = 10
 
@@ -37,7 +38,7 @@ class Results:
             self._refused.append((record.index, record.key, errors))
         if len(self.reasons) < SHOWN_REASONS:
             words = "; ".join(f"{field} {' '.join(texts)}" for field, texts in errors.items())
-            self.reasons.append(f"{shown(record.key)}: {words}")
+            self.reasons.append(f"{display_key(record.key)}: {words}")
 
     def would_create(self, record: Record) -> None:
         """Counted by the engine; nothing to keep."""

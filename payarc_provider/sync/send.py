@@ -13,16 +13,7 @@ from payarc_provider.sync.ledger import Resolution
 from payarc_provider.sync.recorder import Recorder
 from payarc_provider.sync.reference import reference, with_reference
 from payarc_provider.sync.state import RunState
-from payarc_provider.sync.states import (
-    Created,
-    Deferred,
-    LeaseTooShort,
-    Outcome,
-    Refused,
-    Unknown,
-    Wrong,
-    outcome_of,
-)
+from payarc_provider.sync.states import Created, Deferred, LeaseTooShort, Outcome, Refused, Unknown, Wrong, outcome_of
 from payarc_provider.sync.throttle import Pace
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from payarc_provider.exceptions import PayarcConfigError
-from payarc_provider.sync.states import Retry
+from payarc_provider.sync.ledger import Retry
 
 
 @dataclass(frozen=True, slots=True)

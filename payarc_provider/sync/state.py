@@ -12,12 +12,12 @@ from typing import TypeVar
 from payarc_provider.exceptions import PayarcError, PayarcRunStopped
 from payarc_provider.sync.deferral import Deferral
 from payarc_provider.sync.intent import Claim
-from payarc_provider.sync.ledger import Claimant, Row
-from payarc_provider.sync.ledger.database import LedgerUnavailable
+from payarc_provider.sync.keys import display_key
+from payarc_provider.sync.ledger import Claimant, LedgerUnavailable, Row
 from payarc_provider.sync.ports import Clock, LedgerPort, PayarcPort, Sink
-from payarc_provider.sync.records import Record, shown
+from payarc_provider.sync.records import Errors, Record
 from payarc_provider.sync.settings import Settings
-from payarc_provider.sync.states import Errors, Status
+from payarc_provider.sync.states import Status
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -142,7 +142,7 @@ class RunState:
         left = self.undecided | self.exhausted
         if not left:
             return
-        first = "; ".join(f"{shown(key)}: {why}" for key, why in list(left.items())[:10])
+        first = "; ".join(f"{display_key(key)}: {why}" for key, why in list(left.items())[:10])
         raise PayarcRunStopped(
             f"{len(left)} records are left pending: {first}. Look at them in PayArc's dashboard, settle them with "
             "python -m payarc_provider.ledger, and run again; nothing is sent twice"

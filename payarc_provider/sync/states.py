@@ -1,8 +1,7 @@
-"""The words of the protocol: what a ledger row can be, and what a request can have come to."""
+"""What a run reports of a record, and what a request can have come to."""
 
 from __future__ import annotations
 
-import datetime
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -15,21 +14,7 @@ from payarc_provider.exceptions import (
     PayarcRefused,
     PayarcUnknownOutcome,
 )
-
-Errors = dict[str, list[str]]
-Retry = bool | datetime.datetime
-"""Whether refused rows are tried again though their data are the same: all, none, or those refused before a moment."""
-
-
-class State(StrEnum):
-    """The state of a ledger row."""
-
-    PENDING = "pending"
-    """A customer may be asked for, or have been: while ``sent_after`` is set, the outcome may be unknown."""
-    CREATED = "created"
-    """The customer exists and the row has its id. Final."""
-    REJECTED = "rejected"
-    """PayArc or the rules refused the record; tried again when its data changes."""
+from payarc_provider.sync.records import Errors
 
 
 class Status(StrEnum):

@@ -20,11 +20,11 @@ from payarc_provider.api.rate_limit import RateLimiter
 from payarc_provider.api.shared_window import Asking, Granted
 from payarc_provider.exceptions import PayarcRateLimited
 from payarc_provider.sync.batches import Batches
-from payarc_provider.sync.ledger import Claimant, Known, Ledger, Recorded, Resolution, Row
+from payarc_provider.sync.ledger import Claimant, Known, Ledger, Recorded, Resolution, Retry, Row
 from payarc_provider.sync.places import take_places
 from payarc_provider.sync.records import Record
 from payarc_provider.sync.send import attempt_of
-from payarc_provider.sync.states import Created, Retry
+from payarc_provider.sync.states import Created
 from payarc_provider.sync.waits import Waits
 
 T = TypeVar("T")

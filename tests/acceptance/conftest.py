@@ -1,4 +1,4 @@
-"""A real Airflow for a session: DAG files, ``dag.test()``, and what is left in the metadata database afterwards."""
+"""A real Airflow for the test session: DAG files, ``dag.test()`` and the metadata database."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def dag_bag(path: str | Path) -> Any:
 
 
 def dags_of(path: str | Path) -> dict[str, Any]:
-    """The DAGs of a file that can be imported, by id."""
+    """The DAGs of an importable file, by id."""
     bag = dag_bag(path)
     assert bag.import_errors == {}
     dags: dict[str, Any] = bag.dags
@@ -57,7 +57,7 @@ def dags_of(path: str | Path) -> dict[str, Any]:
 
 @functools.cache
 def _keep_api_server() -> None:
-    """Before 3.3, Airflow 3 builds the server that a tested task talks to anew for each task, which takes seconds."""
+    """Before 3.3, Airflow 3 creates a new API server for each tested task, which takes seconds."""
     with contextlib.suppress(ImportError):  # Airflow 2 has none
         from airflow.sdk.execution_time import supervisor
 
@@ -66,7 +66,7 @@ def _keep_api_server() -> None:
 
 
 def run_dag(dag: Any, when: datetime.datetime | None = None, **arguments: Any) -> Any:
-    """``dag.test()`` of any version.
+    """``dag.test()`` in any version.
 
     :param when: the logical date
     """
@@ -86,7 +86,7 @@ class TaskRun:
     _instance: Any
 
     def xcom(self, key: str = "return_value") -> Any:
-        """What it pushed, None if it pushed nothing under this key."""
+        """The XCom under this key; None if there is none."""
         found = self._instance
         return found.xcom_pull(task_ids=found.task_id, key=key, map_indexes=found.map_index)
 
@@ -135,11 +135,11 @@ class Airflow:
         self._files: list[Path] = []
 
     def records(self, records: Any, name: str = "records") -> None:
-        """What ``extract()`` returns, kept out of the DAG file since DAGs are stored in the metadata database."""
+        """Set what ``extract()`` returns, outside the DAG file, which is stored in the metadata database."""
         (self.data / f"{name}.json").write_text(json.dumps(records))
 
     def dag(self, body: str, **options: Any) -> Any:
-        """The DAG of a new file; the body may use ``extract``, ``task`` and ``CreateCustomerOperator``."""
+        """Create a DAG in a new file; the body may use ``extract``, ``task`` and ``CreateCustomerOperator``."""
         dag_id = f"test_{next(_numbers)}"
         path = Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"]) / f"{dag_id}.py"
         self._files.append(path)
@@ -148,7 +148,7 @@ class Airflow:
         return dags_of(path)[dag_id]
 
     def test(self, dag: Any, when: datetime.datetime | None = None) -> DagRun:
-        """Run a DAG once; with a logical date, a second time is the same DAG run again."""
+        """Run a DAG once; a second call with the same logical date repeats the DAG run."""
         run = run_dag(dag, when)
         tasks = {
             (one.task_id, one.map_index): TaskRun(str(one.state) if one.state else None, one.try_number, one)
@@ -167,17 +167,17 @@ class Airflow:
         return run["create"]
 
     def metadata(self, *tables: str, without: tuple[str, ...] = ()) -> str:
-        """What the metadata database holds in these tables, or in all, as one text."""
+        """The contents of these tables of the metadata database, or of all, as one string."""
         return self.dump(self.home / "airflow.db", *tables, without=without)
 
     def close(self) -> None:
-        """Remove the DAG files: each ``dag.test()`` parses whatever lies in their folder."""
+        """Remove the DAG files, because each ``dag.test()`` parses the whole folder."""
         for path in self._files:
             path.unlink()
 
     @staticmethod
     def dump(path: str | os.PathLike[str], *tables: str, without: tuple[str, ...] = ()) -> str:
-        """What a SQLite file holds in these tables, or in all, as one text."""
+        """The contents of these tables of a SQLite file, or of all, as one string."""
         with contextlib.closing(sqlite3.connect(path)) as connection:
             every = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
             chosen = [name for name in (tables or every) if name not in without]
@@ -197,7 +197,7 @@ def _migrated() -> Path:
 def airflow(
     _migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, connect: Callable[..., None], payarc_sandbox: Any
 ) -> Iterator[Airflow]:
-    """A real Airflow; behind ``payarc_default`` and ``ledger`` are an empty sandbox and an empty SQLite file."""
+    """A real Airflow. ``payarc_default`` connects to an empty sandbox, ``ledger`` to an empty SQLite file."""
     monkeypatch.setenv("TEST_DATA", str(tmp_path))
     connect("ledger", conn_type="sqlite", host=str(tmp_path / "ledger.db"))
     real = Airflow(_migrated, tmp_path)
@@ -228,14 +228,14 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 class Crm:
-    """A database of the user's behind the connection ``crm``."""
+    """The user's database, connection ``crm``."""
 
     def __init__(self, url: URL) -> None:
         self.url = url
         self.engine = sa.create_engine(url)
 
     def table(self, name: str, rows: list[dict[str, Any]]) -> None:
-        """A table of these rows; each value's type is its column's."""
+        """Create a table with these rows; columns have the types of their values."""
         kinds = {int: sa.Integer, float: sa.Float, str: sa.String(200)}
         columns = {column: value for row in rows for column, value in row.items() if value is not None}
         made = sa.Table(
@@ -249,14 +249,14 @@ class Crm:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def crm(request: pytest.FixtureRequest, tmp_path: Path, connect: Callable[..., None]) -> Iterator[Crm]:
-    """The connection ``crm``: to SQLite, then to PostgreSQL by Airflow's own PostgresHook."""
+    """The connection ``crm``: to SQLite and to PostgreSQL, with Airflow's own hooks."""
     with _crm(request, tmp_path, connect) as found:
         yield found
 
 
 @pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
 def any_crm(request: pytest.FixtureRequest, tmp_path: Path, connect: Callable[..., None]) -> Iterator[Crm]:
-    """As ``crm``, and to MariaDB by Airflow's own MySqlHook too."""
+    """Like ``crm``, and to MariaDB as well."""
     with _crm(request, tmp_path, connect) as found:
         yield found
 

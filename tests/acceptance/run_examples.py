@@ -1,4 +1,4 @@
-"""A program: imports the example DAGs, runs each as its plan says, and writes what came of it to a file.
+"""Import the example DAGs, run each according to the plan, and write a report to a file.
 
 Arguments: the file with the plan, ``[[DAG, logical date or null, conf, environment]]``, and the file for the report.
 """

@@ -1,4 +1,4 @@
-"""A program: runs one DAG, and kills itself (SIGKILL) at the n-th time that a checkpoint is reached.
+"""Run one DAG, and kill this process (SIGKILL) when a checkpoint is reached for the n-th time.
 
 Arguments: the DAG's file, its logical date, the checkpoint, n. The connections stand in the environment.
 """
@@ -16,7 +16,7 @@ from payarc_provider.sync import checkpoints
 
 
 def main(path: str, when: str, checkpoint: str, nth: str) -> None:
-    """Run it; coming to its end is a failure."""
+    """Run it; reaching its end is a failure."""
     left = int(nth)
 
     def listener(name: str) -> None:

@@ -21,13 +21,13 @@ BAD = {
         {"id": "b", "phone": "12345678901234"},
         "b",
         "phone",
-        "has 14 digits, at most 11 are allowed",
+        "has 14 digits; at most 11 are allowed",
     ),
-    "email of 50": ({"id": "b", "email": "e" * 38 + "@example.com"}, "b", "email", "has 50 characters, at most 40"),
-    "name of 2": ({"id": "b", "name": "Jo"}, "b", "name", "has 2 characters, at least 3 are needed"),
-    "name of 51": ({"id": "b", "name": "J" * 51}, "b", "name", "has 51 characters, at most 50 are allowed"),
+    "email of 50": ({"id": "b", "email": "e" * 38 + "@example.com"}, "b", "email", "has 50 characters; at most 40"),
+    "name of 2": ({"id": "b", "name": "Jo"}, "b", "name", "has 2 characters; at least 3 are required"),
+    "name of 51": ({"id": "b", "name": "J" * 51}, "b", "name", "has 51 characters; at most 50 are allowed"),
     "zip of letters": ({"id": "b", "name": "John Smith", "zip": "ABCDE"}, "b", "zip", "only digits and hyphens"),
-    "country of 1": ({"id": "b", "name": "John Smith", "country": "U"}, "b", "country", "has 1 character, at least 2"),
+    "country of 1": ({"id": "b", "name": "John Smith", "country": "U"}, "b", "country", "has 1 character; at least 2"),
     "nothing to send": ({"id": "b", "shoe_size": 44}, "b", "record", "has no value in any PayArc field"),
     "no mapping": ("John Smith", None, "record", "is a str, not a mapping"),
     "refused by PayArc": ({"id": "b", "email": "taken@example.com"}, "b", "email", "has already been taken"),
@@ -161,7 +161,7 @@ def test_after_a_wrong_token_the_right_one_just_works(airflow, sandbox, connect)
 def test_a_wrong_extra_or_a_missing_connection_fails_before_anything_is_done(airflow, sandbox, connect, said):
     connect("payarc_default", sandbox.connection_json(enviroment="live"))
     assert create(airflow, GOOD).state == "failed"
-    assert 'there is no "enviroment"; did you mean "environment"' in said()
+    assert 'unknown name "enviroment"; did you mean "environment"' in said()
     assert create(airflow, GOOD, "payarc_conn_id='nowhere'").state == "failed"
     assert sandbox.stats()["requests"] == {}
 
@@ -179,7 +179,7 @@ def test_a_ledger_connection_that_is_no_database_is_refused(airflow, sandbox, co
     airflow.records(GOOD)
     run = airflow.run("CreateCustomerOperator(task_id='create', records=extract(), ledger_conn_id='web')")
     assert run["create"].state == "failed"
-    assert "ledger_conn_id: the connection web is no SQL database" in said()
+    assert "ledger_conn_id: the connection web is not to a SQL database" in said()
 
 
 def test_a_missing_column_is_named_with_those_that_are_there(airflow, sandbox, crm, said):

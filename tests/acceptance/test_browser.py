@@ -224,7 +224,7 @@ def test_the_page_is_in_the_menu_and_leads_to_the_task(browser, dags):
     assert len(browser.driver.find_elements(By.CSS_SELECTOR, "svg.chart > g")) == 3
     browser.picture("page")
     browser.click("//a[text()='C-0010']")
-    assert "at most 40 characters" in browser.text("main", "What to mend")
+    assert "at most 40 characters" in browser.text("main", "What to fix")
     browser.picture("record")
     browser.click("//a[text()='create_customers']")
     browser.driver.switch_to.default_content()
@@ -251,7 +251,7 @@ def test_a_task_shows_its_documentation(browser, dags):
     browser.open(f"/dags/{dags.dag_id}/tasks/create_customers")
     browser.click("button[aria-label=Documentation]")
 
-    assert browser.find("//h3[contains(., 'each exactly once')]")  # what was Markdown is a heading and a table
+    assert browser.find("//h3[contains(., 'each created exactly once')]")  # what was Markdown is a heading and a table
     assert browser.find("//table//td[contains(., 'upstream tasks, through XCom')]")
     browser.picture("task")
 
@@ -280,7 +280,7 @@ def test_the_connection_form_and_its_test(browser, sandbox):
         browser.click("//button[contains(., 'Extra Fields')]")
         said = browser.text("[role=dialog]", "Verify TLS")
         assert {"Environment", "Account", "Timeout (seconds)", "Verify TLS"} <= set(said.splitlines())
-        assert "A token belongs to one of them." in said  # the help text
+        assert "A token is valid in one of them only." in said  # the help text
         browser.find("//label[contains(., 'Environment')]/following::input[@role='combobox'][1]").send_keys(
             Keys.ARROW_DOWN
         )

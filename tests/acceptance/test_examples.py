@@ -45,7 +45,7 @@ PLAN: list[tuple[str, str | None, dict[str, Any]]] = [
 
 
 class CrmApi(BaseHTTPRequestHandler):
-    """What the DAG payarc_from_api asks: two pages."""
+    """The API that the DAG payarc_from_api reads: two pages."""
 
     def do_GET(self) -> None:
         """Answer."""
@@ -62,7 +62,7 @@ class CrmApi(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def sandbox():
-    """A sandbox of their own, since Airflow is another process and all tests here share one run."""
+    """A sandbox for this module, because Airflow runs once for all its tests, in another process."""
     with SandboxServer() as server:
         yield server
 
@@ -78,7 +78,7 @@ def crm_api():
 
 @pytest.fixture(scope="module")
 def ran(sandbox: SandboxServer, crm_api: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What came of running them all."""
+    """The report of running all examples."""
     home = tmp_path_factory.mktemp("airflow")
     environment = {
         **os.environ,
@@ -123,17 +123,17 @@ def tasks(ran, dag_id, task_id, nth=0):
 
 
 def created(ran, dag_id, nth=0):
-    """What the task that creates the customers pushed."""
+    """The XComs of the task that creates the customers."""
     (task,) = tasks(ran, dag_id, "create_customers", nth)
     return task["xcom"]
 
 
 def emails(sandbox, merchant):
-    """Of the customers of a merchant, in order."""
+    """The email addresses of a merchant's customers, in order."""
     return sorted(customer["email"] for customer in sandbox.customers(merchant))
 
 
-def test_all_of_them_import_say_what_they_need_and_end_well(ran):
+def test_all_examples_are_documented_and_succeed(ran):
     assert ran["import_errors"] == {}
     assert set(ran["docs"]) == {name for name, _, _ in PLAN} >= EXAMPLES
     assert all(ran["docs"].values())
@@ -153,12 +153,12 @@ def test_all_of_them_import_say_what_they_need_and_end_well(ran):
         ("bolt", ["ana@bolt.example.com"]),
     ],
 )
-def test_each_person_is_made_once_and_nobody_else(ran, sandbox, name, made):
+def test_each_person_is_created_once(ran, sandbox, name, made):
     assert emails(sandbox, name) == made
 
 
 @pytest.mark.parametrize("name", ["payarc_from_table", "payarc_from_xcom"])
-def test_each_id_goes_downstream(ran, sandbox, name):
+def test_downstream_tasks_get_each_id(ran, sandbox, name):
     ids = created(ran, name)["return_value"]
 
     assert len(ids) == len(set(ids)) == 2
@@ -166,13 +166,13 @@ def test_each_id_goes_downstream(ran, sandbox, name):
     assert [task["state"] for task in tasks(ran, name, "welcome")] == ["success", "success"]
 
 
-def test_what_payarc_refuses_is_told(ran):
+def test_rejections_by_payarc_are_reported(ran):
     assert created(ran, "payarc_from_table")["rejected"] == [
         {"key": "2", "errors": {"email": ["The email must be a valid email address."]}}
     ]
 
 
-def test_by_hand_tries_first_and_then_creates(ran):
+def test_the_manual_example_does_a_dry_run_first(ran):
     (tried,) = tasks(ran, "payarc_by_hand", "try_customers", 0)
     (left,) = tasks(ran, "payarc_by_hand", "create_customers", 0)
 
@@ -181,7 +181,7 @@ def test_by_hand_tries_first_and_then_creates(ran):
     assert created(ran, "payarc_by_hand", 1)["summary"]["created"] == 1
 
 
-def test_a_night_takes_the_people_of_its_interval(ran):
+def test_the_nightly_example_reads_its_data_interval(ran):
     nights = [created(ran, "payarc_nightly", nth) for nth in range(2)]
 
     assert [night["summary"]["records"] for night in nights] == [1, 1]
@@ -189,16 +189,16 @@ def test_a_night_takes_the_people_of_its_interval(ran):
     assert [one["key"] for one in nights[0]["rejected"]] == ["2"]
 
 
-def test_groups_of_ids_are_fanned_out(ran):
+def test_the_fan_out_example_maps_over_groups_of_ids(ran):
     assert [len(group) for group in created(ran, "payarc_fan_out")["return_value"]] == [2]
     assert [task["xcom"]["return_value"] for task in tasks(ran, "payarc_fan_out", "invite")] == [2]
 
 
-def test_each_merchant_has_a_task_of_its_own(ran):
+def test_the_merchants_example_has_a_task_for_each_merchant(ran):
     assert [task["map_index"] for task in tasks(ran, "payarc_merchants", "create_customers")] == [0, 1]
 
 
 def test_every_count_of_the_summary_is_documented(ran):
-    readme = (CHECKOUT / "README.md").read_text()
+    page = (CHECKOUT / "docs" / "operator.md").read_text()
 
-    assert [name for name in created(ran, "payarc_from_table")["summary"] if f"`{name}`" not in readme] == []
+    assert [name for name in created(ran, "payarc_from_table")["summary"] if f"`{name}`" not in page] == []

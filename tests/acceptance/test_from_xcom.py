@@ -1,4 +1,4 @@
-"""From XCom, in every form in which a DAG can hand records on."""
+"""Records from XCom, in every form in which a DAG can pass them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def emails(sandbox, ids):
     return [stored[customer_id] for customer_id in ids]
 
 
-def test_of_50_records_of_which_10_are_known_40_are_posted(airflow, sandbox):
+def test_only_the_40_new_ones_of_50_records_are_posted(airflow, sandbox):
     dag = airflow.dag("CreateCustomerOperator(task_id='create', records=extract(), ledger_conn_id='ledger')")
     airflow.records(people(10, first=5))
     first = airflow.test(dag)["create"]
@@ -80,7 +80,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_records_come_as(airflow, sandbox, form):
+def test_records_can_be(airflow, sandbox, form):
     airflow.records(people(5))
     run = airflow.run(FORMS[form])
     assert run.state == "success"
@@ -88,7 +88,7 @@ def test_records_come_as(airflow, sandbox, form):
     assert sandbox.stats()["posts"]["received"] == 5
 
 
-def test_records_come_as_a_native_list(airflow, sandbox):
+def test_records_can_be_a_native_list(airflow, sandbox):
     airflow.records(people(5))
     run = airflow.run(
         """
@@ -101,12 +101,12 @@ def test_records_come_as_a_native_list(airflow, sandbox):
     assert emails(sandbox, run["create"].ids) == [f"j{number}@example.com" for number in range(5)]
 
 
-def test_records_come_as_a_literal_list(airflow, sandbox):
+def test_records_can_be_a_literal_list(airflow, sandbox):
     created = airflow.create(f"records={people(2)!r}, ledger_conn_id='ledger'")
     assert len(created.ids) == 2
 
 
-def test_records_are_mapped_over_and_each_task_pushes_its_own_ids(airflow, sandbox):
+def test_each_mapped_task_pushes_its_own_ids(airflow, sandbox):
     airflow.records([people(3), people(2, first=3), []])
     run = airflow.run(
         "CreateCustomerOperator.partial(task_id='create', ledger_conn_id='ledger').expand(records=extract())"
@@ -117,7 +117,7 @@ def test_records_are_mapped_over_and_each_task_pushes_its_own_ids(airflow, sandb
     assert emails(sandbox, ids[0] + ids[1]) == [f"j{number}@example.com" for number in range(5)]
 
 
-def test_each_record_may_have_a_mapped_task_of_its_own(airflow, sandbox):
+def test_each_record_can_have_its_own_mapped_task(airflow, sandbox):
     airflow.records(people(2))
     run = airflow.run(
         "CreateCustomerOperator.partial(task_id='create', ledger_conn_id='ledger').expand(records=extract())"
@@ -126,7 +126,7 @@ def test_each_record_may_have_a_mapped_task_of_its_own(airflow, sandbox):
     assert [emails(sandbox, part) for part in ids] == [["j0@example.com"], ["j1@example.com"]]
 
 
-def test_one_list_of_records_goes_to_two_merchants(airflow, sandbox, connect):
+def test_one_list_of_records_can_go_to_two_merchants(airflow, sandbox, connect):
     for merchant in ("1", "2"):
         connect(f"merchant_{merchant}", sandbox.connection_json(make_token(merchant)))
     airflow.records(people(4))
@@ -148,7 +148,7 @@ def test_one_list_of_records_goes_to_two_merchants(airflow, sandbox, connect):
     assert len(sandbox.customers()) == 8
 
 
-def test_records_come_through_a_mapped_task_group(airflow, sandbox):
+def test_records_can_come_from_a_mapped_task_group(airflow, sandbox):
     airflow.records([people(2), people(2, first=2)])
     run = airflow.run(
         """
@@ -166,7 +166,7 @@ def test_records_come_through_a_mapped_task_group(airflow, sandbox):
     assert len(sandbox.customers()) == 4
 
 
-def test_ids_flow_downstream_through_the_output(airflow, sandbox):
+def test_downstream_tasks_get_the_ids_through_output(airflow, sandbox):
     airflow.records(people(3))
     run = airflow.run(
         """
@@ -212,7 +212,7 @@ def test_ids_flow_downstream_through_the_output(airflow, sandbox):
     ids=["output", "mapped", "text", "template", "mapped texts"],
 )
 @pytest.mark.parametrize("native", [False, True])
-def test_no_value_that_came_from_data_is_ever_rendered(airflow, sandbox, form, native):
+def test_values_from_data_are_never_rendered(airflow, sandbox, form, native):
     rows = people(1, name="{{ 7*7 }}", description="{% if 1 %}x")
     airflow.records(rows)
     airflow.records([rows], "parts")
@@ -224,7 +224,7 @@ def test_no_value_that_came_from_data_is_ever_rendered(airflow, sandbox, form, n
     assert customer["description"].startswith("{% if 1 %}x #")
 
 
-def test_the_same_record_has_one_key_whether_it_comes_from_xcom_or_from_a_table(airflow, sandbox, crm):
+def test_a_record_has_the_same_key_from_xcom_and_from_a_table(airflow, sandbox, crm):
     crm.table("people", people(4))
     from_table = airflow.create("table='people', sql_conn_id='crm', ledger_conn_id='ledger'")
     airflow.records(people(4))
@@ -236,13 +236,13 @@ def test_the_same_record_has_one_key_whether_it_comes_from_xcom_or_from_a_table(
 @pytest.mark.parametrize(
     ("returned", "says"),
     [
-        (None, "pushed nothing"),
+        (None, "returned nothing"),
         ("no json", "not valid JSON"),
         (7, "list of dicts"),
         ("7", "list of dicts"),
     ],
 )
-def test_what_is_no_list_of_records_fails_with_what_to_do(airflow, sandbox, said, returned, says):
+def test_anything_but_a_list_of_records_fails_with_a_remedy(airflow, sandbox, said, returned, says):
     airflow.records(returned)
     run = airflow.run("CreateCustomerOperator(task_id='create', records=extract(), ledger_conn_id='ledger')")
     assert run["create"].state == "failed"
@@ -251,7 +251,7 @@ def test_what_is_no_list_of_records_fails_with_what_to_do(airflow, sandbox, said
     assert sandbox.stats()["posts"]["received"] == 0
 
 
-def test_no_records_are_a_success(airflow, sandbox):
+def test_an_empty_list_succeeds(airflow, sandbox):
     airflow.records([])
     run = airflow.run("CreateCustomerOperator(task_id='create', records=extract(), ledger_conn_id='ledger')")
     assert (run.state, run["create"].ids, sandbox.stats()["requests"]) == ("success", [], {})

@@ -1,4 +1,4 @@
-"""More ids than one list, and one table over several workers: ``group_ids`` and ``partition``."""
+"""Mapped tasks: ``group_ids`` for more ids than Airflow maps over, ``partition`` for one table and several workers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture
 def people(airflow, connect, tmp_path):
-    """50 people in the table behind ``crm``, three of them without an email."""
+    """50 people in the table ``people`` of ``crm``, three of them without an email address."""
     import sqlite3
 
     connect("crm", conn_type="sqlite", host=str(tmp_path / "crm.db"))
@@ -18,7 +18,7 @@ def people(airflow, connect, tmp_path):
     return rows
 
 
-def test_group_ids_gives_lists_that_a_downstream_task_maps_over(airflow, sandbox, people, monkeypatch):
+def test_a_downstream_task_maps_over_groups_of_ids(airflow, sandbox, people, monkeypatch):
     monkeypatch.setenv("AIRFLOW__CORE__MAX_MAP_LENGTH", "10")
     run = airflow.run("""
         create = CreateCustomerOperator(
@@ -41,7 +41,7 @@ def test_group_ids_gives_lists_that_a_downstream_task_maps_over(airflow, sandbox
 @pytest.mark.parametrize(
     ("arguments", "remedy"), [("", "Set group_ids to 100 or"), ("group_ids=2", "Set group_ids to more than 2 or")]
 )
-def test_too_many_ids_for_a_mapped_task_are_noticed_before_anything_is_sent(
+def test_too_many_ids_for_a_mapped_task_stop_the_run_before_the_first_request(
     airflow, sandbox, people, monkeypatch, said, arguments, remedy
 ):
     monkeypatch.setenv("AIRFLOW__CORE__MAX_MAP_LENGTH", "20")
@@ -59,7 +59,7 @@ def test_too_many_ids_for_a_mapped_task_are_noticed_before_anything_is_sent(
     assert sandbox.stats()["posts"]["received"] == 0
 
 
-def test_as_many_ids_as_airflow_maps_over_are_let_through(airflow, sandbox, people, monkeypatch):
+def test_as_many_ids_as_airflow_maps_over_are_accepted(airflow, sandbox, people, monkeypatch):
     monkeypatch.setenv("AIRFLOW__CORE__MAX_MAP_LENGTH", "50")
     run = airflow.run("""
         create = CreateCustomerOperator(task_id="create", table="people", sql_conn_id="crm")
@@ -89,7 +89,7 @@ def test_ids_that_are_not_pushed_cannot_be_mapped_over(airflow, sandbox, people,
     assert sandbox.stats()["posts"]["received"] == 0
 
 
-def test_partitions_make_up_the_whole_and_each_record_is_in_one(airflow, sandbox, people):
+def test_each_record_is_in_exactly_one_partition(airflow, sandbox, people):
     run = airflow.run("""
         CreateCustomerOperator.partial(task_id="create", table="people", sql_conn_id="crm").expand(
             partition=[(number, 4) for number in range(4)])

@@ -1,4 +1,4 @@
-"""What is distributed: a wheel that holds the package alone, and an sdist that can be built again."""
+"""The distributions: a wheel with nothing but the package, and an sdist that can be built again."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _of_dist_info(wheel: dict[str, bytes], end: str) -> str:
     return content.decode()
 
 
-def test_the_wheel_holds_the_package_alone(wheel):
+def test_the_wheel_contains_only_the_package(wheel):
     tops = {name.split("/")[0] for name in wheel}
 
     assert tops == {"payarc_provider", f"airflow_provider_payarc-{payarc_provider.__version__}.dist-info"}
@@ -62,14 +62,14 @@ def test_the_wheel_holds_the_package_alone(wheel):
     assert not [name for name in wheel if "__pycache__" in name]
 
 
-def test_the_wheel_holds_every_file_of_the_package(wheel):
+def test_the_wheel_contains_every_file_of_the_package(wheel):
     folder = CHECKOUT / "payarc_provider"
     ours = {str(path.relative_to(CHECKOUT)) for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"}
 
     assert ours == {name for name in wheel if ".dist-info/" not in name}
 
 
-def test_the_entry_point_leads_to_the_metadata(wheel):
+def test_the_entry_point_returns_the_metadata(wheel):
     points = configparser.ConfigParser()
     points.read_string(_of_dist_info(wheel, "entry_points.txt"))
 
@@ -81,7 +81,7 @@ def test_the_entry_point_leads_to_the_metadata(wheel):
     }
 
 
-def test_the_wheel_says_what_it_is(wheel):
+def test_the_wheel_has_its_metadata(wheel):
     said = email.message_from_string(_of_dist_info(wheel, "METADATA"))
 
     assert said["Name"] == "airflow-provider-payarc"
@@ -92,7 +92,7 @@ def test_the_wheel_says_what_it_is(wheel):
     assert _of_dist_info(wheel, "licenses/LICENSE") == (CHECKOUT / "LICENSE").read_text()
 
 
-def test_the_index_will_take_both_and_show_the_readme(dist):
+def test_twine_accepts_both_distributions(dist):
     twine = [sys.executable, "-m", "twine", "check", "--strict", *map(str, dist.iterdir())]
     checked = subprocess.run(twine, capture_output=True, text=True, check=False)
 
@@ -100,7 +100,7 @@ def test_the_index_will_take_both_and_show_the_readme(dist):
     assert checked.stdout.count("PASSED") == 2
 
 
-def test_the_version_stands_in_one_place():
+def test_the_version_is_defined_in_one_place():
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
 
     assert "version" not in project
@@ -108,14 +108,14 @@ def test_the_version_stands_in_one_place():
     assert payarc_provider.__version__ in (CHECKOUT / "CHANGELOG.md").read_text()
 
 
-def test_the_sdist_holds_what_is_needed_to_build_and_test(sdist):
+def test_the_sdist_contains_what_is_needed_to_build_and_test(sdist):
     needed = {"LICENSE", "Makefile", "README.md", "demo/run.py", "pyproject.toml", "requirements-dev.txt"}
 
     assert needed <= sdist
     assert {"tests/acceptance/test_package.py", "example_dags/payarc_from_table.py"} <= sdist
 
 
-def test_the_sdist_holds_nothing_that_was_left_lying_about(sdist):
+def test_the_sdist_contains_no_untracked_files(sdist):
     stray = {name for name in sdist if name.endswith((".pyc", ".db", ".log", ".whl", ".tar.gz")) or "/." in name}
     known = subprocess.run(["git", "ls-files"], cwd=CHECKOUT, capture_output=True, text=True, check=False)
 
@@ -132,7 +132,7 @@ def test_the_locked_requirements_name_no_index():
     assert not re.search(r"://|^-", locked, re.MULTILINE)
 
 
-def test_github_tests_every_python_and_every_airflow_that_is_supported():
+def test_ci_covers_every_supported_python_and_airflow():
     workflow = CHECKOUT / ".github" / "workflows" / "ci.yml"
     if not workflow.exists():
         pytest.skip("this is an sdist, which has no workflows")

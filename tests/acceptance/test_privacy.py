@@ -1,4 +1,4 @@
-"""No record value and no token in a log, a rendered field, an error or the ledger, whatever happens to the records."""
+"""No record value and no token in logs, rendered fields, errors or the ledger, whatever happens to the records."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LONG = "Secretdescriptionof"
 
 
 def secrets(number):
-    """One person's values, each of which could be found anywhere."""
+    """One person's values, each recognizable anywhere."""
     return {
         "name": f"Secretname{chr(97 + number)} Smith",
         "email": f"secretmail{number}@example.com",
@@ -30,7 +30,7 @@ def secrets(number):
 
 
 def people():
-    """Some of every sort: good, bad by each rule, refused by PayArc, and double."""
+    """People of every kind: valid, invalid by each rule, rejected by PayArc, and repeated."""
     rows = [{"id": number, **secrets(number)} for number in range(PEOPLE)]
     rows[1]["phone"] += "5551"
     rows[2]["email"] = "secretmail2" + "x" * 40 + "@example.com"
@@ -47,14 +47,14 @@ def people():
 
 @pytest.fixture
 def values(sandbox):
-    """Every text that must not show up anywhere."""
+    """Every string that must not appear anywhere."""
     values = {value for row in people() for name, value in row.items() if name != "id"}
     return values | {value.split("@")[0] for value in values if "@" in value} | {sandbox.token, sandbox.token[-20:]}
 
 
 @pytest.fixture
 def whispered():
-    """Everything that this package and its HTTP library say at any level; a function that gives it as one text."""
+    """A function that returns all log messages of this package and its HTTP library, at any level."""
     heard = io.StringIO()
     handler = logging.StreamHandler(heard)
     loggers = {logging.getLogger(name): logging.getLogger(name).level for name in ("payarc_provider", "urllib3")}
@@ -68,7 +68,7 @@ def whispered():
 
 
 def found(values, text):
-    """Which of the values stand in the text, whatever their case."""
+    """The values that occur in the text, regardless of case."""
     text = text.casefold()
     return sorted(value for value in values if value.casefold() in text)
 
@@ -93,14 +93,14 @@ CREATE = "CreateCustomerOperator(task_id='create', {source}, ledger_conn_id='led
 
 @pytest.fixture
 def impatient(sandbox, monkeypatch):
-    """A connection whose requests may take two seconds, so that looking up comes soon."""
+    """A connection whose requests may take two seconds, so that look-ups happen soon."""
     monkeypatch.setenv("AIRFLOW_CONN_PAYARC_DEFAULT", sandbox.connection_json(timeout=2))
 
 
 def check(airflow, run, said, whispered, values, ledger_file, sandbox):
     create = run["create"]
     assert create.state == "failed"
-    assert create.summary["unknown_outcomes"] >= 3, "the faults did happen"
+    assert create.summary["unknown_outcomes"] >= 3, "the faults have happened"
     assert create.summary["rejected"] == 10
     assert found(values, str(create.rejected)) == []
     assert "records were rejected" in said()
@@ -113,10 +113,10 @@ def check(airflow, run, said, whispered, values, ledger_file, sandbox):
     ledger = airflow.dump(ledger_file)
     assert ledger.count("rejected") >= 6
     assert found(values, ledger) == []
-    assert found(values, str(sandbox.customers())), "the values did travel to PayArc"
+    assert found(values, str(sandbox.customers())), "the values have reached PayArc"
 
 
-def test_what_is_said_is_heard_whoever_says_it(airflow, said):
+def test_the_test_captures_all_logs(airflow, said):
     airflow.run(
         """
         @task
@@ -134,16 +134,16 @@ def test_what_is_said_is_heard_whoever_says_it(airflow, said):
         assert f"{how} Secretname" in said()
 
 
-def test_records_from_xcom_leave_no_value_behind(airflow, sandbox, impatient, whispered, said, values, ledger_file):
+def test_records_from_xcom_leave_no_value(airflow, sandbox, impatient, whispered, said, values, ledger_file):
     everything_goes_wrong(sandbox)
     airflow.records(people())
     run = airflow.run(CREATE.format(source="records=extract()"))
     check(airflow, run, said, whispered, values, ledger_file, sandbox)
-    assert found(values, airflow.metadata("xcom")), "this is where Airflow keeps what `extract` returned"
+    assert found(values, airflow.metadata("xcom")), "Airflow stores what `extract` returned"
     assert found(values, airflow.metadata(without=("xcom",))) == []
 
 
-def test_records_from_a_table_leave_no_value_behind_not_even_in_xcom(
+def test_records_from_a_table_leave_no_value_not_even_in_xcom(
     airflow, sandbox, impatient, whispered, said, values, ledger_file, crm
 ):
     everything_goes_wrong(sandbox)
@@ -178,7 +178,7 @@ def test_rendered_records_are_stored_nowhere(airflow, said, values, form):
 
 
 @pytest.mark.parametrize("kind", ["unauthorized", "forbidden", "redirect", "not_found"])
-def test_a_run_that_is_stopped_says_no_value_and_no_token(airflow, sandbox, said, values, kind):
+def test_a_stopped_run_logs_no_value_and_no_token(airflow, sandbox, said, values, kind):
     sandbox.faults([{"kind": kind, "times": None, "headers": {"X-Echo": "secretmail1@example.com"}}])
     airflow.records([{"id": number, **secrets(number)} for number in range(3)])
     run = airflow.run("CreateCustomerOperator(task_id='create', records=extract(), ledger_conn_id='ledger')")
@@ -186,7 +186,7 @@ def test_a_run_that_is_stopped_says_no_value_and_no_token(airflow, sandbox, said
     assert found(values, said()) == []
 
 
-def test_a_broken_source_says_no_value_and_no_parameter(airflow, sandbox, crm, said, values):
+def test_a_source_error_logs_no_value_and_no_parameter(airflow, sandbox, crm, said, values):
     crm.table("people", [{"id": 1, **secrets(1)}])
     mark = "?" if crm.url.get_backend_name() == "sqlite" else "%s"
     run = airflow.run(
@@ -199,7 +199,7 @@ def test_a_broken_source_says_no_value_and_no_parameter(airflow, sandbox, crm, s
     assert found({*values, "Secretparameter"}, said()) == []
 
 
-def test_a_broken_ledger_says_no_value(airflow, sandbox, said, values, ledger_file):
+def test_a_ledger_error_logs_no_value(airflow, sandbox, said, values, ledger_file):
     airflow.records([{"id": number, **secrets(number)} for number in range(3)])
     ledger_file.write_text("this is no database, but it is long enough to be taken for one" * 100)
     run = airflow.run("CreateCustomerOperator(task_id='create', records=extract(), ledger_conn_id='ledger')")
@@ -208,7 +208,7 @@ def test_a_broken_ledger_says_no_value(airflow, sandbox, said, values, ledger_fi
     assert found(values, said()) == []
 
 
-def test_the_token_is_masked_where_a_task_logs_it(airflow, sandbox, said, monkeypatch):
+def test_the_token_is_masked_in_task_logs(airflow, sandbox, said, monkeypatch):
     if airflow_version.startswith("2."):
         pytest.skip("what dag.test() of Airflow 2 prints goes through a handler that masks nothing")
     token = make_token("1")

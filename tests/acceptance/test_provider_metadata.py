@@ -1,4 +1,4 @@
-"""What an installed Airflow itself says about this provider. Runs on every supported Airflow."""
+"""What an installed Airflow knows about this provider. Runs on every supported Airflow."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ print(json.dumps(said))
 
 @pytest.fixture(scope="module")
 def commands() -> Any:
-    """What Airflow's commands say."""
+    """The output of Airflow's commands."""
     lists = [
         f"{what} -o json"
         for what in ("plugins", *map("providers {}".format, ("hooks", "behaviours", "links", "widgets")))
@@ -120,7 +120,7 @@ def test_airflow_lists_the_provider():
     assert "PayArc" in listed["airflow-provider-payarc"]["description"]
 
 
-def test_airflows_commands_list_what_belongs_to_it(commands):
+def test_airflows_commands_list_everything_of_the_provider(commands):
     def listed(command: str) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = json.loads(commands[command].strip().splitlines()[-1])
         return rows
@@ -135,11 +135,11 @@ def test_airflows_commands_list_what_belongs_to_it(commands):
     assert {f"extra__payarc__{name}" for name in CONN_FIELDS} <= fields
 
 
-def test_airflow_knows_the_option_of_the_page(commands):
+def test_airflow_knows_the_configuration_option(commands):
     said = commands["config list --section payarc --include-descriptions"]
 
     assert "ledgers = " in said
-    assert 'The page "PayArc customers"' in said
+    assert 'The "PayArc customers" page' in said
 
 
 def test_loading_the_plugin_imports_nothing_heavy():
@@ -167,14 +167,14 @@ def test_the_connection_form_has_our_labels():
 
 
 @pytest.mark.parametrize("name", ["provider_info.schema.json", "customized_form_field_behaviours.schema.json"])
-def test_the_metadata_fits_airflows_schema(name):
+def test_the_metadata_is_valid_by_airflows_schema(name):
     schema = json.loads((files("airflow") / name).read_text())
     ours = get_provider_info() if name.startswith("provider") else PayarcHook.get_ui_field_behaviour()
 
     jsonschema.validate(ours, schema)
 
 
-def test_everything_that_is_named_exists():
+def test_everything_named_in_the_metadata_exists():
     info = get_provider_info()
 
     for kind in ("hooks", "operators"):
@@ -196,13 +196,13 @@ def test_everything_that_is_named_exists():
         assert getattr(importlib.import_module(module), link)
 
 
-def test_no_import_of_ours_is_deprecated():
+def test_no_import_is_deprecated():
     imported = _last_line("-c", IMPORT_ALL)
 
     assert {"payarc_provider.hooks.payarc", "payarc_provider.operators.customer"} <= set(imported)
 
 
-def test_the_older_form_has_the_same_fields():
+def test_the_form_of_older_airflows_has_the_same_fields():
     pytest.importorskip("flask_appbuilder", reason="Airflow 3 draws the form from the metadata")
     widgets = PayarcHook.get_connection_form_widgets()
 

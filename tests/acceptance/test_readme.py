@@ -1,4 +1,4 @@
-"""The README says everything, and what it shows works."""
+"""The README is short, the reference is complete, and the code that the documentation shows works."""
 
 from __future__ import annotations
 
@@ -17,10 +17,16 @@ import pytest
 from payarc_provider.api.fields import FIELDS
 from payarc_provider.get_provider_info import CONN_FIELDS
 from payarc_provider.operators.customer import CreateCustomerOperator
-from payarc_provider.sync.states import State, Status
+from payarc_provider.sync.ledger import State
+from payarc_provider.sync.states import Status
 
 README = pages.text("README.md")
-PARAMETERS = re.findall(r"^\| `(\w+)`( \*)? \| `(.+?)` \| ", README, re.MULTILINE)
+OPERATOR = pages.text("docs/operator.md")
+PARAMETERS = re.findall(r"^\| `(\w+)`( \*)? \| `(.+?)` \| ", OPERATOR, re.MULTILINE)
+
+
+def test_the_readme_has_fewer_than_200_lines():
+    assert len(README.splitlines()) < 200
 
 
 def test_every_parameter_is_documented_with_its_default():
@@ -28,16 +34,24 @@ def test_every_parameter_is_documented_with_its_default():
     defaults = {name: repr(one.default) for name, one in signature.items() if name not in ("self", "kwargs")}
 
     assert {name: default.replace('"', "'") for name, _, default in PARAMETERS} == defaults
-    assert [name for name, _, _ in PARAMETERS] == list(defaults)
+    assert len(PARAMETERS) == len(defaults)
 
 
 def test_every_template_field_is_marked():
     assert {name for name, star, _ in PARAMETERS if star} == set(CreateCustomerOperator.template_fields)
 
 
-@pytest.mark.parametrize("name", [*FIELDS, *CONN_FIELDS, *State, *Status])
-def test_it_is_mentioned(name):
-    assert re.search(rf"\b{name}\b", README)
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        ("docs/operator.md", [*FIELDS, *Status]),
+        ("docs/connection.md", ["password", "host", *CONN_FIELDS]),
+        ("docs/ledger.md", [*State]),
+    ],
+)
+def test_every_name_is_documented(page, names):
+    text = pages.text(page)
+    assert [name for name in names if not re.search(rf"\b{name}\b", text)] == []
 
 
 def test_its_dag_and_the_tests_of_the_documentation_work(tmp_path, home):

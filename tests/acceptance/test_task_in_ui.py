@@ -14,7 +14,7 @@ from payarc_provider.sandbox.tokens import make_token
 TABLE = {"table": "people", "sql_conn_id": "crm"}
 
 
-def test_a_task_says_what_it_does_where_its_records_come_from_and_where_refusals_are():
+def test_a_task_documents_its_source_its_ledger_and_where_to_find_rejections():
     doc = CreateCustomerOperator(task_id="create", key=["tenant", "id"], ledger_conn_id="ledger", **TABLE).doc_md
 
     assert "| Records from | table `people` in `crm` |" in doc
@@ -32,7 +32,7 @@ def test_a_task_says_what_it_does_where_its_records_come_from_and_where_refusals
         ({"records": [{"id": 1, "name": "Zoë"}], "ledger_conn_id": "crm"}, "upstream tasks, through XCom"),
     ],
 )
-def test_no_query_and_no_record_is_in_the_documentation(arguments, source):
+def test_the_documentation_contains_no_query_and_no_record(arguments, source):
     doc = CreateCustomerOperator(task_id="create", **arguments).doc_md
 
     assert f"| Records from | {source} |" in doc
@@ -40,14 +40,14 @@ def test_no_query_and_no_record_is_in_the_documentation(arguments, source):
 
 
 @pytest.mark.parametrize("kind", ["doc", "doc_md", "doc_json", "doc_yaml", "doc_rst"])
-def test_documentation_of_the_authors_own_stays(kind):
+def test_the_authors_own_documentation_is_kept(kind):
     task = CreateCustomerOperator(task_id="create", **TABLE, **{kind: "mine"})
 
     assert getattr(task, kind) == "mine"
     assert task.doc_md == ("mine" if kind == "doc_md" else None)
 
 
-def test_a_mapped_task_has_its_documentation_too(airflow):
+def test_a_mapped_task_is_documented_too(airflow):
     dag = airflow.dag(
         "CreateCustomerOperator.partial(task_id='create', ledger_conn_id='ledger').expand(records=[[], []])\n"
         "CreateCustomerOperator.partial(task_id='other', ledger_conn_id='ledger', doc_md='mine').expand(records=[[]])"
@@ -68,7 +68,7 @@ def test_a_mapped_task_has_its_documentation_too(airflow):
         (None, ""),
     ],
 )
-def test_the_link_leads_to_the_dashboard_of_the_environment(connect, connection, address):
+def test_the_link_goes_to_the_dashboard_of_the_environment(connect, connection, address):
     if connection is not None:
         connect("payarc_ui", conn_type="payarc", password="not-a-real-token", **connection)
     task = CreateCustomerOperator(task_id="create", payarc_conn_id="payarc_ui", **TABLE)
@@ -81,7 +81,7 @@ def test_the_link_leads_to_the_dashboard_of_the_environment(connect, connection,
     ("connection", "address"),
     [({"password": make_token(expires_in=-1)}, "https://testdashboard.payarc.net/"), (None, "")],
 )
-def test_the_ended_task_has_the_link(airflow, connect, payarc_sandbox, connection, address):
+def test_a_finished_task_has_the_link(airflow, connect, payarc_sandbox, connection, address):
     connect(
         "payarc_ui",
         json.dumps({"conn_type": "payarc"} | connection) if connection else payarc_sandbox.connection_json(),

@@ -1,4 +1,4 @@
-"""The tutorial, from its first line to its last, in an empty folder."""
+"""The tutorial works from its first to its last line, in an empty folder."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ import pages
 PAGE = "docs/tutorial.md"
 
 
-def test_it_leads_where_it_says(tmp_path):
+def test_it_works_as_it_says(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")} | {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     }
     script = "trap 'kill %1' EXIT\n" + "".join(_step(block) for block in pages.to_run(PAGE, "bash", "python"))
-    with (tmp_path / "said.txt").open("w+") as file:
+    with (tmp_path / "output.txt").open("w+") as file:
         command = ["bash", "-ec", script.replace("8765", port)]
         done = subprocess.run(command, cwd=tmp_path, env=environment, stdout=file, stderr=file, check=False)
         file.seek(0)
-        said = re.sub(r"\x1b\[[\d;]*m", "", file.read())
+        output = re.sub(r"\x1b\[[\d;]*m", "", file.read())
 
-    assert done.returncode == 0, said[-5000:]
-    assert "2 created, 0 known, 1 rejected" in said
-    assert "has 14 digits, at most 11 are allowed" in said
-    assert "1 created, 2 known, 0 rejected" in said
-    assert "'received': 3" in said.splitlines()[-1]
-    assert "'created': 3" in said.splitlines()[-1]
+    assert done.returncode == 0, output[-5000:]
+    assert "2 created, 0 known, 1 rejected" in output
+    assert "has 14 digits; at most 11 are allowed" in output
+    assert "1 created, 2 known, 0 rejected" in output
+    assert "'received': 3" in output.splitlines()[-1]
+    assert "'created': 3" in output.splitlines()[-1]
 
 
 def _step(block: pages.Block) -> str:

@@ -12,7 +12,7 @@ from random import Random
 import pytest
 import sqlalchemy as sa
 
-from payarc_provider.sync.ledger.schema import database_now
+from payarc_provider.sync.ledger.database import database_now
 
 from .attempts import Attempt
 from .cases import DATABASES, Lab, Scenario, Together

@@ -20,10 +20,10 @@ import sqlalchemy as sa
 
 from payarc_provider.api.client import CustomerPage, PayarcClient
 from payarc_provider.api.rate_limit import RateLimiter
-from payarc_provider.api.token import read_claims
+from payarc_provider.api.token import Identity
 from payarc_provider.exceptions import PayarcError
 from payarc_provider.sync import checkpoints, engine
-from payarc_provider.sync.account import Identity, find_scope, token_user
+from payarc_provider.sync.account import find_scope
 from payarc_provider.sync.batches import Batches
 from payarc_provider.sync.engine import Run
 from payarc_provider.sync.ledger import Claimant, Ledger, database
@@ -126,7 +126,7 @@ def attempt(spec: Spec) -> dict[str, Any]:
     client = PayarcClient(spec.url, lambda renewed: spec.token, timeout=settings.timeout, limiter=limiter)
     ledger = Ledger(_engine(spec.ledger, spec), spec.table)
     ledger.open()
-    identity = Identity(spec.url.split("/")[2], None, token_user(read_claims(spec.token).sub, spec.token))
+    identity = Identity.of(spec.url.split("/")[2], None, spec.token)
     reader = RecordReader(spec.key, None, ledger.ledger_id)
     source = _source(spec, reader)
     me = Claimant(

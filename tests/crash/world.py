@@ -215,7 +215,7 @@ class World:
             with ledger.database.read() as connection:
                 return {row.key: row for row in connection.execute(sa.select(ledger.schema.rows))}
         finally:
-            ledger.database.dispose()
+            ledger.database.engine.dispose()
 
     def prove(self, *done: Attempt, suspended: Sequence[Attempt] = (), **how: Any) -> None:
         """Judge, and fail unless the guarantee held.

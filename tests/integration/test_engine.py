@@ -34,8 +34,7 @@ from payarc_provider.sandbox import SandboxServer, make_token
 from payarc_provider.sync import checkpoints, engine
 from payarc_provider.sync.batches import Batches
 from payarc_provider.sync.engine import Run
-from payarc_provider.sync.ledger import Claimant, Ledger
-from payarc_provider.sync.ledger.database import LedgerUnavailable
+from payarc_provider.sync.ledger import Claimant, Ledger, LedgerUnavailable
 from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.reference import reference, with_reference
 from payarc_provider.sync.results import Results

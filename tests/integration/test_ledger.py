@@ -15,13 +15,12 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
+from payarc_provider.api.token import Identity
 from payarc_provider.exceptions import PayarcConfigError, PayarcLedgerError, PayarcNotFound
-from payarc_provider.sync.account import Identity, find_scope
-from payarc_provider.sync.ledger import Claimant, Ledger, Recorded, Resolution
+from payarc_provider.sync.account import find_scope
+from payarc_provider.sync.ledger import Claimant, Ledger, LedgerUnavailable, Recorded, Resolution, State
 from payarc_provider.sync.ledger import database as ledger_database
-from payarc_provider.sync.ledger.database import LedgerUnavailable
 from payarc_provider.sync.records import RecordReader
-from payarc_provider.sync.states import State
 
 LEASE, SETTLE = 120.0, 60.0
 SENT_AFTER = datetime.datetime(2029, 12, 31, 23, 55, tzinfo=datetime.UTC)
@@ -177,7 +176,7 @@ def test_a_table_that_lacks_columns_is_refused_by_name_and_never_altered(databas
     wrong = table if which == "rows" else f"{table}_facts"
     database.execute(f"CREATE TABLE {wrong} (account VARCHAR(190), value VARCHAR(10))")
     with pytest.raises(
-        PayarcConfigError, match=f"ledger_table: the table {wrong} exists and lacks the columns"
+        PayarcConfigError, match=f"ledger_table: the table {wrong} exists but lacks the columns"
     ) as caught:
         Ledger(database.engine(), table).open()
     assert ("customer_id" if which == "rows" else "name") in str(caught.value)
@@ -797,7 +796,7 @@ def test_every_time_is_the_databases_clock_in_utc_and_never_the_clients(ledger, 
     ledger.renew(A)
     assert row(ledger, "1").lease_until == far + datetime.timedelta(seconds=LEASE + 10)
     ledger.record(A, [Resolution("1", customer_id="c1")])
-    ((claimed, settled),) = database.execute(f"SELECT claimed_at, settled_at FROM {ledger.schema.rows.name}")
+    ((claimed, settled),) = database.execute(f"SELECT claimed_at, resolved_at FROM {ledger.schema.rows.name}")
     shown = [str(moment)[:23].replace("T", " ") for moment in (claimed, settled)]
     assert shown == ["2031-07-01 12:00:00.250", "2031-07-01 12:00:10.250"]
 

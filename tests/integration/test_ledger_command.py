@@ -25,13 +25,12 @@ from payarc_provider.ledger import commands, restoring
 from payarc_provider.ledger.__main__ import main
 from payarc_provider.sync.batches import Batches
 from payarc_provider.sync.engine import Run
-from payarc_provider.sync.ledger import EPOCH, Claimant, Ledger, Resolution
+from payarc_provider.sync.ledger import EPOCH, Claimant, Ledger, Resolution, State
 from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.reference import reference, with_reference
 from payarc_provider.sync.results import Results
 from payarc_provider.sync.settings import Settings
 from payarc_provider.sync.sources import ListSource
-from payarc_provider.sync.states import State
 from payarc_provider.sync.threads import (
     SystemClock,
     ThreadedFeed,
@@ -139,7 +138,7 @@ class Desk:
                 run_to_end(run.run())
             finally:
                 client.close()
-                ledger.database.dispose()
+                ledger.database.engine.dispose()
                 # A reading of the list waits out the second in which customers may still come: let it have passed.
                 sandbox.settings(clock_offset=sandbox.settings()["clock_offset"] + 3)
         self.counts = run.counts
@@ -227,7 +226,7 @@ def test_status_in_words(still):
 @on_one_database
 def test_without_a_ledger_nothing_is_made_and_the_reason_said(still):
     still.table = still.database.name()
-    for command in ("status", "pending", "rejected", "retry --all", "forget a", "settle a --absent --yes"):
+    for command in ("status", "pending", "rejected", "retry --all", "forget a", "resolve a --absent --yes"):
         assert f"has no ledger {still.table}" in still(*command.split(), expect=1)
     assert not sa.inspect(still.database.engine()).has_table(still.table)
 
@@ -325,7 +324,7 @@ def test_a_key_that_looks_like_an_email_is_never_shown(still):
     still.rejected(secret)
     still.claim(f"x{secret}")
     said = still("rejected") + still("pending") + json.dumps([still.json("rejected"), still.json("pending")])
-    said += still("forget", f"x{secret}", expect=1) + still("settle", f"x{secret}", "--absent", "--yes", expect=1)
+    said += still("forget", f"x{secret}", expect=1) + still("resolve", f"x{secret}", "--absent", "--yes", expect=1)
     said += still("retry", f"x{secret}", expect=1) + still("retry", secret) + still("forget", secret)
     assert "example.com" not in said
     assert said.count("(a key that looks like an email)") == 8
@@ -349,13 +348,13 @@ def test_tables_are_readable_in_100_columns(still):
 
 def test_a_row_in_a_runs_hands_is_not_settled(still):
     still.claim("a")
-    said = still("settle", "a", "--absent", "--yes", expect=1)
-    assert "in the hands of run run_a of sync until 2030-01-01T00:02:00Z" in said
+    said = still("resolve", "a", "--absent", "--yes", expect=1)
+    assert "is claimed by run run_a of sync until 2030-01-01T00:02:00Z" in said
     still.database.move_clock(LEASE + 1)
     late = "a request for a may reach PayArc until 2030-01-01T00:03:00Z"
-    assert late in still("settle", "a", "--absent", "--yes", expect=1)
+    assert late in still("resolve", "a", "--absent", "--yes", expect=1)
     still.database.move_clock(SETTLE)
-    still("settle", "a", "--absent", "--yes")
+    still("resolve", "a", "--absent", "--yes")
     assert still.row("a").unsent
     assert still.row("a").attempt == 2
 
@@ -364,12 +363,12 @@ def test_a_row_in_a_runs_hands_is_not_settled(still):
 def test_only_a_pending_row_is_settled(still):
     still.created(a="c1")
     still.rejected("b")
-    assert "a is created, not pending" in still("settle", "a", "--absent", "--yes", expect=1)
-    assert "b is rejected, not pending" in still("settle", "b", "--absent", "--yes", expect=1)
-    assert "has no key z" in still("settle", "z", "--absent", "--yes", expect=1)
+    assert "a is created, not pending" in still("resolve", "a", "--absent", "--yes", expect=1)
+    assert "b is rejected, not pending" in still("resolve", "b", "--absent", "--yes", expect=1)
+    assert "has no key z" in still("resolve", "z", "--absent", "--yes", expect=1)
     still.claim("c")
     still.ledger.record_absence(still.claimant(), ["c"])
-    assert "never sent, or is known to be absent" in still("settle", "c", "--absent", "--yes", expect=1)
+    assert "never sent, or PayArc is known to have no" in still("resolve", "c", "--absent", "--yes", expect=1)
 
 
 @on_one_database
@@ -379,12 +378,12 @@ def test_absence_is_to_be_confirmed(still, monkeypatch):
     still.database.move_clock(SETTLE + 1)
     for answer in ("", "no\n", "y\n"):
         monkeypatch.setattr("sys.stdin", io.StringIO(answer))
-        said = still("settle", "a", "--absent", expect=1)
+        said = still("resolve", "a", "--absent", expect=1)
         assert f"its description would end in #{still.code('a')}" in said
         assert "not confirmed" in said
         assert not still.row("a").unsent
     monkeypatch.setattr("sys.stdin", io.StringIO("yes\n"))
-    still("settle", "a", "--absent")
+    still("resolve", "a", "--absent")
     assert still.row("a").unsent
 
 
@@ -397,7 +396,7 @@ def left_open(shop, *keys, owner="a"):
 def test_a_row_is_settled_with_a_customer_that_payarc_has(shop, payarc_sandbox):
     left_open(shop, "a")
     [customer] = seed(payarc_sandbox, [{"name": "John Smith", "email": "secret@example.com"}])
-    said = shop("settle", "a", "--customer-id", f"cus_{customer['customer_id']}")
+    said = shop("resolve", "a", "--customer-id", f"cus_{customer['customer_id']}")
     assert said == f"a: created, customer {customer['customer_id']}\n"
     row = shop.row("a")
     assert (row.state, row.customer_id, row.owner, row.sent_after) == (
@@ -417,9 +416,9 @@ def test_a_customer_that_payarc_does_not_show_settles_nothing(shop, payarc_sandb
     left_open(shop, "a")
     [foreign] = seed(payarc_sandbox, [{"name": "John Smith", "merchant": "2"}])
     for its_id in ("nobody", foreign["customer_id"]):
-        said = shop("settle", "a", "--customer-id", its_id, expect=1)
+        said = shop("resolve", "a", "--customer-id", its_id, expect=1)
         assert f"shows the connection payarc_default no customer {its_id}" in said
-    assert "not a PayArc customer id" in shop("settle", "a", "--customer-id", "a/b", expect=1)
+    assert "not a PayArc customer id" in shop("resolve", "a", "--customer-id", "a/b", expect=1)
     assert shop.row("a").state == State.PENDING
 
 
@@ -427,7 +426,7 @@ def test_a_customer_that_payarc_does_not_show_settles_nothing(shop, payarc_sandb
 def test_a_row_in_a_runs_hands_gets_no_customer(shop, payarc_sandbox):
     shop.claim("a")
     [customer] = seed(payarc_sandbox, [{"name": "John Smith"}])
-    assert "in the hands of" in shop("settle", "a", "--customer-id", customer["customer_id"], expect=1)
+    assert "is claimed by" in shop("resolve", "a", "--customer-id", customer["customer_id"], expect=1)
     assert shop.row("a").customer_id is None
 
 
@@ -442,9 +441,9 @@ def test_a_customer_of_another_row_settles_nothing(shop, payarc_sandbox):
     )
     me = shop.claim("b")
     shop.ledger.record(me, [Resolution("b", customer_id=taken["customer_id"])])
-    assert "is the one of the key b" in shop("settle", "a", "--customer-id", taken["customer_id"], expect=1)
-    assert "carries another key's reference" in shop("settle", "a", "--customer-id", borne["customer_id"], expect=1)
-    shop("settle", "a", "--customer-id", own["customer_id"])
+    assert "belongs to the key b" in shop("resolve", "a", "--customer-id", taken["customer_id"], expect=1)
+    assert "carries another key's reference" in shop("resolve", "a", "--customer-id", borne["customer_id"], expect=1)
+    shop("resolve", "a", "--customer-id", own["customer_id"])
 
 
 @on_one_database
@@ -453,7 +452,7 @@ def test_another_merchants_token_settles_nothing(still, payarc_sandbox):
     still.ledger.release(still.claimant(), [])
     still.database.move_clock(1)
     [customer] = seed(payarc_sandbox, [{"name": "John Smith"}])
-    said = still("settle", "a", "--customer-id", customer["customer_id"], expect=1)
+    said = still("resolve", "a", "--customer-id", customer["customer_id"], expect=1)
     assert "belongs to the account 127.0.0.1" in said
     assert "and not to test/1" in said
 
@@ -461,7 +460,7 @@ def test_another_merchants_token_settles_nothing(still, payarc_sandbox):
 @on_one_database
 def test_what_is_known_to_be_absent_is_sent_by_the_next_run(shop, payarc_sandbox):
     left_open(shop, "a")
-    shop("settle", "a", "--absent", "--yes")
+    shop("resolve", "a", "--absent", "--yes")
     assert len(shop.run(payarc_sandbox, people("a")).customer_ids()) == 1
     [post] = payarc_sandbox.log()
     assert post["idempotency_key"] == f"{shop.code('a')}-2"
@@ -559,7 +558,7 @@ def test_an_answer_with_the_forgotten_customer_is_not_recorded(shop, payarc_sand
 def test_the_forgotten_customer_settles_nothing(shop, payarc_sandbox):
     old = forgotten(shop, payarc_sandbox, people("a"))
     left_open(shop, "a")
-    assert "forgotten key" in shop("settle", "a", "--customer-id", old, expect=1)
+    assert "forgotten key" in shop("resolve", "a", "--customer-id", old, expect=1)
 
 
 @on_one_database
@@ -646,7 +645,7 @@ def test_keys_come_from_a_file_or_from_stdin(shop, payarc_sandbox, tmp_path, mon
     shop.ledger = shop.open()
     assert shop.row(" c ").source == "task sync.create"
     file.write_text("a\nb\x01\n")
-    assert "the key in line 2 holds control characters" in shop("rebuild", "--keys-from", file, *source, expect=1)
+    assert "the key in line 2 contains control characters" in shop("rebuild", "--keys-from", file, *source, expect=1)
     file.write_text("\n")
     assert "no keys" in shop("rebuild", "--keys-from", file, *source, expect=1)
     assert "cannot be read: FileNotFoundError" in shop("rebuild", "--keys-from", tmp_path / "x", *source, expect=1)
@@ -672,7 +671,7 @@ def test_a_restored_ledger_gets_what_has_happened_since_it_was_saved(shop, payar
         payarc_sandbox, [row | {"description": f"ref #{shop.code(str(row['id']))}"} for row in people(2, 3, 4, 5)]
     )
     said = shop.json("rebuild", "--table", crm(shop, 1, 2, 3, 4, 5))
-    assert said["counts"] == {"agreed": 1, "settled": 2, "pending": 1, "inserted": 1}
+    assert said["counts"] == {"agreed": 1, "resolved": 2, "pending": 1, "inserted": 1}
     ids = shop.run(payarc_sandbox, people(1, 2, 3, 4, 5)).customer_ids()
     assert ids == [first, *(customer["customer_id"] for customer in later)]
     assert payarc_sandbox.stats()["posts"]["received"] == 1
@@ -705,14 +704,14 @@ def test_of_two_customers_with_one_reference_a_person_decides(shop, payarc_sandb
     assert said["counts"] == {"undecided": 1, "inserted": 1}
     [doubt] = said["doubts"]
     assert (doubt["verdict"], doubt["customer_id"]) == ("undecided", None)
-    assert sorted(doubt["bearers"]) == sorted([own["customer_id"], twin["customer_id"]])
+    assert sorted(doubt["candidates"]) == sorted([own["customer_id"], twin["customer_id"]])
     with pytest.raises(PayarcRunStopped, match="left pending"):
         shop.run(payarc_sandbox, people(1, 2))
     assert payarc_sandbox.stats()["posts"]["received"] == 2
     shop.ledger = shop.open()
     key = doubt["key"]
     assert shop.json("rebuild", "--table", table)["counts"] == {"pending": 1, "agreed": 1}
-    assert _eventually(lambda: shop("settle", key, "--customer-id", own["customer_id"]))
+    assert _eventually(lambda: shop("resolve", key, "--customer-id", own["customer_id"]))
     assert own["customer_id"] in shop.run(payarc_sandbox, people(1, 2)).customer_ids()
 
 
@@ -737,7 +736,7 @@ def test_disagreements_are_reported_and_left(shop, payarc_sandbox):
     said = shop.json("rebuild", "--table", crm(shop, 1, 2, 3))
     assert said["counts"] == {"disagreed": 2, "inserted": 1}
     one, two = said["doubts"]
-    assert (one["key"], one["customer_id"], one["bearers"]) == ("1", "another", [mine["customer_id"]])
+    assert (one["key"], one["customer_id"], one["candidates"]) == ("1", "another", [mine["customer_id"]])
     assert (two["key"], two["customer_id"]) == ("2", None)
     assert shop.row("1").customer_id == "another"
     assert shop.row("2") is None
@@ -757,7 +756,7 @@ def test_a_forgotten_customer_is_not_rebuilt(shop, payarc_sandbox):
 @on_one_database
 def test_nothing_is_rebuilt_while_a_run_is_at_work(shop, payarc_sandbox):
     shop.claim("1")
-    assert "a run is at work and holds rows until" in shop("rebuild", "--table", crm(shop, 1), expect=1)
+    assert "a run has claimed rows until" in shop("rebuild", "--table", crm(shop, 1), expect=1)
 
 
 @on_one_database
@@ -769,7 +768,7 @@ def test_a_wrong_ledger_id_or_account_or_key_rebuilds_nothing(shop, payarc_sandb
     ledger_id = lose(shop, "", "_facts")
     for wrong in (("--ledger-id", "0" * 32), ("--ledger-id", ledger_id, "--account", "test/9")):
         said = shop("rebuild", "--table", table, *wrong, expect=1)
-        assert "none of PayArc's 1 customers bears a reference" in said
+        assert "none of PayArc's 1 customers carries a reference" in said
     assert 'no column "nr"' in shop("rebuild", "--table", table, "--key", "nr", "--ledger-id", ledger_id, expect=1)
     assert not sa.inspect(shop.database.engine()).has_table(shop.table)
 
@@ -814,8 +813,8 @@ def test_the_ddl_makes_a_ledger_that_a_run_can_use(desk, payarc_sandbox):
     [
         "",
         "nothing",
-        "settle a",
-        "settle a --absent --customer-id b",
+        "resolve a",
+        "resolve a --absent --customer-id b",
         "retry",
         "retry a --all",
         "forget",
@@ -836,7 +835,7 @@ def test_the_ledgers_connection_must_be_given(capsys):
 
 
 @pytest.mark.parametrize(
-    "command", ["", "status", "pending", "rejected", "ddl", "settle", "retry", "forget", "rebuild"]
+    "command", ["", "status", "pending", "rejected", "ddl", "resolve", "retry", "forget", "rebuild"]
 )
 def test_every_command_has_its_help(command, capsys):
     assert main([*command.split(), "--help"]) == 0
@@ -864,14 +863,14 @@ def test_it_works_on_an_airflow_connection(kind, request, tmp_path, monkeypatch,
     assert main([*arguments, "status"]) == 0
     assert ledger.ledger_id in capsys.readouterr().out
     ledger.schema.rows.metadata.drop_all(ledger.database.engine)
-    ledger.database.dispose()
+    ledger.database.engine.dispose()
 
 
 @pytest.mark.parametrize(
     ("connection", "reason"),
     [
         (None, "isn't defined"),
-        ({"conn_type": "payarc"}, "is no SQL database"),
+        ({"conn_type": "payarc"}, "is not to a SQL database"),
         ({"conn_type": "sqlite", "host": "/nonexistent/folder/secret.db"}, "unable to open"),
     ],
 )
@@ -894,7 +893,7 @@ def test_as_a_process_it_says_what_it_says_and_nothing_else(tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert json.loads(done.stdout)["ledger_id"] == ledger.ledger_id
     assert done.returncode == 0
-    ledger.database.dispose()
+    ledger.database.engine.dispose()
 
 
 @on_one_database

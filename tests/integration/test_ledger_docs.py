@@ -11,12 +11,11 @@ import pytest
 from sqlalchemy.dialects import postgresql
 
 from payarc_provider.ledger.show import statements
-from payarc_provider.sync.ledger import Claimant, Ledger, Resolution
+from payarc_provider.sync.ledger import Claimant, Ledger, Resolution, State
 from payarc_provider.sync.ledger.overview import Hold
 from payarc_provider.sync.ledger.rebuild import Verdict
 from payarc_provider.sync.ledger.schema import schema
 from payarc_provider.sync.records import RecordReader
-from payarc_provider.sync.states import State
 
 TEXT = (Path(__file__).parents[2] / "docs" / "ledger.md").read_text()
 QUERIES = re.findall(r"^```sql\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)

@@ -71,7 +71,7 @@ def comparable(result: object) -> object:
         fields = [
             getattr(result, name)
             for name in Row.__dataclass_fields__
-            if name not in ("lease_until", "sent_after", "error", "settled_at")
+            if name not in ("lease_until", "sent_after", "error", "resolved_at")
         ]
         return [str(value) for value in fields] + times
     return result

@@ -1,4 +1,4 @@
-"""A database as the source of records: every row once, in key order, whatever its names and its database."""
+"""A database as the source of records: every row is read once, in key order, with any names."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from payarc_provider.sync.sources import DatabaseSource
 
 
 def mark(database, name=None):
-    """A placeholder as the database's driver wants it."""
+    """A placeholder in the style of the database's driver."""
     if database.kind == "sqlite":
         return f":{name}" if name else "?"
     return f"%({name})s" if name else "%s"
 
 
 class Table:
-    """A table of the test's own, made and filled with the database's own quoting."""
+    """A table with any names, created and filled with the database's own quoting."""
 
     def __init__(self, database, name, columns):
         self.database = database
@@ -43,7 +43,7 @@ class Table:
 
 @pytest.fixture
 def people(database):
-    """Makes a table ``people_…`` with an integer ``id`` and a ``name``; gives the table's name."""
+    """Creates a table ``people_…`` with an integer ``id`` and a ``name``, and returns its name."""
 
     def make(rows, *columns):
         name = database.name("people")
@@ -74,12 +74,12 @@ PEOPLE = [(number, f"Person {number}") for number in (7, 3, 1, 9, 4, 8, 2, 6, 5,
 
 
 @pytest.mark.parametrize("page_size", [1, 2, 3, 5, 9, 10, 11, 100])
-def test_every_row_comes_once_in_key_order_whatever_the_page_size(database, people, page_size):
+def test_every_row_is_read_once_in_key_order_with_any_page_size(database, people, page_size):
     rows = read(database, table_name=people(PEOPLE), page_size=page_size)
     assert rows == [{"id": number, "name": f"Person {number}"} for number in range(1, 11)]
 
 
-def test_an_empty_table_gives_nothing(database, people):
+def test_an_empty_table_has_no_rows(database, people):
     name = database.name("people")
     Table(database, name, ("id INTEGER", "name VARCHAR(50)"))
     assert read(database, table_name=name) == []
@@ -92,14 +92,14 @@ def test_a_table_knows_its_number_of_rows_and_a_query_does_not(database, people)
     assert source(database, sql=f"SELECT * FROM {name}").total() is None
 
 
-def test_pages_are_read_as_they_are_asked_for_and_hold_no_connection_in_between(database, people):
+def test_pages_are_read_on_demand_and_no_connection_stays_open_between_them(database, people):
     name = people(PEOPLE)
     engine = database.engine(poolclass=QueuePool, pool_size=1, max_overflow=0, pool_timeout=1)
     pages = DatabaseSource(engine, ["id"], None, name="s", table_name=name, page_size=4).pages()
     seen = ids(next(pages))
     assert seen == [1, 2, 3, 4]
     assert engine.pool.checkedout() == 0
-    with engine.begin() as connection:  # the only connection is free, and what is written now is read later
+    with engine.begin() as connection:  # the only connection is free, and rows written now are read later
         connection.exec_driver_sql(f"INSERT INTO {name} VALUES (11, 'New')")
     for page in pages:
         seen += ids(page)
@@ -113,7 +113,7 @@ def test_memory_does_not_grow_with_the_table(database):
         table.fill([(number, "x" * 300) for number in range(start, start + 3000)])
     pages = source(database, table_name=name, page_size=100).pages()
     for _ in range(5):
-        next(pages)  # what is kept for ever has been made by now
+        next(pages)  # everything that stays in memory has been allocated by now
     tracemalloc.start()
     count = sum(len(page) for page in pages)
     _, peak = tracemalloc.get_traced_memory()
@@ -125,14 +125,14 @@ def test_memory_does_not_grow_with_the_table(database):
 # ---- keys ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_key_of_several_columns_orders_by_all_of_them(database, people):
+def test_rows_are_ordered_by_all_key_columns(database, people):
     rows = [(tenant, number) for tenant in ("b", "a", "c") for number in (2, 10, 1)]
     name = people(rows, "tenant VARCHAR(10)", "id INTEGER")
     got = [(row["tenant"], row["id"]) for row in read(database, ["tenant", "id"], table_name=name, page_size=2)]
     assert got == sorted(rows)
 
 
-def test_a_key_of_three_columns_loses_nothing_at_any_page_size(database, people):
+def test_three_key_columns_lose_no_row_with_any_page_size(database, people):
     rows = [(a, b, c) for a in (1, 2) for b in ("x", "y") for c in (1, 2, 3)]
     name = people(rows, "a INTEGER", "b VARCHAR(5)", "c INTEGER")
     for page_size in range(1, 14):
@@ -140,7 +140,7 @@ def test_a_key_of_three_columns_loses_nothing_at_any_page_size(database, people)
         assert [(row["a"], row["b"], row["c"]) for row in got] == rows
 
 
-def test_rows_without_a_key_come_too_and_are_refused_in_their_place(database, people):
+def test_rows_without_a_key_are_read_and_rejected(database, people):
     name = people([(1, "Person A"), (None, "Person B"), (2, "Person C"), (None, "Person D")])
     rows = read(database, table_name=name, page_size=1)
     assert sorted(row["name"] for row in rows) == ["Person A", "Person B", "Person C", "Person D"]
@@ -150,7 +150,7 @@ def test_rows_without_a_key_come_too_and_are_refused_in_their_place(database, pe
     assert [list(record.errors) for record in records if record.key is None] == [["id"], ["id"]]
 
 
-def test_rows_that_lack_a_part_of_their_key_come_once(database, people):
+def test_rows_that_lack_part_of_their_key_are_read_once(database, people):
     rows = [("a", 1), ("a", None), (None, 1), (None, None), ("b", 2)]
     name = people(rows, "tenant VARCHAR(10)", "id INTEGER")
     got = [(row["tenant"], row["id"]) for row in read(database, ["tenant", "id"], table_name=name, page_size=2)]
@@ -158,14 +158,14 @@ def test_rows_that_lack_a_part_of_their_key_come_once(database, people):
 
 
 @pytest.mark.parametrize("page_size", [1, 2, 3, 4])
-def test_equal_keys_are_not_lost_at_the_edge_of_a_page(database, people, page_size):
+def test_equal_keys_are_not_lost_at_the_end_of_a_page(database, people, page_size):
     rows = [(1, "a"), (2, "b"), (2, "c"), (2, "d"), (2, "e"), (3, "f"), (3, "g")]
     got = read(database, table_name=people(rows), page_size=page_size)
     assert sorted((row["id"], row["name"]) for row in got) == rows
 
 
 @pytest.mark.parametrize("page_size", [1, 2, 3])
-def test_keys_that_only_the_database_holds_for_equal_are_not_lost(database, people, page_size):
+def test_keys_that_only_the_database_considers_equal_are_not_lost(database, people, page_size):
     kind = (
         "VARCHAR(10) CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci" if database.kind == "mariadb" else "VARCHAR(10)"
     )
@@ -212,23 +212,21 @@ def test_keys_that_are_uuids_are_all_read(database, people):
 
 
 @pytest.mark.parametrize("kind", ["REAL", "FLOAT", "DOUBLE PRECISION"])
-def test_keys_of_an_inexact_type_are_all_read_to_be_refused_or_their_column_is(database, people, kind):
+def test_keys_of_an_inexact_type_are_all_read_or_the_column_is_rejected(database, people, kind):
     table = people([(value, "x") for value in (0.1, 1.1, 1.7, 2.3, 3.3)], f"id {kind}", "name VARCHAR(5)")
-    count, refused = 0, ""
+    count, rejected = 0, ""
     try:
         for page in source(database, table_name=table, page_size=2).pages():
             count += len(page)
-            assert count <= 5, "a row came twice, and would for ever"
+            assert count <= 5, "a row was read twice, and would be forever"
     except (PayarcConfigError, PayarcSourceError) as error:
-        refused = str(error)
-    assert "cast" in refused if refused else count == 5
+        rejected = str(error)
+    assert "cast" in rejected if rejected else count == 5
 
 
 @pytest.mark.parametrize("form", ["table", "sql"])
 @pytest.mark.parametrize("page_size", [1, 2])
-def test_keys_that_are_names_of_an_enumeration_are_all_read_or_their_column_is_refused(
-    database, people, page_size, form
-):
+def test_keys_of_an_enumeration_are_all_read_or_the_column_is_rejected(database, people, page_size, form):
     kind = {"sqlite": "TEXT", "postgresql": "planet", "mariadb": "ENUM('zeta', 'beta', 'alpha')"}[database.kind]
     if database.kind == "postgresql":
         database.at_end("DROP TYPE planet CASCADE")
@@ -236,18 +234,18 @@ def test_keys_that_are_names_of_an_enumeration_are_all_read_or_their_column_is_r
     rows = [(name, number) for name in ("zeta", "beta", "alpha") for number in (1, 2)]
     table = people(rows, f"kind {kind}", "id INTEGER")
     given = {"table_name": table} if form == "table" else {"sql": f"SELECT * FROM {table}"}
-    got, refused = [], ""
+    got, rejected = [], ""
     try:
         for page in source(database, ["kind", "id"], page_size=page_size, **given).pages():
             got += [(row["kind"], row["id"]) for row in page]
-            assert len(got) <= len(rows), "a row came twice"
+            assert len(got) <= len(rows), "a row was read twice"
     except (PayarcConfigError, PayarcSourceError) as error:
-        refused = str(error)
-    assert "cast" in refused if refused else sorted(got) == sorted(rows)
+        rejected = str(error)
+    assert "cast" in rejected if rejected else sorted(got) == sorted(rows)
 
 
 @pytest.mark.parametrize("page_size", [1, 2, 3])
-def test_keys_that_are_text_without_case_are_all_read(database, people, page_size):
+def test_keys_of_case_insensitive_text_are_all_read(database, people, page_size):
     if database.kind != "postgresql":
         pytest.skip("only PostgreSQL has citext")
     if not database.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'citext'"):
@@ -267,7 +265,7 @@ def test_keys_that_are_text_without_case_are_all_read(database, people, page_siz
     ],
     ids=["binary", "boolean"],
 )
-def test_keys_that_can_only_be_refused_are_all_read(database, people, kinds, values):
+def test_keys_that_can_only_be_rejected_are_all_read(database, people, kinds, values):
     kind = kinds[["sqlite", "postgresql", "mariadb"].index(database.kind)]
     table = people([(value, "x") for value in values], f"id {kind}", "name VARCHAR(5)")
     assert len(read(database, table_name=table, page_size=1)) == len(values)
@@ -313,7 +311,7 @@ def test_tables_and_columns_may_have_any_name(database, name):
         ("back`tick", "`back``tick`"),
     ],
 )
-def test_names_that_hold_dots_or_quotes_are_written_in_quotes(database, name, written):
+def test_names_with_dots_or_quotes_may_be_quoted(database, name, written):
     stem = database.name("people").split("_")[1]
     table = Table(database, f"{name}{stem}", ["id INTEGER", ('co"lumn`.x', "INTEGER")]).fill([(1, 2), (3, 4)])
     given = written[:-1] + stem + written[-1]
@@ -333,7 +331,7 @@ def test_a_table_may_be_qualified_by_its_schema(database):
 
 
 @pytest.mark.parametrize("name", ["", ".", "a.b.c", '""'])
-def test_what_is_no_table_name_is_refused(database, name):
+def test_a_malformed_table_name_is_rejected(database, name):
     with pytest.raises(PayarcConfigError, match=r"^table: "):
         source(database, table_name=name)
 
@@ -341,7 +339,7 @@ def test_what_is_no_table_name_is_refused(database, name):
 # ---- queries -------------------------------------------------------------------------------------------------------
 
 
-def test_a_query_is_read_in_key_order_too(database, people):
+def test_a_query_is_read_in_key_order(database, people):
     name = people(PEOPLE)
     assert ids(read(database, sql=f"SELECT id, name FROM {name} WHERE id > 2 ORDER BY name DESC")) == list(range(3, 11))
 
@@ -376,14 +374,14 @@ def test_percent_signs_mean_themselves_in_a_query_without_parameters(database, p
     assert ids(read(database, sql=f"SELECT * FROM {name} WHERE id % 2 = 0", page_size=1)) == [2, 4]
 
 
-def test_percent_signs_are_doubled_beside_parameters_where_the_driver_wants_it(database, people):
+def test_percent_signs_in_a_query_with_parameters_are_doubled_if_the_driver_requires_it(database, people):
     name = people(PEOPLE)
     like = "Person 1%" if database.kind == "sqlite" else "Person 1%%"
     query = f"SELECT * FROM {name} WHERE name LIKE '{like}' AND id < {mark(database, 'most')}"
     assert ids(read(database, sql=query, parameters={"most": 10}, page_size=1)) == [1]
 
 
-def test_colons_and_question_marks_in_texts_mean_themselves(database, people):
+def test_colons_and_question_marks_in_literals_mean_themselves(database, people):
     name = people([(1, "10:30"), (2, "why?"), (3, ":id"), (4, "other")])
     query = f"SELECT * FROM {name} WHERE name IN ('10:30', 'why?', ':id')"
     assert ids(read(database, sql=query, page_size=1)) == [1, 2, 3]
@@ -421,7 +419,7 @@ def test_a_query_may_begin_with_comments_and_be_a_with_a_union_or_a_join(databas
     assert len(read(database, sql=join)) == 10
 
 
-def test_a_query_may_name_its_columns_anew(database, people):
+def test_a_query_may_rename_its_columns(database, people):
     name = people(PEOPLE)
     rows = read(database, "the key", ["the name"], sql=_renamed(database, name))
     assert ids(rows, "the key") == list(range(1, 11))
@@ -445,7 +443,7 @@ def _renamed(database, name):
         ("id", ["name", "mail"], 'fields: the source has no column "mail"; its columns are id, name'),
     ],
 )
-def test_a_column_that_is_missing_is_named_with_those_that_are_there(database, people, form, key, columns, text):
+def test_the_error_for_a_missing_column_lists_the_existing_ones(database, people, form, key, columns, text):
     name = people(PEOPLE)
     given = {"table_name": name} if form == "table" else {"sql": f"SELECT * FROM {name}"}
     with pytest.raises(PayarcConfigError) as caught:
@@ -453,7 +451,22 @@ def test_a_column_that_is_missing_is_named_with_those_that_are_there(database, p
     assert str(caught.value) == text
 
 
-def test_a_table_that_is_missing_is_an_error_that_names_the_source(database):
+def test_the_error_for_a_missing_column_lists_ten_columns_at_most(database):
+    name = database.name("wide")
+    Table(database, name, [f"c{number} INTEGER" for number in range(12)])
+    with pytest.raises(PayarcConfigError) as caught:
+        read(database, table_name=name)
+    listed = ", ".join(f"c{number}" for number in range(10))
+    assert str(caught.value) == f'key: the source has no column "id"; its columns are {listed} and 2 more'
+
+
+@pytest.mark.parametrize("sql", ["", " ; -- nothing", "SELECT 1; SELECT 2"])
+def test_sql_that_is_not_one_query_is_rejected(database, sql):
+    with pytest.raises(PayarcConfigError, match=r"^sql: give exactly one query; this text has [02] statements$"):
+        source(database, sql=sql)
+
+
+def test_the_error_for_a_missing_table_names_the_source(database):
     absent = source(database, table_name="no_such_table")
     for call in (absent.total, lambda: list(absent.pages())):
         with pytest.raises(PayarcSourceError, match=r"^the source could not be read: .*no_such_table.*run again$"):
@@ -461,7 +474,7 @@ def test_a_table_that_is_missing_is_an_error_that_names_the_source(database):
 
 
 @pytest.mark.parametrize("parameters", [{"other": 1}, [], [1, 2, 3]])
-def test_parameters_that_do_not_fit_the_query_are_an_error_of_the_source(database, people, parameters):
+def test_parameters_that_do_not_match_the_query_are_a_source_error(database, people, parameters):
     name = people(PEOPLE)
     placeholder = mark(database, "least" if isinstance(parameters, dict) else None)
     with pytest.raises(PayarcSourceError):
@@ -470,7 +483,7 @@ def test_parameters_that_do_not_fit_the_query_are_an_error_of_the_source(databas
         )
 
 
-def test_no_error_holds_a_value_from_the_source_or_from_the_parameters(database, people):
+def test_no_error_contains_a_value_from_the_source_or_the_parameters(database, people):
     name = people([(1, "SECRET-NAME"), (2, "SECRET-NAME")])
     cast = "CAST(name AS INTEGER)" if database.kind == "postgresql" else "no_such_function(name)"
     query = f"SELECT id, {cast} AS name FROM {name} WHERE name <> {mark(database, 'secret')}"
@@ -481,7 +494,7 @@ def test_no_error_holds_a_value_from_the_source_or_from_the_parameters(database,
     assert caught.value.__suppress_context__
 
 
-def test_a_server_that_is_not_there_is_an_error_of_the_source(tmp_path):
+def test_an_unreachable_database_is_a_source_error(tmp_path):
     engine = sa.create_engine(f"sqlite:///{tmp_path}/no/such/folder/people.db", hide_parameters=True)
     with pytest.raises(PayarcSourceError, match=r"^the source could not be read"):
         list(DatabaseSource(engine, ["id"], None, name="the source", table_name="people").pages())
@@ -490,7 +503,7 @@ def test_a_server_that_is_not_there_is_an_error_of_the_source(tmp_path):
 # ---- batches -------------------------------------------------------------------------------------------------------
 
 
-def test_a_table_becomes_batches_of_records_numbered_through(database, people):
+def test_a_table_is_cut_into_batches_of_consecutively_numbered_records(database, people):
     batches = Batches(source(database, table_name=people(PEOPLE)), RecordReader("id", None, "secret"), size=4)
     assert batches.total == 10
     read_batches = []

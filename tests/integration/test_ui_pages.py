@@ -1,4 +1,4 @@
-"""The page "PayArc customers" in Airflow's own API server application, over every kind of ledger database."""
+"""The page "PayArc customers" in Airflow's own API server application, with every kind of ledger database."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 
 from payarc_provider.hooks.sql import sql_engine
-from payarc_provider.plugins import ledgers, views
+from payarc_provider.plugins import ledgers
 from payarc_provider.plugins.ledgers import LedgerName, configured
 from payarc_provider.sync.ledger import EPOCH, Claimant, Ledger, Resolution
 from payarc_provider.sync.records import RecordReader
@@ -58,17 +58,17 @@ def browser(app: Any) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def tokens(browser: Any) -> dict[str, str]:
-    """What Airflow gives each user at the login."""
+    """User → the token that Airflow issues at login."""
     found = {}
     for name in USERS:
-        answer = browser.post("/auth/token", json={"username": name, "password": f"{name}-pass"})
-        found[name] = answer.json()["access_token"]
+        response = browser.post("/auth/token", json={"username": name, "password": f"{name}-pass"})
+        found[name] = response.json()["access_token"]
     browser.cookies.clear()
     return found
 
 
 class Pages:
-    """The page as one user sees it, and a ledger behind the connection ``crm`` to fill."""
+    """The page as one user sees it, and a ledger to fill behind the connection ``crm``."""
 
     def __init__(self, browser: Any, token: str, database: Any) -> None:
         self._browser, self._token, self.database = browser, token, database
@@ -77,24 +77,24 @@ class Pages:
         self.ledger.open()
 
     def get(self, path: str, status: int = 200, **parameters: Any) -> str:
-        """A page's text, without its style and script. The login is the UI's: a cookie."""
+        """A page without its style and script. Logs in with a cookie, as Airflow's UI does."""
         self._browser.cookies.set("_token", self._token)
-        answer = self._browser.get(f"/payarc{path}", params=parameters or None)
+        response = self._browser.get(f"/payarc{path}", params=parameters or None)
         self._browser.cookies.clear()
-        assert answer.status_code == status, answer.text
-        assert answer.headers["content-type"] == "text/html; charset=utf-8"
-        return re.sub(r"<(style|script)>.*?</\1>", "", answer.text, flags=re.DOTALL)
+        assert response.status_code == status, response.text
+        assert response.headers["content-type"] == "text/html; charset=utf-8"
+        return re.sub(r"<(style|script)>.*?</\1>", "", response.text, flags=re.DOTALL)
 
     def page(self, name: str, account: str = ACCOUNT, **parameters: Any) -> str:
         """A page of the ledger."""
         return self.get(f"/crm/{self.table}/{name}", account=account, **parameters)
 
     def follow(self, page: str, text: str) -> str:
-        """What the link leads to."""
+        """The page that a link leads to."""
         return self.get(link(page, text).removeprefix("/payarc"))
 
     def claim(self, *keys: str, **changes: Any) -> Claimant:
-        """Rows that a run holds."""
+        """Add rows that a run has claimed."""
         me = dataclasses.replace(ME, **changes)
         reader = RecordReader("id", None, self.ledger.ledger_id)
         records = [reader.read(0, {"id": key, "name": "Zoë Smith"}) for key in keys]
@@ -102,12 +102,12 @@ class Pages:
         return me
 
     def created(self, *keys: str, **changes: Any) -> None:
-        """Rows with a customer."""
+        """Add rows with a customer."""
         me = self.claim(*keys, **changes)
         self.ledger.record(me, [Resolution(key, customer_id=f"{me.account}-{key}"[:64]) for key in keys])
 
     def rejected(self, *keys: str, errors: dict[str, list[str]] | None = None, **changes: Any) -> None:
-        """Refused records."""
+        """Add rejected records."""
         me = self.claim(*keys, **changes)
         self.ledger.record(me, [Resolution(key, errors=errors or {"email": ["is taken"]}) for key in keys])
 
@@ -121,7 +121,7 @@ def pages(browser: Any, tokens: dict[str, str], database: Any, monkeypatch: pyte
 
 
 def link(page: str, text: str) -> str:
-    """Where the link with this text leads."""
+    """The address of the link with this text."""
     (address,) = re.findall(rf'<a [^>]*href="([^"]*)"[^>]*>{re.escape(html.escape(text))}</a>', page)
     return html.unescape(address)
 
@@ -136,7 +136,7 @@ def keys(page: str) -> list[str]:
     return [html.unescape(key) for key in re.findall(r'/record\?[^"]*">([^<]*)</a>', page)]
 
 
-# ---- who may see it --------------------------------------------------------------------------------------------------
+# ---- access ----------------------------------------------------------------------------------------------------------
 
 
 def _addresses() -> list[str]:
@@ -149,38 +149,38 @@ def _addresses() -> list[str]:
 
 @pytest.mark.parametrize("path", _addresses())
 @pytest.mark.parametrize(("user", "status"), [(None, 401), ("nobody", 403), ("vera", 403), ("ada", 0), ("olga", 0)])
-@pytest.mark.parametrize("way", ["cookie", "header"])
-def test_every_address_asks_airflow_who_may_see_it(browser, tokens, path, user, status, way):
+@pytest.mark.parametrize("credential", ["cookie", "header"])
+def test_every_route_asks_airflow_whether_the_user_may_see_it(browser, tokens, path, user, status, credential):
     token = tokens.get(user, "eyJhbGciOiJIUzI1NiJ9.e30.nobody") if user else None
     names = {"cookie": ("Cookie", f"_token={token}"), "header": ("Authorization", f"Bearer {token}")}
-    headers = dict([names[way]]) if token else {}
+    headers = dict([names[credential]]) if token else {}
 
-    answer = browser.get(f"/payarc{path}?account=x&at=y", headers=headers, follow_redirects=False)
+    response = browser.get(f"/payarc{path}?account=x&at=y", headers=headers, follow_redirects=False)
 
     if status:
-        assert answer.status_code == status
-        assert "configuration" not in answer.text
+        assert response.status_code == status
+        assert "configuration" not in response.text
     else:
-        assert answer.status_code == (200 if path == "/" else 404)
-        assert "configuration" in answer.text  # this user sees that no ledger is configured
+        assert response.status_code == (200 if path == "/" else 404)
+        assert "configuration" in response.text  # this user sees that no ledger is configured
 
 
 @pytest.mark.parametrize("method", ["post", "put", "patch", "delete"])
-def test_nothing_can_be_written(browser, tokens, method):
+def test_no_route_accepts_a_write(browser, tokens, method):
     headers = {"Authorization": f"Bearer {tokens['ada']}"}
 
     assert browser.request(method, "/payarc/", headers=headers).status_code == 405
 
 
-def test_no_other_site_may_frame_it_and_nothing_is_kept(browser, tokens):
-    answer = browser.get("/payarc/", headers={"Authorization": f"Bearer {tokens['ada']}"})
+def test_other_sites_cannot_frame_the_page_and_browsers_do_not_store_it(browser, tokens):
+    response = browser.get("/payarc/", headers={"Authorization": f"Bearer {tokens['ada']}"})
 
-    assert "frame-ancestors 'self'" in answer.headers["content-security-policy"]
-    assert "default-src 'none'" in answer.headers["content-security-policy"]
-    assert answer.headers["cache-control"] == "no-store"
+    assert "frame-ancestors 'self'" in response.headers["content-security-policy"]
+    assert "default-src 'none'" in response.headers["content-security-policy"]
+    assert response.headers["cache-control"] == "no-store"
 
 
-# ---- which ledgers ---------------------------------------------------------------------------------------------------
+# ---- configuration ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -191,13 +191,13 @@ def test_no_other_site_may_frame_it_and_nothing_is_kept(browser, tokens):
         (" crm , billing:finance.customers,\ncrm,", [("crm", "payarc_customers"), ("billing", "finance.customers")]),
     ],
 )
-def test_the_ledgers_are_those_of_the_configuration(monkeypatch, given, names):
+def test_ledgers_are_read_from_the_configuration(monkeypatch, given, names):
     monkeypatch.setenv("AIRFLOW__PAYARC__LEDGERS", given)
 
     assert configured() == [LedgerName(*name) for name in names]
 
 
-def test_without_configuration_the_page_says_how_to_set_it(pages, monkeypatch):
+def test_without_configured_ledgers_the_page_explains_how_to_configure_them(pages, monkeypatch):
     monkeypatch.setenv("AIRFLOW__PAYARC__LEDGERS", "")
 
     assert "AIRFLOW__PAYARC__LEDGERS" in pages.get("/")
@@ -224,7 +224,7 @@ def test_several_accounts_are_listed(pages):
     assert numbers(pages.follow(page, "live/other")) == [1, 0, 1]
 
 
-def test_an_account_that_is_not_there(pages):
+def test_an_unknown_account_is_a_404(pages):
     pages.created("1")
 
     assert "no such account" in pages.get(f"/crm/{pages.table}/account", 404, account="live/nobody")
@@ -233,7 +233,7 @@ def test_an_account_that_is_not_there(pages):
 # ---- an account ------------------------------------------------------------------------------------------------------
 
 
-def test_an_account_shows_how_many_there_are_and_since_when_they_are_pending(pages):
+def test_an_account_shows_its_counts_and_the_age_of_its_oldest_pending_record(pages):
     pages.database.stop_clock()
     pages.claim("1")
     pages.database.move_clock(3 * 3600)
@@ -241,7 +241,7 @@ def test_an_account_shows_how_many_there_are_and_since_when_they_are_pending(pag
     pages.created("3", "4", owner="b" * 32)
     pages.rejected("5", owner="b" * 32)
 
-    page = pages.get("/")  # one ledger with one account: the first page is the account's
+    page = pages.get("/")  # one ledger with one account: the first page redirects to the account
 
     assert numbers(page) == [2, 1, 2]
     assert "2030-01-01 00:00:00 UTC" in page
@@ -251,7 +251,7 @@ def test_an_account_shows_how_many_there_are_and_since_when_they_are_pending(pag
     assert "held" in pages.follow(page, "pending")
 
 
-def test_each_dag_run_has_a_bar_and_a_row(pages):
+def test_each_dag_run_has_a_bar_and_a_table_row(pages):
     pages.database.stop_clock()
     for number in range(3):
         pages.database.move_clock(60)
@@ -273,8 +273,8 @@ def test_each_dag_run_has_a_bar_and_a_row(pages):
     assert 'role="img"' in page
 
 
-def test_runs_are_paged_and_none_is_lost_where_many_end_at_one_moment(pages, monkeypatch):
-    monkeypatch.setattr(views, "PAGE", 4)
+def test_paging_shows_every_run_even_if_many_have_the_same_time(pages, monkeypatch):
+    monkeypatch.setattr("payarc_provider.plugins.app.PAGE", 4)
     pages.database.stop_clock()
     for number in range(24):
         if number % 8 == 0:
@@ -289,10 +289,10 @@ def test_runs_are_paged_and_none_is_lost_where_many_end_at_one_moment(pages, mon
     assert seen == [f"run_{block + number:02}" for block in (16, 8, 0) for number in range(8)]
 
 
-# ---- refused records -------------------------------------------------------------------------------------------------
+# ---- rejected records ------------------------------------------------------------------------------------------------
 
 
-def test_refused_records_are_paged_by_key(pages):
+def test_rejected_records_are_paged_by_key(pages):
     names = [*(f"{number:04}" for number in range(120)), "B", "a", "a ", "ä", "日本"]
     pages.rejected(*names)
 
@@ -305,7 +305,7 @@ def test_refused_records_are_paged_by_key(pages):
     assert seen == sorted(names, key=str.encode)
 
 
-def test_a_record_shows_payarcs_words_its_rule_and_where_it_came_from(pages):
+def test_a_record_shows_payarcs_reasons_its_rules_and_the_source(pages):
     words = {"email": ["The email has already been taken."], "zip": ["is wrong", "is long"], "record": ["Invalid."]}
     pages.rejected("a/b ?&#1", errors=words, run_id="scheduled__2030-01-01T00:00:00+00:00")
 
@@ -316,7 +316,7 @@ def test_a_record_shows_payarcs_words_its_rule_and_where_it_came_from(pages):
     assert "at most 10 digits and hyphens" in page
     assert "is wrong" in page
     assert "is long" in page
-    assert "about the record as a whole" in page
+    assert "concerns the record as a whole" in page
     assert "table people of crm" in page
     run = "/dags/sync/runs/scheduled__2030-01-01T00%3A00%3A00%2B00%3A00"
     assert f'href="{run}" target="_top"' in page
@@ -324,7 +324,7 @@ def test_a_record_shows_payarcs_words_its_rule_and_where_it_came_from(pages):
     assert "retry &#39;a/b ?&amp;#1&#39;" in page
 
 
-def test_a_record_that_is_tried_again_by_now_has_no_page(pages):
+def test_a_record_that_is_no_longer_rejected_has_no_page(pages):
     pages.rejected("1")
     page = pages.page("rejected")
     pages.database.execute(f"UPDATE {pages.database.quoted(pages.table)} SET state = 'pending'")
@@ -334,7 +334,7 @@ def test_a_record_that_is_tried_again_by_now_has_no_page(pages):
     assert "no longer rejected" in pages.get(address, 404)
 
 
-def test_a_key_that_looks_like_an_email_is_nowhere_to_be_read(pages):
+def test_a_key_that_looks_like_an_email_is_masked_in_pages_and_addresses(pages):
     personal = [f"zoe.{number:03}@example.com" for number in range(60)]
     pages.rejected(*personal)
     pages.claim("ann@example.org")
@@ -351,7 +351,7 @@ def test_a_key_that_looks_like_an_email_is_nowhere_to_be_read(pages):
         assert "@" not in unquote(html.unescape(address))
 
 
-def test_what_comes_from_a_ledger_is_text_and_never_markup(pages):
+def test_text_from_a_ledger_is_escaped(pages):
     evil = "<img src=x onerror=alert(1)>"
     pages.rejected(evil, errors={evil: [evil]}, source=evil, dag_id=evil, run_id=evil, account=evil)
 
@@ -361,24 +361,24 @@ def test_what_comes_from_a_ledger_is_text_and_never_markup(pages):
     assert not [text for text in read if evil in text]
 
 
-@pytest.mark.parametrize("place", ["", "nonsense", "é"])
+@pytest.mark.parametrize("position", ["", "nonsense", "é"])
 @pytest.mark.parametrize(("name", "parameter"), [("rejected", "after"), ("runs", "after"), ("record", "at")])
-def test_a_place_that_this_ledger_has_not_made_is_refused(pages, name, parameter, place):
+def test_a_position_that_this_ledger_did_not_issue_is_a_404(pages, name, parameter, position):
     pages.rejected("1")
 
-    said = pages.get(f"/crm/{pages.table}/{name}", 404, account=ACCOUNT, **{parameter: place})
+    text = pages.get(f"/crm/{pages.table}/{name}", 404, account=ACCOUNT, **{parameter: position})
 
-    assert "does not lead into this ledger" in said
+    assert "not valid for this ledger" in text
 
 
-def test_a_place_of_one_kind_is_refused_by_another(pages):
+def test_a_key_is_not_accepted_as_the_position_of_a_run(pages):
     pages.rejected("1")
     at = parse_qs(urlsplit(link(pages.page("rejected"), "1")).query)["at"][0]
 
     pages.get(f"/crm/{pages.table}/runs", 404, account=ACCOUNT, after=at)
 
 
-def test_looking_changes_nothing(pages):
+def test_viewing_pages_changes_nothing(pages):
     pages.created("1")
     pages.rejected("2")
     pages.claim("3")
@@ -392,7 +392,7 @@ def test_looking_changes_nothing(pages):
     assert [pages.database.rows(pages.database.quoted(table)) for table in tables] == before
 
 
-# ---- what is not there -----------------------------------------------------------------------------------------------
+# ---- ledgers that cannot be shown ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -403,10 +403,10 @@ def real(browser: Any, tokens: dict[str, str], sqlite_database: Any, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("connection", "status", "said"),
+    ("connection", "status", "text"),
     [
         (None, 503, "connection &#34;here&#34; cannot be used"),
-        ({"conn_type": "payarc", "password": "hunter2"}, 503, "is no SQL database"),
+        ({"conn_type": "payarc", "password": "hunter2"}, 503, "is not to a SQL database"),
         ({"conn_type": "nonsense"}, 503, "connection &#34;here&#34; cannot be used"),
         ({"conn_type": "sqlite", "host": "{folder}/missing.db"}, 404, "has no ledger"),
         ({"conn_type": "sqlite", "host": "{folder}/no/such/folder.db"}, 404, "has no ledger"),
@@ -418,10 +418,10 @@ def real(browser: Any, tokens: dict[str, str], sqlite_database: Any, monkeypatch
         ),
     ],
 )
-def test_a_ledger_that_cannot_be_shown_says_why(real, tmp_path, monkeypatch, connection, status, said):
+def test_a_ledger_that_cannot_be_shown_has_a_page_that_says_why(real, tmp_path, monkeypatch, connection, status, text):
     if connection and connection["conn_type"] == "postgres":
         pytest.importorskip("airflow.providers.postgres", reason="the PostgreSQL provider is not installed")
-    (tmp_path / "broken.db").write_text("this is no database, but a text of some length" * 100)
+    (tmp_path / "broken.db").write_text("this is a text of some length, not a database" * 100)
     monkeypatch.setenv("AIRFLOW__PAYARC__LEDGERS", "here")
     if connection:
         filled = json.dumps(connection).replace("{folder}", str(tmp_path))
@@ -429,17 +429,17 @@ def test_a_ledger_that_cannot_be_shown_says_why(real, tmp_path, monkeypatch, con
 
     page = real.get("/here/payarc_customers", status)
 
-    assert said in page
+    assert text in page
     assert "hunter2" not in page
     assert not Path(tmp_path / "missing.db").exists()
 
 
-def test_a_ledger_behind_a_connection_of_airflows(real, tmp_path, monkeypatch):
+def test_a_ledger_is_opened_through_its_airflow_connection(real, tmp_path, monkeypatch):
     real.created("1")
     monkeypatch.setenv("AIRFLOW__PAYARC__LEDGERS", f"here:{real.table}, here:other")
     monkeypatch.setenv("AIRFLOW_CONN_HERE", json.dumps({"conn_type": "sqlite", "host": f"{tmp_path}/test.db"}))
 
     assert numbers(real.get(f"/here/{real.table}")) == [1, 0, 0]
     assert "has no ledger" in real.get("/here/other", 404)
-    assert "not among those" in real.get("/here/third", 404)
-    assert "not among those" in real.get("/elsewhere/other", 404)
+    assert "not listed" in real.get("/here/third", 404)
+    assert "not listed" in real.get("/elsewhere/other", 404)

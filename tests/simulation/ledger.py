@@ -7,8 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from payarc_provider.api.shared_window import Asking, Granted, take
-from payarc_provider.sync.ledger import Claimant, Known, Recorded, Resolution, Row, is_free
-from payarc_provider.sync.states import State
+from payarc_provider.sync.ledger import Claimant, Known, Recorded, Resolution, Row, State, is_free
 
 UTC = datetime.UTC
 

@@ -15,10 +15,9 @@ from payarc_provider.sync import claim as intake
 from payarc_provider.sync import lookup, recorder, settler
 from payarc_provider.sync import send as sender
 from payarc_provider.sync.intent import Claim
-from payarc_provider.sync.ledger import Recorded, Row
-from payarc_provider.sync.ledger.database import LedgerUnavailable
+from payarc_provider.sync.ledger import LedgerUnavailable, Recorded, Row, State
 from payarc_provider.sync.lookup import Window
-from payarc_provider.sync.states import Deferred, State, Unknown, outcome_of
+from payarc_provider.sync.states import Deferred, Unknown, outcome_of
 
 from .ledger import LedgerModel, moment
 from .world import World

@@ -21,8 +21,7 @@ from payarc_provider.exceptions import (
 )
 from payarc_provider.sync.deferral import Deferral
 from payarc_provider.sync.engine import Run
-from payarc_provider.sync.ledger import Claimant, Row
-from payarc_provider.sync.ledger.database import LedgerUnavailable
+from payarc_provider.sync.ledger import Claimant, LedgerUnavailable, Row
 from payarc_provider.sync.records import Record, RecordReader
 from payarc_provider.sync.reference import reference
 from payarc_provider.sync.settings import Settings

@@ -7,8 +7,9 @@ import dataclasses
 import pytest
 import sqlalchemy as sa
 
+from payarc_provider.api.token import Identity
 from payarc_provider.exceptions import PayarcAuthError, PayarcConfigError, PayarcNotFound
-from payarc_provider.sync.account import Identity, find_scope, token_user
+from payarc_provider.sync.account import find_scope, new_scope
 from payarc_provider.sync.ledger import EPOCH, Claimant, Ledger, Resolution
 from payarc_provider.sync.records import RecordReader
 
@@ -34,7 +35,7 @@ def ledger(tmp_path):
     opened = Ledger(sa.create_engine(f"sqlite:///{tmp_path}/ledger.db", hide_parameters=True))
     opened.open()
     yield opened
-    opened.database.dispose()
+    opened.database.engine.dispose()
 
 
 def claim(ledger, scope, key):
@@ -113,18 +114,17 @@ def test_who_claims_to_be_a_known_merchant_and_does_not_see_its_customers_is_sto
 
 
 def test_tokens_that_name_no_user_are_told_apart_by_a_hash_that_is_not_the_token():
-    one, other = token_user(None, "opaque-one"), token_user(None, "opaque-other")
-    assert one == token_user(None, "opaque-one")
+    one, other = Identity.of("test", None, "opaque-one"), Identity.of("test", None, "opaque-other")
+    assert one == Identity.of("test", None, "opaque-one")
     assert one != other
-    assert "opaque-one" not in one
-    assert token_user("17", "opaque-one") == "17"
+    assert "opaque-one" not in one.user
 
 
 def test_an_opaque_token_that_is_rotated_keeps_its_merchant_by_a_known_customer(ledger):
-    first = Identity("test", None, token_user(None, "opaque-one"))
+    first = Identity.of("test", None, "opaque-one")
     create(ledger, find_scope(ledger, first, Payarc()), "c1")
-    second = Identity("test", None, token_user(None, "opaque-other"))
-    assert find_scope(ledger, second, Payarc("c1")) == first.own_scope
+    second = Identity.of("test", None, "opaque-other")
+    assert find_scope(ledger, second, Payarc("c1")) == new_scope(first)
     assert find_scope(ledger, dataclasses.replace(second, user="token-x"), Payarc()) == "test/token-x"
 
 

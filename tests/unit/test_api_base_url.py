@@ -1,4 +1,4 @@
-"""The base URL: one form for one server, and nothing unencrypted beyond this machine."""
+"""The base URL: the same text for the same server, and no http beyond loopback."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from payarc_provider.exceptions import PayarcConfigError
         ("https://10.0.0.1", "https://10.0.0.1/v1"),
     ],
 )
-def test_one_form(given, form):
+def test_base_urls_are_normalized(given, form):
     assert check_base_url(given) == form
     assert check_base_url(form) == form
 
@@ -37,7 +37,7 @@ def test_one_form(given, form):
         "https://host:port/v1", "https://host:99999/v1", "https://[::1/v1", "https://a..b/v1", "https://-/v1", "https://é.example",
     ],
 )  # fmt: skip
-def test_refused_naming_the_setting_and_not_its_content(given):
+def test_an_invalid_base_url_is_rejected_without_showing_it(given):
     with pytest.raises(PayarcConfigError, match="connection's host") as caught:
         check_base_url(given)
     assert "s3cret" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""The customer endpoints: one request each, and answers taken apart."""
+"""The customer endpoints: one request each, and how responses are read."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_create_is_one_post(payarc, client):
 
 
 @pytest.mark.parametrize("status", [200, 201, 202])
-def test_any_success_with_an_id_is_one(payarc, client, status):
+def test_any_2xx_with_an_id_is_a_success(payarc, client, status):
     payarc.post(URL, status_code=status, json={"data": {"customer_id": "K1", "id": "other"}})
     assert client.create_customer(FIELDS)["customer_id"] == "K1"
     assert "Idempotency-Key" not in payarc.last_request.headers
@@ -70,7 +70,7 @@ def test_a_success_without_an_id_is_unknown(payarc, client, body):
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-def test_no_answer_is_repeated(payarc, client, status):
+def test_no_request_is_repeated_after_an_error_status(payarc, client, status):
     payarc.post(URL, status_code=status, headers={"Retry-After": "0"})
     with pytest.raises(errors.PayarcError):
         client.create_customer(FIELDS)
@@ -81,7 +81,7 @@ def test_no_answer_is_repeated(payarc, client, status):
     ("exc", "kind"),
     [(requests.ReadTimeout, errors.PayarcUnknownOutcome), (requests.ConnectTimeout, errors.PayarcConnectionFailed)],
 )
-def test_no_failure_is_repeated(payarc, client, exc, kind):
+def test_no_request_is_repeated_after_a_failure(payarc, client, exc, kind):
     payarc.post(URL, exc=exc)
     with pytest.raises(kind):
         client.create_customer(FIELDS)
@@ -89,7 +89,7 @@ def test_no_failure_is_repeated(payarc, client, exc, kind):
     assert client.requests_sent == ({"POST": 1} if kind is errors.PayarcUnknownOutcome else {})
 
 
-def test_a_refusal_is_cleared_of_what_was_sent(payarc, client):
+def test_a_rejection_does_not_quote_what_was_sent(payarc, client):
     body = {"status": "error", "message": "Ann O'Hara is odd", "errors": {"name": ["Ann O'Hara?"]}, "status_code": 422}
     payarc.post(URL, status_code=422, json=body)
     payarc.patch(f"{URL}/K1", status_code=422, json=body)
@@ -163,7 +163,7 @@ def test_a_401_is_not_sent_a_third_time_nor_with_the_same_token(payarc, tokens, 
     assert payarc.call_count == calls
 
 
-def test_no_other_refusal_asks_for_a_token(payarc):
+def test_no_other_status_asks_for_a_newer_token(payarc):
     tokens = Tokens("old", "new")
     payarc.get(f"{URL}/K1", status_code=403)
     with pytest.raises(errors.PayarcAuthError):
@@ -171,7 +171,7 @@ def test_no_other_refusal_asks_for_a_token(payarc):
     assert tokens.asked == [False]
 
 
-def test_before_send_may_stop_the_resend_too(payarc):
+def test_before_send_can_stop_the_second_request_too(payarc):
     payarc.post(URL, status_code=401)
     seen = []
 
@@ -201,7 +201,7 @@ def test_a_page(payarc, client):
 
 
 @pytest.mark.parametrize(("total", "read"), [(0, 0), (7, 7), (-1, None), ("7", None), (True, None), (7.5, None)])
-def test_totals_that_are_no_count_are_none(payarc, client, total, read):
+def test_invalid_totals_are_none(payarc, client, total, read):
     payarc.get(URL, json=listed(["x"], total=total))
     assert client.list_page(1).total == read
 
@@ -213,7 +213,7 @@ def test_totals_that_are_no_count_are_none(payarc, client, total, read):
         {"data": [{"id": "x"}, None]}, listed(["x"], page=2),
     ],
 )  # fmt: skip
-def test_a_page_that_cannot_be_relied_on(payarc, client, body):
+def test_an_unusable_page_is_an_unknown_outcome(payarc, client, body):
     payarc.get(URL, text=body if isinstance(body, str) else json.dumps(body))
     with pytest.raises(errors.PayarcUnknownOutcome) as caught:
         client.list_page(1)
@@ -221,13 +221,13 @@ def test_a_page_that_cannot_be_relied_on(payarc, client, body):
 
 
 @pytest.mark.parametrize(("page", "limit"), [(0, 10), (1, 0), (1, 101)])
-def test_no_such_page(payarc, client, page, limit):
+def test_invalid_page_arguments_make_no_request(payarc, client, page, limit):
     with pytest.raises(errors.PayarcConfigError):
         client.list_page(page, limit)
     assert payarc.call_count == 0
 
 
-def test_the_list_is_lazy_and_ends_with_its_last_page(payarc, client):
+def test_the_list_is_lazy_and_ends_after_its_last_page(payarc, client):
     payarc.get(f"{URL}?page=1", json=listed(["e", "d"], 1, 5, 3))
     payarc.get(f"{URL}?page=2", json=listed(["d", "c"], 2, 5, 3))  # moved on by one meanwhile
     payarc.get(f"{URL}?page=3", json=listed(["b", "a"], 3, 5, 3))
@@ -240,21 +240,21 @@ def test_the_list_is_lazy_and_ends_with_its_last_page(payarc, client):
     assert payarc.last_request.qs["limit"] == ["2"]
 
 
-def test_a_page_of_nothing_new_is_not_the_end_of_the_list(payarc, client):
+def test_a_page_of_duplicates_does_not_end_the_list(payarc, client):
     payarc.get(f"{URL}?page=1", json=listed(["b"], 1, 3, 3))
     payarc.get(f"{URL}?page=2", json=listed(["b"], 2, 3, 3))
     payarc.get(f"{URL}?page=3", json=listed(["a"], 3, 3, 3))
     assert [one["customer_id"] for one in client.list_customers(1)] == ["b", "a"]
 
 
-def test_a_list_without_totals_ends_with_an_empty_page(payarc, client):
+def test_a_list_without_totals_ends_at_an_empty_page(payarc, client):
     payarc.get(f"{URL}?page=1", json={"data": [{"id": "b"}]})
     payarc.get(f"{URL}?page=2", json={"data": [{"id": "a"}]})
     payarc.get(f"{URL}?page=3", json={"data": []})
     assert [one["customer_id"] for one in client.list_customers()] == ["b", "a"]
 
 
-def test_a_list_that_never_ends_is_told(payarc, client):
+def test_a_list_that_never_ends_is_an_error(payarc, client):
     payarc.get(URL, json={"data": [{"id": "b"}]})
     with pytest.raises(errors.PayarcUnknownOutcome, match="every page"):
         list(client.list_customers())
@@ -268,7 +268,7 @@ def test_ping_is_one_cheap_get(payarc, client):
     assert payarc.last_request.qs["limit"] == ["1"]
 
 
-def test_ping_needs_payarcs_answer(payarc, client):
+def test_ping_needs_a_response_of_payarc(payarc, client):
     payarc.get(URL, text="<html>welcome</html>", headers=DATE)
     with pytest.raises(errors.PayarcUnknownOutcome):
         client.ping()
@@ -288,7 +288,7 @@ def test_the_limiter_learns_from_every_response(payarc):
     assert limiter.delay("POST /customers") > 0.0
 
 
-def test_a_request_without_an_answer_is_no_longer_under_way(payarc):
+def test_a_request_without_a_response_is_no_longer_in_flight(payarc):
     limiter = RateLimiter(clock=lambda: 0.0)
     payarc.post(URL, exc=requests.ReadTimeout)
     assert limiter.delay("POST /customers") == 0.0
@@ -298,7 +298,7 @@ def test_a_request_without_an_answer_is_no_longer_under_way(payarc):
     assert limiter.delay("POST /customers") == 0.0
 
 
-def test_a_request_that_could_not_connect_gives_its_place_back(payarc):
+def test_a_request_that_could_not_connect_is_released(payarc):
     limiter = RateLimiter(clock=lambda: 0.0)
     client = PayarcClient(BASE, lambda refresh: "t", limiter=limiter)
     payarc.post(
@@ -313,7 +313,7 @@ def test_a_request_that_could_not_connect_gives_its_place_back(payarc):
     assert [limiter.delay("POST /customers") == 0.0 for _ in range(3)] == [True, True, False]
 
 
-def test_what_before_send_stops_is_for_the_caller_to_release(payarc):
+def test_the_caller_releases_what_before_send_stops(payarc):
     limiter = RateLimiter(clock=lambda: 0.0)
     assert limiter.delay("POST /customers") == 0.0
     with pytest.raises(ZeroDivisionError):
@@ -326,7 +326,7 @@ def test_what_before_send_stops_is_for_the_caller_to_release(payarc):
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan")])
-def test_a_timeout_is_a_time(timeout):
+def test_the_timeout_must_be_positive_and_finite(timeout):
     with pytest.raises(errors.PayarcConfigError, match="timeout"):
         PayarcClient(BASE, lambda refresh: "t", timeout=timeout)
 
@@ -348,7 +348,7 @@ def test_the_base_url_is_checked():
         PayarcClient("http://testapi.payarc.net/v1", lambda refresh: "t")
 
 
-def test_nothing_of_airflow_is_imported():
+def test_the_client_does_not_import_airflow():
     code = (
         "import sys, payarc_provider.api.client as c; sys.exit(any(m.split('.')[0] == 'airflow' for m in sys.modules))"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from payarc_provider.api.fields import created_between, customer_id, path_id, strip_prefix
+from payarc_provider.api.fields import created_between, customer_id, path_id
 from payarc_provider.exceptions import PayarcConfigError
 
 GUIDE_TIME = 1543304218.0  # 2018-11-27 07:36:58 UTC
@@ -32,7 +32,7 @@ def test_the_id(obj, found):
 
 
 def test_the_prefix_is_stripped_once():
-    assert strip_prefix(" cus_cus_x ") == "cus_x"
+    assert customer_id({"id": " cus_cus_x "}) == path_id(" cus_cus_x ") == "cus_x"
 
 
 def test_ids_for_a_path():
@@ -41,7 +41,7 @@ def test_ids_for_a_path():
 
 
 @pytest.mark.parametrize("bad", ["", "cus_", "a/b", "..", "a?b", "a b", "é", "a" * 65, "a\nb", None, 7, "../charges"])
-def test_what_is_no_id_never_reaches_a_path(bad):
+def test_an_invalid_id_never_reaches_a_path(bad):
     with pytest.raises(PayarcConfigError, match="customer id"):
         path_id(bad)
 

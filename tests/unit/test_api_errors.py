@@ -1,4 +1,4 @@
-"""Which error an answer, or the lack of one, becomes; and that no error says too much."""
+"""Which error a response means, or the lack of one; and that no error text shows too much."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_success_that_cannot_be_read_is_unknown(method, body):
     assert error.may_have_acted == (method != "GET")
 
 
-def test_deleting_answers_without_a_body():
+def test_a_delete_may_be_answered_without_a_body():
     assert answer(204, "", method="DELETE", collection=False) is None
     assert answer(200, " ", method="DELETE", collection=False) is None
     assert isinstance(answer(200, HTML, method="DELETE", collection=False), PayarcUnknownOutcome)
@@ -64,7 +64,7 @@ def test_deleting_answers_without_a_body():
 
 @pytest.mark.parametrize("status", [100, 199, 408, 500, 502, 503, 504, 520, 599, 999])
 @pytest.mark.parametrize("body", [ENVELOPE, HTML])
-def test_the_server_gave_up_is_unknown_whatever_it_says(status, body):
+def test_a_server_error_is_an_unknown_outcome_whatever_its_body(status, body):
     error = answer(status, body)
     assert isinstance(error, PayarcUnknownOutcome)
     assert error.status == status
@@ -73,7 +73,7 @@ def test_the_server_gave_up_is_unknown_whatever_it_says(status, body):
     assert "look the customer up" in str(error)
 
 
-def test_an_unknown_read_has_changed_nothing():
+def test_a_read_with_an_unknown_outcome_changed_nothing():
     error = answer(503, HTML, method="GET")
     assert isinstance(error, PayarcUnknownOutcome)
     assert not error.may_have_acted
@@ -82,7 +82,7 @@ def test_an_unknown_read_has_changed_nothing():
 
 @pytest.mark.parametrize("status", [401, 403])
 @pytest.mark.parametrize("body", ['{"error": "Unauthenticated."}', HTML])
-def test_the_token(status, body):
+def test_the_token_is_not_accepted(status, body):
     error = answer(status, body)
     assert isinstance(error, PayarcAuthError)
     assert error.status == status
@@ -100,7 +100,7 @@ def test_rate_limited():
     assert error.retry_after is None
 
 
-def test_there_is_no_such_customer():
+def test_not_found():
     error = answer(404, {"message": "No query results"}, method="GET", collection=False)
     assert isinstance(error, PayarcNotFound)
     assert error.status == 404
@@ -108,7 +108,7 @@ def test_there_is_no_such_customer():
 
 
 @pytest.mark.parametrize("status", [400, 409, 422])
-def test_refused_in_payarcs_words(status):
+def test_rejected_in_payarcs_words(status):
     error = answer(status, ENVELOPE)
     assert type(error) is PayarcRefused
     assert error.status == status
@@ -122,11 +122,11 @@ def test_refused_in_payarcs_words(status):
     [
         ({"status": "error", "message": "Duplicate."}, "Duplicate.", {}),
         ({"message": "Duplicate.", "status_code": 409}, "Duplicate.", {}),
-        ({"errors": {"email": "Taken."}}, "PayArc refused the data (409)", {"email": ["Taken."]}),
+        ({"errors": {"email": "Taken."}}, "PayArc rejected the data (409)", {"email": ["Taken."]}),
         (["Invalid CVV", "Odd"], "Invalid CVV Odd", {}),
     ],
 )
-def test_the_other_shapes_of_a_refusal(body, message, errors):
+def test_the_other_shapes_of_a_rejection(body, message, errors):
     error = answer(409, body)
     assert type(error) is PayarcRefused
     assert (error.message, error.errors) == (message, errors)
@@ -148,14 +148,14 @@ def test_the_other_shapes_of_a_refusal(body, message, errors):
         '"text"',
     ],
 )
-def test_a_refusal_in_a_foreign_shape_is_not_payarcs(status, body):
+def test_a_rejection_in_a_foreign_shape_is_not_payarcs(status, body):
     error = answer(status, body)
     assert isinstance(error, PayarcUnexpectedAnswer)
     assert error.status == status
 
 
 @pytest.mark.parametrize("status", [300, 301, 302, 307, 308, 404, 405, 402, 407, 410, 413, 415, 418, 451])
-def test_everything_else_means_that_the_run_is_wrong(status):
+def test_any_other_status_means_that_the_run_is_misconfigured(status):
     error = answer(status, ENVELOPE)
     assert isinstance(error, PayarcUnexpectedAnswer)
     assert str(status) in str(error)
@@ -188,18 +188,18 @@ SENT = {"name": "Ann O'Hara", "email": "ann@x.com", "state": "NY", "phone": "541
         ("<b>bold</b>", "(a text with markup, left out)"),
     ],
 )
-def test_what_payarc_may_have_quoted_is_struck_out(words, cleared):
+def test_whatever_payarc_may_have_quoted_is_removed(words, cleared):
     assert strike(words, SENT) == cleared
     refused = answer(422, {"status": "error", "message": words, "errors": {"name": [words]}}, sent=SENT)
     assert isinstance(refused, PayarcRefused)
     assert (refused.message, refused.errors) == (cleared, {"name": [cleared]})
 
 
-def test_the_longest_value_is_struck_out_first():
+def test_the_longest_value_is_removed_first():
     assert strike("New York is taken", {"state": "York", "city": "New York", "zip": ""}) == "… is taken"
 
 
-def test_words_are_bounded():
+def test_texts_and_their_number_are_limited():
     assert strike("w" * 300, {}) == "w" * 300
     assert len(strike("word " * 1000, {})) == 300
     many = {f"field_{chr(97 + n)}": ["text"] * 50 for n in range(26)}
@@ -235,7 +235,7 @@ BAD_CERT = ssl.SSLCertVerificationError(1, "self-signed")
     ],
     ids=lambda exc: repr(exc)[:60],
 )
-def test_certainly_not_sent(exc):
+def test_failures_before_anything_was_sent(exc):
     error = transport_failure("POST", exc)
     assert isinstance(error, PayarcConnectionFailed)
     assert not error.may_have_acted
@@ -263,7 +263,7 @@ RESET = ConnectionResetError(104, "reset")
     ],
     ids=lambda exc: repr(exc)[:60],
 )
-def test_when_in_doubt_it_is_unknown(exc):
+def test_in_doubt_the_outcome_is_unknown(exc):
     error = transport_failure("POST", exc)
     assert isinstance(error, PayarcUnknownOutcome)
     assert error.may_have_acted
@@ -272,13 +272,13 @@ def test_when_in_doubt_it_is_unknown(exc):
     assert not getattr(transport_failure("GET", exc), "may_have_acted", True)
 
 
-def test_what_was_handled_before_says_nothing_about_this_failure():
+def test_the_context_of_an_exception_is_ignored():
     failure = requests.ReadTimeout()
     failure.__context__ = REFUSED
     assert isinstance(transport_failure("POST", failure), PayarcUnknownOutcome)
 
 
-def test_the_host_is_named_and_nothing_else_of_the_request():
+def test_only_the_host_of_the_request_is_named():
     request = requests.Request("POST", "https://u:s3cret@api.example/v1?q=s3cret", data={"a": "s3cret"}).prepare()
     text = str(transport_failure("POST", requests.ConnectionError(pooled(REFUSED), request=request)))
     assert "api.example" in text

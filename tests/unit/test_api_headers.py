@@ -1,4 +1,4 @@
-"""Times and counts in an answer's headers."""
+"""Times and counts in response headers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_an_unreadable_clock_is_none(text):
 @pytest.mark.parametrize(
     ("text", "number"), [("30", 30), (" 0 ", 0), ("-1", None), ("1.5", None), ("many", None), ("٣", None)]
 )
-def test_counts(text, number):
+def test_whole_numbers(text, number):
     assert http.count({"x-ratelimit-limit": text}, "X-RateLimit-Limit") == number
     assert http.count({}, "X-RateLimit-Limit") is None
 
@@ -52,7 +52,7 @@ def test_how_long_to_wait(given, seconds):
     assert http.retry_after(given) == seconds
 
 
-def test_without_a_date_this_machines_clock_has_to_do(monkeypatch):
+def test_without_a_date_this_machines_clock_is_used(monkeypatch):
     monkeypatch.setattr("time.time", lambda: 1_700_000_000.0)
     assert http.retry_after({"X-RateLimit-Reset": "1700000010"}) == 10.0
     assert http.retry_after({"Retry-After": "Tue, 14 Nov 2023 22:13:50 GMT"}) == 30.0

@@ -21,16 +21,16 @@ def jwt(payload: object) -> str:
 @pytest.mark.parametrize(
     "pasted", ["abc.def", "  abc.def\n", "Bearer abc.def", "bearer   abc.def ", " BEARER\tabc.def"]
 )
-def test_paste_accidents_are_mended(pasted):
+def test_paste_accidents_are_cleaned(pasted):
     assert clean_token(pasted) == "abc.def"
 
 
-def test_a_token_that_only_begins_like_the_word_is_left_alone():
+def test_a_token_that_begins_with_bearer_is_left_alone():
     assert clean_token("Bearerabc") == "Bearerabc"
 
 
 @pytest.mark.parametrize("missing", [None, "", "  ", "Bearer", "Bearer "])
-def test_no_token_says_where_to_put_it(missing):
+def test_a_missing_token_says_where_to_put_it(missing):
     with pytest.raises(PayarcConfigError, match="connection's password"):
         clean_token(missing)
 
@@ -38,7 +38,7 @@ def test_no_token_says_where_to_put_it(missing):
 @pytest.mark.parametrize(
     "token", ["s3cret\x00x", "s3cret\nx", "s3cret x", "s3cret\u20ac", "s3cret\x85x", "s3cret\xa0x"]
 )
-def test_a_token_that_cannot_stand_in_a_header_is_refused_unseen(token):
+def test_an_invalid_token_is_rejected_and_not_shown(token):
     with pytest.raises(PayarcConfigError, match="connection's password") as caught:
         clean_token(token)
     assert "s3cret" not in str(caught.value)
@@ -70,7 +70,7 @@ def test_a_broken_payload_says_nothing():
         assert read_claims(jwt(claims)) == TokenClaims()
 
 
-def test_expiry_is_told_from_thirty_days_before():
+def test_expiry_is_reported_from_thirty_days_before():
     claims = TokenClaims(expires_at=1_700_000_000.0)
     assert expiry_problem(claims, 1_700_000_000.0 - 30 * DAY - 1) is None
     warning = expiry_problem(claims, 1_700_000_000.0 - 30 * DAY)
@@ -90,7 +90,7 @@ def test_no_expiry_no_problem():
     assert expiry_problem(TokenClaims(), 1e12) is None
 
 
-def test_an_expiry_beyond_the_calendar_is_told_all_the_same():
+def test_an_expiry_beyond_the_calendar_is_reported():
     problem = expiry_problem(TokenClaims(expires_at=-1e18), 0.0)
     assert problem is not None
     assert problem.expired

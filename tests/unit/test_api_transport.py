@@ -1,4 +1,4 @@
-"""One request over real sockets: sent once, bounded in time, and nothing passed on. Covers the deadline as well."""
+"""One request over real sockets: it is sent once, ends by its deadline, and is passed on to nobody else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import requests_mock as rm
 
-from payarc_provider.api.deadline import _Reader, deadline
+from payarc_provider.api.deadline import _DeadlineReader, deadline
 from payarc_provider.api.http import Request, Transport
 from payarc_provider.exceptions import PayarcConfigError, PayarcConnectionFailed, PayarcError, PayarcUnknownOutcome
 
@@ -73,7 +73,7 @@ class Server:
 
 
 def answers(*parts: bytes, pause: float = 0.0) -> Script:
-    """Answers every request of the connection with the parts, and hangs up after an answer without a length."""
+    """Answer every request of the connection with the parts, and close it after a response without a length."""
 
     def script(server: Server, sock: socket.socket) -> None:
         while server.read(sock):
@@ -130,7 +130,7 @@ def failure(subject: Transport, method: str = "POST") -> PayarcError:
     return caught.value
 
 
-def test_what_goes_over_the_wire(serve):
+def test_the_bytes_of_a_request(serve):
     server = serve(answers(OK))
     answer = transport(server.url).send(
         Request("POST", fields={"name": "José & Co", "city": "New York"}, idempotency_key="k1"), "t0ken"
@@ -187,7 +187,7 @@ def test_a_forked_process_does_not_use_its_parents_connection(serve, monkeypatch
     assert server.connections == 2
 
 
-def test_close_closes_every_threads_connection_and_the_transport_goes_on(serve):
+def test_a_closed_transport_opens_new_connections(serve):
     server = serve(answers(OK))
     subject = transport(server.url)
     subject.send(Request("GET"), "t")
@@ -207,7 +207,7 @@ def test_cookies_are_not_sent_back(serve):
 
 
 @pytest.mark.parametrize("location", ["{other}/customers", "http://[bad", "//"])
-def test_a_redirect_is_an_answer_and_nothing_is_passed_on(serve, location):
+def test_a_redirect_is_not_followed(serve, location):
     other = serve(answers(OK))
     target = location.format(other=other.url).encode()
     server = serve(answers(b"HTTP/1.1 307 Moved\r\nLocation: " + target + b"\r\nContent-Length: 2\r\n\r\n{}"))
@@ -216,7 +216,7 @@ def test_a_redirect_is_an_answer_and_nothing_is_passed_on(serve, location):
     assert other.connections == 0
 
 
-def test_nobody_listens():
+def test_a_refused_connection_sent_nothing():
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
     subject = transport(f"http://127.0.0.1:{port}/v1")
@@ -224,7 +224,7 @@ def test_nobody_listens():
     assert subject.sent == {}
 
 
-def test_a_closed_connection_is_unknown_and_the_request_is_not_repeated(serve):
+def test_a_closed_connection_is_an_unknown_outcome_and_is_not_repeated(serve):
     server = serve(lambda server, sock: server.read(sock) and None)
     subject = transport(server.url)
     error = failure(subject)
@@ -243,13 +243,13 @@ def test_a_closed_connection_is_unknown_and_the_request_is_not_repeated(serve):
         b"not http at all\r\n\r\n",
     ],
 )
-def test_a_cut_or_garbled_answer_is_unknown(serve, answer):
+def test_a_truncated_or_garbled_response_is_an_unknown_outcome(serve, answer):
     server = serve(answers(answer))
     assert isinstance(failure(transport(server.url)), PayarcUnknownOutcome)
     assert len(server.requests) == 1
 
 
-def test_after_a_cut_answer_the_next_request_gets_its_own(serve):
+def test_after_a_truncated_response_the_next_request_gets_its_own(serve):
     cut = b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\nzz"
     server = serve(answers(cut), answers(OK))
     subject = transport(server.url)
@@ -257,7 +257,7 @@ def test_after_a_cut_answer_the_next_request_gets_its_own(serve):
     assert subject.send(Request("GET"), "t").text == '{"data": 1}'
 
 
-def test_a_body_too_long_is_unknown(serve, monkeypatch):
+def test_a_body_that_is_too_long_is_an_unknown_outcome(serve, monkeypatch):
     monkeypatch.setattr("payarc_provider.api.http._MAX_BODY", 1000)
     server = serve(stalls(b"HTTP/1.1 201 Created\r\n\r\n" + b"x" * 100_000))
     error = failure(transport(server.url))
@@ -278,7 +278,7 @@ HEAD = b"HTTP/1.1 201 Created\r\nContent-Length: 1000\r\n\r\n"
     ],
     ids=["trickling body", "trickling head", "stalled body", "no answer"],
 )
-def test_the_deadline_bounds_the_whole_answer(serve, script):
+def test_the_deadline_covers_the_whole_response(serve, script):
     server = serve(script)
     subject = transport(server.url, timeout=0.3)
     started = time.monotonic()
@@ -286,23 +286,23 @@ def test_the_deadline_bounds_the_whole_answer(serve, script):
     assert 0.25 < time.monotonic() - started < 1.5
 
 
-def test_a_late_answer_gets_only_what_is_left_of_the_time(serve):
+def test_each_read_waits_only_for_the_time_left(serve):
     server = serve(answers(b"HTTP/1.1 200", b" OK\r\n", pause=0.4))
     started = time.monotonic()
     assert isinstance(failure(transport(server.url, timeout=0.6)), PayarcUnknownOutcome)
     assert time.monotonic() - started < 0.75
 
 
-def test_what_has_arrived_is_not_read_after_the_deadline():
+def test_nothing_is_read_after_the_deadline():
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.sendall(b"late")
         deadline.set(-1.0)
         with pytest.raises(TimeoutError):
-            _Reader(ours).readinto(bytearray(4))
+            _DeadlineReader(ours).readinto(bytearray(4))
 
 
-def test_the_deadline_is_of_the_request_and_not_of_the_connection(serve):
+def test_each_request_on_a_connection_has_its_own_deadline(serve):
     server = serve(answers(OK[:30], OK[30:], pause=0.1))
     subject = transport(server.url, timeout=0.4)
     for _ in range(3):
@@ -321,7 +321,7 @@ def test_before_send_comes_last_and_can_stop_it(serve):
 
 
 @pytest.mark.parametrize("warm", [False, True], ids=["new connection", "open connection"])
-def test_what_is_suspended_right_after_the_decision_to_send_does_not_leave(serve, warm):
+def test_a_request_suspended_after_before_send_does_not_leave_late(serve, warm):
     server = serve(answers(OK))
     subject = transport(server.url, timeout=0.2)
     if warm:
@@ -331,7 +331,7 @@ def test_what_is_suspended_right_after_the_decision_to_send_does_not_leave(serve
     assert "POST" not in subject.sent
 
 
-def test_a_proxy_from_the_environment_does_not_get_what_is_for_this_machine(serve, monkeypatch):
+def test_requests_to_loopback_bypass_a_proxy_from_the_environment(serve, monkeypatch):
     proxy, server = serve(answers(OK)), serve(answers(OK))
     monkeypatch.setenv("http_proxy", proxy.url)
     transport(server.url).send(Request("GET"), "t")
@@ -446,7 +446,7 @@ def test_the_deadline_holds_through_a_proxy(serve, certificate, monkeypatch):
     assert time.monotonic() - started < 1.5
 
 
-def test_a_reset_behind_a_proxy_is_unknown_although_it_looks_like_a_proxy_error(serve, certificate, monkeypatch):
+def test_a_reset_behind_a_proxy_is_an_unknown_outcome(serve, certificate, monkeypatch):
     context, path = certificate
     proxy = serve(tunnel(context, lambda server, sock: server.read(sock) and None))
     monkeypatch.setenv("https_proxy", proxy.url)
@@ -454,7 +454,7 @@ def test_a_reset_behind_a_proxy_is_unknown_although_it_looks_like_a_proxy_error(
     assert proxy.requests[-1].startswith(b"POST")
 
 
-def test_a_proxy_that_refuses_has_sent_nothing(serve, monkeypatch):
+def test_a_proxy_that_rejects_the_tunnel_has_sent_nothing(serve, monkeypatch):
     proxy = serve(answers(b"HTTP/1.1 403 Forbidden\r\n\r\n"))
     monkeypatch.setenv("https_proxy", proxy.url)
     assert isinstance(failure(transport("https://payarc.invalid/v1")), PayarcConnectionFailed)

@@ -1,4 +1,4 @@
-"""The benchmarks' own arithmetic: what is reckoned from what was counted at the sandbox."""
+"""The arithmetic of the benchmarks: figures calculated from what the sandbox has counted."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from benchmarks.roster import HTTP, POOL, ROSTER, SQLITE_LEDGER
 
 
 def spread(value: float) -> dict[str, float]:
-    """One run's figure."""
+    """The figures of one run."""
     return {"median": value, "least": value, "most": value, "runs": 1}
 
 
 def fast(ratio: float = 1.0, **more: Any) -> dict[str, Any]:
-    """A contender's figures where nothing limits it."""
+    """A tool's figures without a rate limit."""
     return {
         "records": 2000,
         "rate": spread(300),
@@ -40,11 +40,11 @@ def results(**more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("records", "seconds"), [(1, 0.05), (30, 0.05), (31, 5.05), (300, 45.05)])
-def test_the_least_time_is_all_windows_but_the_last_and_one_latency(records: int, seconds: float) -> None:
+def test_the_minimum_time_is_all_windows_but_the_last_plus_one_latency(records: int, seconds: float) -> None:
     assert ideal(records) == pytest.approx(seconds)
 
 
-def test_window_use_is_reckoned_from_the_sandbox_log() -> None:
+def test_window_use_is_calculated_from_the_sandbox_log() -> None:
     def post(arrived: float, status: int) -> dict[str, Any]:
         made = arrived + 0.025 if status == 201 else None
         return {"arrived": arrived, "committed": made, "status": status, "idempotency_key": "code-1"}
@@ -67,16 +67,16 @@ def test_each_worker_has_a_first_window_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(("ratio", "held"), [(0.951, True), (0.949, False)])
-def test_a_check_fails_when_its_figure_does(ratio: float, held: bool) -> None:
+def test_a_requirement_is_met_from_its_target_on(ratio: float, held: bool) -> None:
     assert checks(results(speed={SQLITE_LEDGER.name: fast(ratio)}))[0].held is held
 
 
-def test_a_duplicate_fails_its_check() -> None:
+def test_a_duplicate_is_a_missed_requirement() -> None:
     killed = {SQLITE_LEDGER.name: {"records": 100, "duplicates": 1, "lost": 0}}
     assert [check.held for check in checks(results(killed=killed))] == [False]
 
 
-def test_worker_slot_seconds_are_reckoned_for_a_thousand_customers() -> None:
+def test_worker_slot_seconds_are_calculated_for_a_thousand_customers() -> None:
     found = results(
         speed={POOL.name: fast(), HTTP.name: fast(slot_per_record=0.5)},
         limits={POOL.name: {"ratio": 1.1}, "deferring": {"per_window": 2.0}},
@@ -86,7 +86,7 @@ def test_worker_slot_seconds_are_reckoned_for_a_thousand_customers() -> None:
     assert report.deferring_slot_seconds(found) == pytest.approx(68)
 
 
-def test_every_contender_has_a_row_as_wide_as_the_head() -> None:
+def test_every_tool_has_a_row_with_all_columns() -> None:
     lines = report.table(results(speed={contender.name: fast() for contender in ROSTER})).splitlines()
     assert len(lines) == 2 + len(ROSTER)
     assert len({line.count(" | ") for line in lines}) == 1

@@ -1,4 +1,4 @@
-"""PayarcHook: what a connection says, and the calls it makes with it."""
+"""PayarcHook: its connection, its token and its calls."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ JOHN = {"name": "John Smith", "email": "john@example.com"}
 
 @pytest.fixture
 def connect(monkeypatch):
-    """Sets the connection ``payarc_default``, and gives a hook on it."""
+    """Set the connection ``payarc_default`` and return a hook for it."""
 
     def set_up(password="token-1", extra=None, **fields):
         parts = {"conn_type": "payarc", "password": password, **fields}
@@ -66,7 +66,7 @@ def listed(*customers, total=None, page=1, pages=1):
 # ---- calls ---------------------------------------------------------------------------------------------------------
 
 
-def test_creating_is_one_post_with_token_fields_and_key_and_gives_the_customer(hook, requests_mock):
+def test_create_customer_sends_one_post_and_returns_the_customer(hook, requests_mock):
     requests_mock.post(CUSTOMERS, status_code=201, json=answer(**JOHN))
     created = hook.create_customer({**JOHN, "phone": 5417543010, "city": None}, idempotency_key="k-1")
     assert created["customer_id"] == "c1"
@@ -78,7 +78,7 @@ def test_creating_is_one_post_with_token_fields_and_key_and_gives_the_customer(h
     assert request.text == "name=John+Smith&email=john%40example.com&phone=5417543010"
 
 
-def test_an_id_under_the_guides_name_is_read_as_well(hook, requests_mock):
+def test_the_id_is_also_read_from_the_name_in_the_guide(hook, requests_mock):
     requests_mock.post(CUSTOMERS, status_code=200, json={"data": {"id": "KPxMADVnxMV4nNjp", "real_id": 110}})
     assert hook.create_customer(JOHN)["customer_id"] == "KPxMADVnxMV4nNjp"
 
@@ -93,7 +93,7 @@ def test_an_id_under_the_guides_name_is_read_as_well(hook, requests_mock):
         ({"name": None, "email": " "}, "record"),
     ],
 )
-def test_what_the_rules_refuse_is_never_sent(hook, requests_mock, fields, at_fault):
+def test_fields_that_break_the_rules_are_never_sent(hook, requests_mock, fields, at_fault):
     with pytest.raises(PayarcRefused) as caught:
         hook.create_customer(fields)
     assert list(caught.value.errors) == [at_fault]
@@ -101,30 +101,30 @@ def test_what_the_rules_refuse_is_never_sent(hook, requests_mock, fields, at_fau
     assert requests_mock.request_history == []
 
 
-def test_getting_reads_one_customer_with_or_without_its_prefix(hook, requests_mock):
+def test_get_customer_takes_an_id_with_or_without_its_prefix(hook, requests_mock):
     requests_mock.get(f"{CUSTOMERS}/c1", json=answer(**JOHN))
     assert hook.get_customer("c1") == hook.get_customer("cus_c1") == {"object": "customer", "customer_id": "c1", **JOHN}
 
 
-def test_updating_patches_the_named_fields_only(hook, requests_mock):
+def test_update_customer_patches_the_given_fields_only(hook, requests_mock):
     requests_mock.patch(f"{CUSTOMERS}/c1", json=answer(name="John Smith", city="Boston"))
     assert hook.update_customer("c1", {"city": "Boston"})["city"] == "Boston"
     assert requests_mock.request_history[0].text == "city=Boston"
 
 
-def test_updating_with_a_value_that_the_rules_refuse_sends_nothing(hook, requests_mock):
+def test_update_customer_with_an_invalid_value_sends_nothing(hook, requests_mock):
     with pytest.raises(PayarcRefused) as caught:
         hook.update_customer("c1", {"city": "X"})
     assert list(caught.value.errors) == ["city"]
     assert requests_mock.request_history == []
 
 
-def test_deleting_answers_nothing(hook, requests_mock):
+def test_delete_customer_returns_nothing(hook, requests_mock):
     requests_mock.delete(f"{CUSTOMERS}/c1", status_code=204)
     assert hook.delete_customer("c1") is None
 
 
-def test_listing_reads_pages_as_they_are_asked_for(hook, requests_mock):
+def test_list_customers_requests_each_page_when_it_is_reached(hook, requests_mock):
     pages = [listed({"id": "c3"}, {"id": "c2"}, total=3, pages=2), listed({"id": "c1"}, total=3, page=2, pages=2)]
     requests_mock.get(CUSTOMERS, [{"json": page} for page in pages])
     customers = hook.list_customers(page_size=2)
@@ -138,7 +138,7 @@ def test_listing_reads_pages_as_they_are_asked_for(hook, requests_mock):
     ]
 
 
-def test_get_conn_gives_the_one_client_of_the_hook(hook):
+def test_get_conn_returns_the_client_of_the_hook(hook):
     assert hook.get_conn() is hook.client
     assert hook.get_conn() is hook.get_conn()
 
@@ -174,9 +174,7 @@ INVALID = {
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_an_answer_becomes_the_error_that_says_what_to_do_and_is_never_repeated(
-    hook, requests_mock, reply, error, facts
-):
+def test_a_failed_request_raises_its_error_and_is_never_repeated(hook, requests_mock, reply, error, facts):
     requests_mock.post(CUSTOMERS, **reply)
     with pytest.raises(error) as caught:
         hook.create_customer(JOHN)
@@ -188,13 +186,13 @@ def test_an_answer_becomes_the_error_that_says_what_to_do_and_is_never_repeated(
     assert "john@" not in text
 
 
-def test_a_customer_that_is_not_there_is_an_error_of_its_own(hook, requests_mock):
+def test_a_missing_customer_raises_not_found(hook, requests_mock):
     requests_mock.get(f"{CUSTOMERS}/c9", status_code=404, json={"message": "Customer not found."})
     with pytest.raises(PayarcNotFound):
         hook.get_customer("c9")
 
 
-def test_a_failed_read_did_nothing(hook, requests_mock):
+def test_a_failed_read_changed_nothing(hook, requests_mock):
     requests_mock.get(f"{CUSTOMERS}/c1", status_code=502)
     with pytest.raises(PayarcUnknownOutcome) as caught:
         hook.get_customer("c1")
@@ -204,14 +202,14 @@ def test_a_failed_read_did_nothing(hook, requests_mock):
 # ---- the connection ------------------------------------------------------------------------------------------------
 
 
-def test_the_environment_is_test_unless_it_says_live(connect):
+def test_the_environment_is_test_by_default(connect):
     assert connect().settings.base_url == TEST
     assert connect(extra={"environment": "test"}).settings.base_url == TEST
     live = connect(extra={"environment": "live"}).settings
-    assert (live.base_url, live.place) == (LIVE, "live")
+    assert (live.base_url, live.environment) == (LIVE, "live")
 
 
-def test_extras_left_empty_by_the_form_mean_their_defaults(connect):
+def test_empty_extras_have_their_defaults(connect):
     empty = {"environment": "", "account": "", "timeout": "", "verify": ""}
     assert connect(extra=empty).settings == connect().settings
     assert connect(extra=dict.fromkeys(empty)).settings == connect().settings
@@ -231,31 +229,31 @@ def test_extras_are_read(connect, tmp_path):
 @pytest.mark.parametrize(
     ("extra", "says"),
     [
-        ({"enviroment": "live"}, 'there is no "enviroment"; did you mean "environment"'),
-        ({"headers": {"X": "y"}}, 'there is no "headers"; known are environment, account, timeout, verify'),
-        ({"environment": "prod"}, '"environment": give "test" or "live"'),
-        ({"timeout": "soon"}, '"timeout": give seconds'),
-        ({"timeout": 0}, '"timeout": give seconds'),
-        ({"timeout": -1}, '"timeout": give seconds'),
-        ({"timeout": 601}, '"timeout": give seconds'),
-        ({"timeout": "nan"}, '"timeout": give seconds'),
-        ({"timeout": True}, '"timeout": give seconds'),
+        ({"enviroment": "live"}, 'unknown name "enviroment"; did you mean "environment"'),
+        ({"headers": {"X": "y"}}, 'unknown name "headers"; choose from environment, account, timeout, verify'),
+        ({"environment": "prod"}, '"environment": must be "test" or "live"'),
+        ({"timeout": "soon"}, '"timeout": must be a number of seconds'),
+        ({"timeout": 0}, '"timeout": must be a number of seconds'),
+        ({"timeout": -1}, '"timeout": must be a number of seconds'),
+        ({"timeout": 601}, '"timeout": must be a number of seconds'),
+        ({"timeout": "nan"}, '"timeout": must be a number of seconds'),
+        ({"timeout": True}, '"timeout": must be a number of seconds'),
     ],
 )
-def test_an_extra_that_cannot_be_meant_is_refused_by_name(connect, extra, says):
+def test_an_unknown_or_invalid_extra_is_rejected_by_name(connect, extra, says):
     with pytest.raises(PayarcConfigError) as caught:
         _ = connect(extra=extra).settings
     assert says in str(caught.value)
 
 
 @pytest.mark.parametrize(("environment", "host"), [("live", TEST), ("test", LIVE), ("test", "api.payarc.net")])
-def test_payarcs_own_host_must_be_that_of_the_environment(connect, environment, host):
+def test_payarcs_own_host_must_match_the_environment(connect, environment, host):
     with pytest.raises(PayarcConfigError, match=r'set environment to "(test|live)"'):
         _ = connect(extra={"environment": environment}, host=host).settings
 
 
 @pytest.mark.parametrize(
-    ("host", "base_url", "place"),
+    ("host", "base_url", "environment"),
     [
         ("https://sandbox.example.com", "https://sandbox.example.com/v1", "sandbox.example.com"),
         ("sandbox.example.com", "https://sandbox.example.com/v1", "sandbox.example.com"),
@@ -266,9 +264,9 @@ def test_payarcs_own_host_must_be_that_of_the_environment(connect, environment, 
         (f"  {TEST}/ ", TEST, "test"),
     ],
 )
-def test_another_host_is_a_place_of_its_own(connect, host, base_url, place):
+def test_another_host_is_an_environment_of_its_own(connect, host, base_url, environment):
     settings = connect(host=host).settings
-    assert (settings.base_url, settings.place) == (base_url, place)
+    assert (settings.base_url, settings.environment) == (base_url, environment)
 
 
 def test_a_connection_written_as_a_uri_is_read_the_same(monkeypatch):
@@ -283,7 +281,7 @@ def test_a_connection_written_as_a_uri_is_read_the_same(monkeypatch):
     "host",
     ["http://sandbox.example.com", "http://testapi.payarc.net", "ftp://localhost", "http://127.0.0.1.example.com"],
 )
-def test_the_token_never_travels_in_the_clear_except_on_this_machine(connect, host):
+def test_the_token_is_only_sent_unencrypted_to_loopback(connect, host):
     with pytest.raises(PayarcConfigError, match="https://"):
         _ = connect(host=host).settings
 
@@ -297,7 +295,7 @@ def test_a_connection_without_a_token_says_where_to_put_it(connect, password):
 # ---- the token -----------------------------------------------------------------------------------------------------
 
 
-def test_a_rotated_token_is_picked_up_after_a_401_and_the_request_goes_once_more(connect, requests_mock):
+def test_after_a_401_a_rotated_token_is_read_and_the_request_sent_once_more(connect, requests_mock):
     hook = connect("token-1")
     _ = hook.client
     connect("token-2")
@@ -337,7 +335,7 @@ def test_every_token_is_masked_before_it_is_used(connect, requests_mock, monkeyp
     assert unmasked == []
 
 
-def test_an_expired_token_is_an_error_before_any_request(connect, requests_mock):
+def test_an_expired_token_raises_before_any_request(connect, requests_mock):
     hook = connect(jwt(sub="17", exp=time.time() - 60))
     with pytest.raises(PayarcAuthError, match=r"expired on .*dashboard"):
         hook.get_customer("c1")
@@ -346,7 +344,7 @@ def test_an_expired_token_is_an_error_before_any_request(connect, requests_mock)
 
 @pytest.fixture
 def warnings(monkeypatch):
-    """What a hook warns of."""
+    """The warnings that a hook logs."""
     heard = []
 
     class Log:
@@ -357,7 +355,7 @@ def warnings(monkeypatch):
     return heard
 
 
-def test_a_token_that_soon_expires_is_warned_of_by_day_and_connection(connect, warnings):
+def test_a_warning_names_connection_and_days_before_the_token_expires(connect, warnings):
     hook = connect(jwt(sub="17", exp=time.time() + 3 * 86400 + 60))
     _ = hook.client
     (warning,) = warnings
@@ -367,7 +365,7 @@ def test_a_token_that_soon_expires_is_warned_of_by_day_and_connection(connect, w
 
 
 @pytest.mark.parametrize("claims", [None, {"sub": "17"}, {"exp": 4102444800}], ids=["opaque", "endless", "long"])
-def test_a_token_that_is_good_for_long_or_does_not_say_is_not_mentioned(connect, warnings, claims):
+def test_no_warning_if_the_token_does_not_expire_soon(connect, warnings, claims):
     _ = connect(jwt(**claims) if claims else "opaque").client
     assert warnings == []
 
@@ -380,7 +378,7 @@ def test_the_tokens_user_is_read_from_it(connect):
 # ---- test_connection -----------------------------------------------------------------------------------------------
 
 
-def test_testing_a_connection_is_one_read_of_one_customer(hook, requests_mock):
+def test_test_connection_reads_one_customer(hook, requests_mock):
     requests_mock.get(CUSTOMERS, json=listed({"id": "c1"}))
     assert hook.test_connection() == (True, "PayArc accepts the token (test)")
     (request,) = requests_mock.request_history
@@ -396,7 +394,7 @@ def test_testing_a_connection_is_one_read_of_one_customer(hook, requests_mock):
         {"exc": requests.exceptions.ConnectionError("token-1 SECRET-BODY")},
     ],
 )
-def test_testing_a_bad_connection_says_so_and_nothing_of_token_or_answer(hook, requests_mock, reply):
+def test_test_connection_reports_a_failure_without_token_or_response(hook, requests_mock, reply):
     requests_mock.get(CUSTOMERS, **reply)
     works, message = hook.test_connection()
     assert works is False
@@ -405,13 +403,13 @@ def test_testing_a_bad_connection_says_so_and_nothing_of_token_or_answer(hook, r
     assert "SECRET-BODY" not in message
 
 
-def test_testing_a_connection_that_is_set_up_wrongly_names_the_field(connect):
+def test_test_connection_names_a_misconfigured_field(connect):
     works, message = connect(extra={"environment": "prod"}).test_connection()
     assert works is False
     assert '"environment"' in message
 
 
-def test_another_users_token_does_not_come_in_midway(connect, hook):
+def test_a_token_of_another_user_is_rejected_during_a_run(connect, hook):
     connect(password=jwt(sub="1", jti="first"))
     first = hook.token()
     connect(password=jwt(sub="1", jti="second"))

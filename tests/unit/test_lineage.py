@@ -1,4 +1,4 @@
-"""How inputs and outputs are named, where that needs no database; real events are looked at in the acceptance tests."""
+"""Names of inputs and outputs that need no database. The acceptance tests check real events."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_table_in_postgresql_is_named_as_openlineage_prescribes(lineage):
     assert (table.namespace, table.name) == ("postgres://crm.example:5432", "sales.crm.people")
 
 
-def test_quotes_are_no_part_of_a_name(lineage):
+def test_quotes_are_not_part_of_a_name(lineage):
     (table,) = lineage(table='crm."odd.name"', sql_conn_id="crm").inputs
     assert table.name == "sales.crm.odd.name"
 
@@ -61,7 +61,7 @@ def test_the_output_is_the_merchants_customers(lineage):
     assert "columnLineage" not in output.facets, "which columns there are is not known before they are read"
 
 
-def test_fields_tell_which_column_goes_where(lineage):
+def test_fields_map_columns_to_payarcs_fields(lineage):
     (output,) = lineage(table="crm.people", sql_conn_id="crm", fields={"name": "full_name"}).outputs
     ((field, known),) = output.facets["columnLineage"].fields.items()
     assert field == "name"
@@ -69,11 +69,11 @@ def test_fields_tell_which_column_goes_where(lineage):
     assert [one.name for one in output.facets["schema"].fields] == ["name"]
 
 
-def test_a_literal_list_comes_from_nowhere(lineage):
+def test_a_literal_list_has_no_inputs(lineage):
     assert lineage(records=[{"id": 1, "name": "John Smith"}], ledger_conn_id="crm").inputs == []
 
 
-def test_nothing_of_a_connections_password_is_told(lineage):
+def test_lineage_contains_no_credentials(lineage):
     told = str(lineage(table="crm.people", sql_conn_id="crm"))
     assert [secret for secret in ("no-secret", "token-1", "reader") if secret in told] == []
 
@@ -111,7 +111,7 @@ def _driver():
 
 @pytest.fixture
 def told(connections, monkeypatch):
-    """What Airflow's collector is told: (method, uri)."""
+    """The calls of Airflow's collector: (how, uri)."""
     from airflow.providers.common.compat.lineage import hook
 
     calls = []
@@ -127,7 +127,7 @@ def told(connections, monkeypatch):
     return calls
 
 
-def test_the_hook_tells_what_it_reads_and_writes(told, requests_mock):
+def test_the_hook_reports_reads_and_writes(told, requests_mock):
     customer = {"data": {"customer_id": "c1"}}
     requests_mock.post(BASE, json=customer)
     requests_mock.get(f"{BASE}/c1", json=customer)
@@ -144,14 +144,14 @@ def test_the_hook_tells_what_it_reads_and_writes(told, requests_mock):
     assert {uri for _, uri in told} == {"payarc://test/main/customers"}
 
 
-def test_what_failed_is_not_told(told, requests_mock):
+def test_a_failed_request_is_not_reported(told, requests_mock):
     requests_mock.post(BASE, status_code=500)
     with pytest.raises(Exception, match="may"):
         PayarcHook().create_customer({"name": "John Smith"})
     assert told == []
 
 
-def test_a_plugin_of_lineage_that_fails_stops_nothing(told, requests_mock, monkeypatch):
+def test_a_failing_lineage_collector_does_not_fail_the_request(told, requests_mock, monkeypatch):
     from airflow.providers.common.compat.lineage import hook
 
     def fails():

@@ -1,12 +1,12 @@
-// In Airflow's frame: wear Airflow's theme, and open Airflow's pages in Airflow (the frame itself may not).
+// Inside Airflow's frame: follow Airflow's theme, and have Airflow open its own pages (the frame may not).
 try {
   const airflow = window.parent.document;
   if (airflow !== document) {
-    const wear = () => {
+    const applyTheme = () => {
       document.documentElement.dataset.theme = airflow.documentElement.classList.contains("dark") ? "dark" : "light";
     };
-    wear();
-    new MutationObserver(wear).observe(airflow.documentElement, { attributeFilter: ["class"] });
+    applyTheme();
+    new MutationObserver(applyTheme).observe(airflow.documentElement, { attributeFilter: ["class"] });
     document.addEventListener("click", (event) => {
       const link = event.target.closest("a[target=_top]");
       if (!link) return;
@@ -19,5 +19,5 @@ try {
     });
   }
 } catch {
-  // Another site's frame, which this page is not for.
+  // The frame belongs to another site, which this page does not support.
 }

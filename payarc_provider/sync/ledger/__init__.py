@@ -1,27 +1,33 @@
 """The ledger: one row per (account, key) in a SQL database, and the rules by which runs change it."""
 
-from payarc_provider.sync.ledger.ledger import (
+from payarc_provider.sync.ledger.database import LedgerUnavailable
+from payarc_provider.sync.ledger.ledger import Ledger
+from payarc_provider.sync.ledger.rows import (
     EPOCH,
     Claimant,
+    Hold,
     Known,
-    Ledger,
     Recorded,
     Resolution,
+    Retry,
     Row,
-    check_account,
+    State,
     is_free,
-    ripe_at,
 )
+from payarc_provider.sync.ledger.schema import check_account
 
 __all__ = [
     "EPOCH",
     "Claimant",
+    "Hold",
     "Known",
     "Ledger",
+    "LedgerUnavailable",
     "Recorded",
     "Resolution",
+    "Retry",
     "Row",
+    "State",
     "check_account",
     "is_free",
-    "ripe_at",
 ]

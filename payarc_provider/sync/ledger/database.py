@@ -1,20 +1,22 @@
-"""A SQL database as the ledger needs it: isolation, one SQLite writer at a time, errors that pass or last."""
+"""The ledger's database: transactions that behave the same everywhere, its clock, and errors that pass or last."""
 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import sqlalchemy.exc
-from sqlalchemy import ARRAY, String, any_, bindparam, event, func, select
+from sqlalchemy import ARRAY, String, Table, any_, bindparam, event, func, select, text
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.sql.elements import ColumnElement
 
 from payarc_provider.exceptions import PayarcConfigError, PayarcLedgerError
-from payarc_provider.sync.ledger.schema import MYSQL
 
+MYSQL = ("mysql", "mariadb")
 SUPPORTED = ("sqlite", "postgresql", *MYSQL)
 SQLITE_BUSY_SECONDS = 30
 _READ_ONLY = "payarc_read_only"
@@ -23,54 +25,44 @@ _PASSING_MYSQL = {1040, 1205, 1213, 2002, 2003, 2006, 2013, 2055, 1053, 1927}
 
 
 class LedgerUnavailable(PayarcLedgerError):
-    """The ledger's database cannot be used at the moment: it is tried again while the run has patience."""
+    """The ledger's database is unavailable at the moment; the same transaction may succeed later."""
 
 
 class Database:
-    """An engine whose transactions behave the same on SQLite, PostgreSQL and MySQL or MariaDB.
+    """A database whose transactions behave the same on SQLite, PostgreSQL, MySQL and MariaDB.
 
-    :param engine: a SQLAlchemy engine of its own for the ledger (its events and isolation are set here)
+    :param engine: an engine that nothing else uses, since its events and isolation level are set here
     :raises PayarcConfigError: for another kind of database
     """
 
     def __init__(self, engine: Engine) -> None:
         if engine.dialect.name not in SUPPORTED:
             raise PayarcConfigError(
-                f"ledger_conn_id: the ledger cannot live in {engine.dialect.name}; give a connection to SQLite, "
+                f"ledger_conn_id: the ledger cannot be stored in {engine.dialect.name}. Give a connection to SQLite, "
                 "PostgreSQL, MySQL or MariaDB"
             )
-        self.sqlite = engine.dialect.name == "sqlite"
-        if self.sqlite:
-            _begin_as_told(engine)
-            self._engine = engine
+        if engine.dialect.name == "sqlite":
+            _begin_explicitly(engine)
+            self.engine = engine
         else:
             # REPEATABLE READ, MySQL's default, would show a claim the rows as they were before others claimed them.
-            self._engine = engine.execution_options(isolation_level="READ COMMITTED")
-
-    @property
-    def engine(self) -> Engine:
-        """The engine."""
-        return self._engine
+            self.engine = engine.execution_options(isolation_level="READ COMMITTED")
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Connection]:
-        """One transaction that writes; on SQLite it is immediate, so it never fails half-way for want of the lock."""
-        with sorted_errors(), self._engine.begin() as connection:
+        """One transaction that writes. On SQLite it takes the write lock at once, so it cannot fail for it later."""
+        with ledger_errors(), self.engine.begin() as connection:
             yield connection
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
-        """One transaction that only reads, and on SQLite takes no write lock."""
-        with sorted_errors(), self._engine.connect().execution_options(**{_READ_ONLY: True}) as connection:
+        """One transaction that only reads. On SQLite it takes no write lock."""
+        with ledger_errors(), self.engine.connect().execution_options(**{_READ_ONLY: True}) as connection:
             yield connection
-
-    def dispose(self) -> None:
-        """Close all connections."""
-        self._engine.dispose()
 
 
 def among(connection: Connection, column: ColumnElement[str], values: Iterable[str]) -> ColumnElement[bool]:
-    """``column IN (values)``, as one parameter where the database takes a list: as cheap for 500 values as for one."""
+    """``column IN (values)``, as a single parameter where the database takes a list, which it prepares only once."""
     values = list(values)
     dialect = connection.dialect.name
     if dialect == "sqlite":
@@ -83,22 +75,55 @@ def among(connection: Connection, column: ColumnElement[str], values: Iterable[s
     return column.in_(values)
 
 
+def insert_absent(connection: Connection, table: Table, values: list[dict[str, Any]]) -> None:
+    """Insert those rows whose primary key is not in the table; waits for others that insert the same keys."""
+    name = connection.dialect.name
+    if name in MYSQL:
+        # INSERT IGNORE would cut values that are too long. Setting a column to itself changes nothing.
+        column = next(iter(table.primary_key))
+        connection.execute(mysql.insert(table).on_duplicate_key_update({column.name: column}), values)
+    else:
+        insert = postgresql.insert if name == "postgresql" else sqlite.insert
+        connection.execute(insert(table).on_conflict_do_nothing(index_elements=list(table.primary_key)), values)
+
+
+def chunks(values: Iterable[str], size: int = 500) -> Iterator[list[str]]:
+    """The values in lists of at most ``size``."""
+    values = list(values)
+    return (values[start : start + size] for start in range(0, len(values), size))
+
+
+def database_now(connection: Connection) -> datetime.datetime:
+    """The database's time at this statement, in UTC. (CURRENT_TIMESTAMP may be the transaction's start.)"""
+    dialect = connection.dialect.name
+    if dialect == "postgresql":
+        now = connection.execute(select(func.clock_timestamp())).scalar_one()
+    elif dialect in MYSQL:
+        now = connection.execute(text("SELECT UTC_TIMESTAMP(6)")).scalar_one()
+    else:
+        now = datetime.datetime.fromisoformat(
+            connection.execute(text("SELECT strftime('%Y-%m-%d %H:%M:%f', 'now')")).scalar_one()
+        )
+    moment: datetime.datetime = now
+    return moment.astimezone(datetime.UTC) if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
+
+
 @contextlib.contextmanager
-def sorted_errors() -> Iterator[None]:
-    """Turn database errors into this package's own, without statements, parameters or quoted data."""
+def ledger_errors() -> Iterator[None]:
+    """Turn database errors into `PayarcLedgerError`, without statements, parameters or quoted data."""
     try:
         yield
     except sqlalchemy.exc.IntegrityError:
         raise
     except sqlalchemy.exc.SQLAlchemyError as error:
-        kind = LedgerUnavailable if passing(error) else PayarcLedgerError
+        kind = LedgerUnavailable if _passing(error) else PayarcLedgerError
         raise kind(
-            f"the ledger's database answered: {describe(error)}. See that it is reachable and writable, then run "
+            f"the ledger's database reported {describe(error)}. Check that it is reachable and writable, then run "
             "again; nothing is sent twice"
         ) from None
 
 
-def passing(error: sqlalchemy.exc.SQLAlchemyError) -> bool:
+def _passing(error: sqlalchemy.exc.SQLAlchemyError) -> bool:
     """Whether the same transaction may succeed a little later: lost connections, deadlocks, locks, restarts."""
     if isinstance(error, sqlalchemy.exc.TimeoutError):
         return True
@@ -113,7 +138,7 @@ def passing(error: sqlalchemy.exc.SQLAlchemyError) -> bool:
     state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
     if state is not None:
         return state in _PASSING_STATES
-    # SQLite: locked or busy; PostgreSQL's drivers give a lost or refused connection no SQLSTATE.
+    # SQLite: locked or busy; PostgreSQL's drivers report no SQLSTATE for a lost or refused connection.
     return isinstance(error, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError) and not _lasting_sqlite(
         str(original)
     )
@@ -127,7 +152,7 @@ def _lasting_sqlite(message: str) -> bool:
 
 
 def describe(error: sqlalchemy.exc.SQLAlchemyError) -> str:
-    """What the database said, its first line only; of errors about values, not even that."""
+    """The error's class and the first line of its text; only the class for errors about values."""
     original = getattr(error, "orig", None)
     name = type(original or error).__name__
     if isinstance(error, sqlalchemy.exc.DataError | sqlalchemy.exc.IntegrityError) or original is None:
@@ -137,8 +162,8 @@ def describe(error: sqlalchemy.exc.SQLAlchemyError) -> str:
     return f"{name}: {words.splitlines()[0][:200]}" if words else name
 
 
-def _begin_as_told(engine: Engine) -> None:
-    # pysqlite begins transactions late and shared by itself; taking that over lets writers queue instead of deadlock.
+def _begin_explicitly(engine: Engine) -> None:
+    # By itself, pysqlite begins transactions late and shared, so that two writers may deadlock instead of queueing.
     @event.listens_for(engine, "connect")
     def _own_transactions(dbapi_connection: Any, _record: Any) -> None:
         dbapi_connection.isolation_level = None

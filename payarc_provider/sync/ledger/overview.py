@@ -1,37 +1,29 @@
-"""What a ledger holds, for people: counts, what is pending and since when, what was refused and why."""
+"""What a ledger holds, for people: counts, pending and rejected rows, DAG runs."""
 
 from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import case, func, select
+from sqlalchemy import ColumnElement, RowMapping, and_, case, func, or_, select
 from sqlalchemy.engine import Connection
-from sqlalchemy.sql.elements import ColumnElement
 
-from payarc_provider.sync.ledger import Ledger
-from payarc_provider.sync.ledger.forgotten import count_forgotten
-from payarc_provider.sync.ledger.schema import database_now
-from payarc_provider.sync.states import Errors, State
-
-
-class Hold(StrEnum):
-    """What a pending row is waiting for."""
-
-    HELD = "held"
-    """A run has it under a live lease."""
-    OPEN = "open"
-    """The lease is over and PayArc may have a customer for it: the next run takes it over and looks it up."""
-    UNSENT = "unsent"
-    """PayArc certainly has no customer for it: the next run that reads its record sends it."""
+from payarc_provider.sync.ledger.database import database_now
+from payarc_provider.sync.ledger.facts import count_barred
+from payarc_provider.sync.ledger.ledger import Ledger
+from payarc_provider.sync.ledger.rows import Hold, State, hold, takeover_at
+from payarc_provider.sync.records import Errors
 
 
 @dataclass(slots=True)
 class AccountCounts:
-    """How many rows an account has, by state, and the pending ones by what they wait for."""
+    """How many rows an account has by state, and how many pending ones by `Hold`.
+
+    :param forgotten: customers whose key was forgotten
+    """
 
     account: str
     states: dict[str, int] = field(default_factory=lambda: dict.fromkeys(State, 0))
@@ -44,7 +36,8 @@ class AccountCounts:
 class PendingRow:
     """A pending row.
 
-    :param takeover_at: from when another run may take it over, None where nobody has it
+    :param since: when it was claimed
+    :param takeover_at: from when another run may take it over, None if it is unsent
     """
 
     account: str
@@ -62,7 +55,10 @@ class PendingRow:
 
 @dataclass(frozen=True, slots=True)
 class RejectedRow:
-    """A refused record; ``retried`` tells that the next run which reads it tries it again."""
+    """A rejected record.
+
+    :param retried: whether the next run that reads it tries it again
+    """
 
     account: str
     key: str
@@ -75,10 +71,34 @@ class RejectedRow:
     task_id: str | None
 
 
-class Overview:
-    """Reads a ledger that is open.
+@dataclass(frozen=True, slots=True)
+class RunCounts:
+    """The state of the records that a DAG run was the last to claim.
 
-    :param account: only this account's rows
+    :param dag_id: empty for rows that no run claimed, such as those of a rebuilt ledger
+    :param last: when the run claimed the last of them
+    """
+
+    dag_id: str
+    run_id: str
+    last: datetime.datetime
+    created: int
+    rejected: int
+    pending: int
+
+    @property
+    def total(self) -> int:
+        """The number of records."""
+        return self.created + self.rejected + self.pending
+
+
+class Overview:
+    """Reads an open ledger.
+
+    Pages come in two orders: with an offset, the oldest rows first; after a key, in key order, where a page costs the
+    same however many rows precede it.
+
+    :param account: read only this account's rows
     """
 
     def __init__(self, ledger: Ledger, account: str | None = None) -> None:
@@ -87,7 +107,7 @@ class Overview:
         self._rows = ledger.schema.rows
 
     def accounts(self) -> list[str]:
-        """The accounts that have rows, or that a run was made for."""
+        """The accounts that have rows, or that a connection has been assigned to."""
         query = select(self._rows.c.account).distinct()
         with self._ledger.database.read() as connection:
             found = {row[0] for row in connection.execute(query)}
@@ -99,61 +119,127 @@ class Overview:
         counted = {name: AccountCounts(name) for name in names}
         with self._ledger.database.read() as connection:
             now = database_now(connection)
-            for account, state, hold, count, oldest in connection.execute(self._counting(now)):
+            for account, state, hold_, count, oldest in connection.execute(self._counting(now)):
                 one = counted.setdefault(account, AccountCounts(account))
                 one.states[state] += count
                 if state == State.PENDING:
-                    one.holds[hold] += count
+                    one.holds[hold_] += count
                     one.oldest_pending = min(filter(None, (one.oldest_pending, oldest)), default=None)
             for name, one in counted.items():
-                one.forgotten = count_forgotten(connection, self._ledger.schema.facts, name)
+                one.forgotten = count_barred(connection, self._ledger.schema.facts, name)
         return now, list(counted.values())
-
-    def pending(self, limit: int, offset: int) -> tuple[int, list[PendingRow]]:
-        """How many pending rows there are, and some of them, the oldest first."""
-        with self._ledger.database.read() as connection:
-            now = database_now(connection)
-            total, rows = self._some(connection, State.PENDING, "claimed_at", limit, offset)
-        return total, [pending_row(row, now) for row in rows]
-
-    def rejected(self, limit: int, offset: int) -> tuple[int, list[RejectedRow]]:
-        """How many refused records there are, and some of them, the oldest first."""
-        with self._ledger.database.read() as connection:
-            total, rows = self._some(connection, State.REJECTED, "settled_at", limit, offset)
-        return total, [rejected_row(row) for row in rows]
-
-    def _chosen(self) -> list[ColumnElement[bool]]:
-        return [] if self._account is None else [self._rows.c.account == self._account]
-
-    def _some(self, connection: Connection, state: State, order: str, limit: int, offset: int) -> tuple[int, list[Any]]:
-        rows = self._rows
-        chosen = [*self._chosen(), rows.c.state == state]
-        total = connection.execute(select(func.count()).select_from(rows).where(*chosen)).scalar_one()
-        query = select(rows).where(*chosen).order_by(rows.c.account, rows.c[order], rows.c.key)
-        return total, list(connection.execute(query.limit(limit).offset(offset)).mappings())
 
     def _counting(self, now: datetime.datetime) -> Any:
         rows = self._rows
-        hold = case(
-            (rows.c.state != State.PENDING, None),
-            (rows.c.sent_after.is_(None) & rows.c.owner.is_(None), Hold.UNSENT.value),
-            (rows.c.lease_until >= now, Hold.HELD.value),
-            else_=Hold.OPEN.value,
+        columns = (rows.c.account, rows.c.state, hold(rows, now).label("hold"), rows.c.claimed_at)
+        each = select(*columns).where(*self._chosen()).subquery()
+        group = (each.c.account, each.c.state, each.c.hold)
+        counted = select(*group, func.count(), func.min(each.c.claimed_at)).group_by(*group)
+        return counted.order_by(each.c.account)
+
+    # ---- pages of rows ------------------------------------------------------------------------------------------
+
+    def count(self, state: State) -> int:
+        """How many rows are in this state."""
+        query = select(func.count()).select_from(self._rows).where(*self._chosen(state))
+        with self._ledger.database.read() as connection:
+            return int(connection.execute(query).scalar_one())
+
+    def pending(self, limit: int, *, offset: int = 0) -> list[PendingRow]:
+        """A page of pending rows, the oldest first."""
+        return self._pending(self._oldest_first("claimed_at"), limit, offset)
+
+    def pending_by_key(self, limit: int, after: str | None = None) -> list[PendingRow]:
+        """The pending rows with the first keys after this one."""
+        return self._pending([self._rows.c.key], limit, after=after)
+
+    def rejected(self, limit: int, *, offset: int = 0) -> list[RejectedRow]:
+        """A page of rejected records, the oldest rejections first."""
+        return self._rejected(self._oldest_first("resolved_at"), limit, offset)
+
+    def rejected_by_key(self, limit: int, after: str | None = None) -> list[RejectedRow]:
+        """The rejected records with the first keys after this one."""
+        return self._rejected([self._rows.c.key], limit, after=after)
+
+    def rejected_record(self, key: str) -> RejectedRow | None:
+        """One rejected record, None if the key is not rejected (any more)."""
+        query = select(self._rows).where(*self._chosen(State.REJECTED), self._rows.c.key == key)
+        with self._ledger.database.read() as connection:
+            row = connection.execute(query).mappings().one_or_none()
+        return _rejected_row(row) if row is not None else None
+
+    def _pending(self, order: list[Any], limit: int, offset: int = 0, after: str | None = None) -> list[PendingRow]:
+        with self._ledger.database.read() as connection:
+            held = hold(self._rows, database_now(connection)).label("hold")
+            query = select(self._rows, held).where(*self._chosen(State.PENDING))
+            return [_pending_row(row) for row in self._page(connection, query, order, limit, offset, after)]
+
+    def _rejected(self, order: list[Any], limit: int, offset: int = 0, after: str | None = None) -> list[RejectedRow]:
+        query = select(self._rows).where(*self._chosen(State.REJECTED))
+        with self._ledger.database.read() as connection:
+            return [_rejected_row(row) for row in self._page(connection, query, order, limit, offset, after)]
+
+    def _page(
+        self, connection: Connection, query: Any, order: list[Any], limit: int, offset: int, after: str | None
+    ) -> Sequence[RowMapping]:
+        if after is not None:
+            query = query.where(self._rows.c.key > after)
+        return connection.execute(query.order_by(*order).limit(limit).offset(offset)).mappings().all()
+
+    def _oldest_first(self, column: str) -> list[Any]:
+        return [self._rows.c.account, self._rows.c[column], self._rows.c.key]
+
+    def _chosen(self, state: State | None = None) -> list[ColumnElement[bool]]:
+        account = [] if self._account is None else [self._rows.c.account == self._account]
+        return account if state is None else [*account, self._rows.c.state == state]
+
+    # ---- DAG runs -----------------------------------------------------------------------------------------------
+
+    def runs(self, limit: int, after: RunCounts | None = None) -> list[RunCounts]:
+        """Some DAG runs, the latest first.
+
+        :param after: only runs that come after this one, that is, earlier ones; its counts do not matter
+        """
+        rows = self._rows
+        each = (
+            select(
+                func.coalesce(rows.c.dag_id, "").label("dag_id"),
+                func.coalesce(rows.c.run_id, "").label("run_id"),
+                rows.c.claimed_at,
+                *(case((rows.c.state == state, 1), else_=0).label(state) for state in State),
+            )
+            .where(*self._chosen())
+            .subquery()
         )
-        each = select(rows.c.account, rows.c.state, hold.label("hold"), rows.c.claimed_at).where(*self._chosen())
-        one = each.subquery()
-        grouped = select(one.c.account, one.c.state, one.c.hold, func.count(), func.min(one.c.claimed_at))
-        return grouped.group_by(one.c.account, one.c.state, one.c.hold).order_by(one.c.account)
+        counts = [func.sum(each.c[state]).label(state) for state in State]
+        last = func.max(each.c.claimed_at).label("last")
+        run = select(each.c.dag_id, each.c.run_id, last, *counts).group_by(each.c.dag_id, each.c.run_id).subquery()
+        query = select(run).order_by(run.c.last.desc(), run.c.dag_id, run.c.run_id).limit(limit)
+        if after is not None:
+            query = query.where(_follows(run, after))
+        with self._ledger.database.read() as connection:
+            return [
+                RunCounts(row["dag_id"], row["run_id"], row["last"], **{str(state): int(row[state]) for state in State})
+                for row in connection.execute(query).mappings()
+            ]
 
 
-def pending_row(row: Any, now: datetime.datetime) -> PendingRow:
-    """A pending row as people see it, from all columns of the table."""
+def _follows(run: Any, after: RunCounts) -> ColumnElement[bool]:
+    same_moment, same_dag = run.c.last == after.last, run.c.dag_id == after.dag_id
+    return or_(
+        run.c.last < after.last,
+        and_(same_moment, run.c.dag_id > after.dag_id),
+        and_(same_moment, same_dag, run.c.run_id > after.run_id),
+    )
+
+
+def _pending_row(row: RowMapping) -> PendingRow:
     return PendingRow(
         row["account"],
         row["key"],
         row["claimed_at"],
-        _hold(row, now),
-        _takeover_at(row),
+        Hold(row["hold"]),
+        takeover_at(row["lease_until"], row["settle"]) if row["lease_until"] is not None else None,
         row["reference"],
         row["source"],
         row["attempt"],
@@ -163,12 +249,11 @@ def pending_row(row: Any, now: datetime.datetime) -> PendingRow:
     )
 
 
-def rejected_row(row: Any) -> RejectedRow:
-    """A refused row as people see it, from all columns of the table."""
+def _rejected_row(row: RowMapping) -> RejectedRow:
     return RejectedRow(
         row["account"],
         row["key"],
-        row["settled_at"],
+        row["resolved_at"],
         row["source"],
         json.loads(row["error"]) if row["error"] else {},
         not row["digest"],
@@ -176,14 +261,3 @@ def rejected_row(row: Any) -> RejectedRow:
         row["run_id"],
         row["task_id"],
     )
-
-
-def _hold(row: Any, now: datetime.datetime) -> Hold:
-    if row["sent_after"] is None and row["owner"] is None:
-        return Hold.UNSENT
-    return Hold.HELD if row["lease_until"] is not None and row["lease_until"] >= now else Hold.OPEN
-
-
-def _takeover_at(row: Any) -> datetime.datetime | None:
-    until: datetime.datetime | None = row["lease_until"]
-    return until + datetime.timedelta(seconds=row["settle"] or 0) if until is not None else None

@@ -1,14 +1,15 @@
-"""Rebuilding rows that a ledger has lost, from the references that PayArc's customers bear.
+"""Rebuilds rows that a ledger has lost, from the references in the descriptions of PayArc's customers.
 
-A reference is computed from the ledger's id, the account and the key. So of every key that the user can name, PayArc's
-list shows whether a customer was made for it; a customer without a reference is not found.
+A reference is computed from the ledger's id, the account and the key. So for every key that the user can name, PayArc's
+list shows whether a customer was created for it. Customers without a reference are not found.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
+import sqlite3
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -17,137 +18,167 @@ import sqlalchemy.exc
 from sqlalchemy import insert, select, update
 from sqlalchemy.engine import Connection
 
-from payarc_provider.sync.customer_index import Bearer, CustomerIndex, Match
-from payarc_provider.sync.ledger import Ledger, Row
-from payarc_provider.sync.ledger.forgotten import FIRST_ATTEMPT, count_from, forgotten_ids
-from payarc_provider.sync.ledger.repair import CLOSED, NotDone
-from payarc_provider.sync.ledger.schema import database_now
-from payarc_provider.sync.states import State
+from payarc_provider.sync.customer_index import CustomerIndex, IndexedCustomer
+from payarc_provider.sync.ledger.database import database_now
+from payarc_provider.sync.ledger.facts import FIRST_ATTEMPT, barred_ids, raise_first_attempt
+from payarc_provider.sync.ledger.ledger import Ledger
+from payarc_provider.sync.ledger.repair import LedgerUnchanged, iso
+from payarc_provider.sync.ledger.rows import CLOSED, Row, State, at_key, in_state, read_rows
+from payarc_provider.sync.reference import reference
 
 _MINUTE = 60
 
 
 class Verdict(StrEnum):
-    """What became of a key."""
+    """What the rebuild did with a key."""
 
     INSERTED = "inserted"
-    """One customer bears its reference, and the row was missing."""
-    SETTLED = "settled"
-    """One customer bears its reference, and the row was refused or unsent when the ledger was saved."""
+    """One customer carries its reference, and the row was missing."""
+    RESOLVED = "resolved"
+    """One customer carries its reference, and the row was rejected or unsent."""
     AGREED = "agreed"
     """Its row was right."""
     PENDING = "pending"
-    """Its row is open: the next run looks it up."""
+    """Its row may be open: the next run looks it up."""
     UNDECIDED = "undecided"
-    """Several customers bear its reference: its row is pending until a person has settled it."""
+    """Several customers carry its reference: its row is pending until a person resolves it."""
     DISAGREED = "disagreed"
     """Its row has another customer, or another row has this one: nothing was changed."""
     ABSENT = "absent"
-    """No customer bears its reference, and it has no row."""
+    """No customer carries its reference, and it has no row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """A key at which a person must look: its row's customer, and those that bear its reference."""
+    """A key that a person must look at.
+
+    :param customer_id: its row's customer
+    :param candidates: ids of the customers that carry its reference
+    """
 
     key: str
     verdict: Verdict
     customer_id: str | None
-    bearers: list[str]
+    candidates: list[str]
 
 
 @dataclass(slots=True)
 class Rebuilt:
-    """Keys by verdict, and those at which a person must look."""
+    """The number of keys by verdict, and the keys that a person must look at."""
 
     counts: Counter[Verdict] = field(default_factory=Counter)
     doubts: list[Doubt] = field(default_factory=list)
 
-    def note(self, key: str, verdict: Verdict, row: Row | None, bearers: list[Bearer]) -> None:
-        """What became of a key."""
+    def add(self, key: str, verdict: Verdict, row: Row | None, customer_ids: list[str]) -> None:
+        """Count a key."""
         self.counts[verdict] += 1
         if verdict in (Verdict.UNDECIDED, Verdict.DISAGREED):
-            ids = [bearer.customer_id for bearer in bearers]
-            self.doubts.append(Doubt(key, verdict, row.customer_id if row else None, ids))
+            self.doubts.append(Doubt(key, verdict, row.customer_id if row else None, customer_ids))
+
+
+class KeySet:
+    """Distinct keys, in a private temporary file that vanishes with the process."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._database = sqlite3.connect("", isolation_level=None)
+        self._database.execute("CREATE TABLE keys (key TEXT PRIMARY KEY) WITHOUT ROWID")
+        self._database.execute("BEGIN")
+        self._database.executemany("INSERT OR IGNORE INTO keys VALUES (?)", ((key,) for key in keys))
+
+    def __len__(self) -> int:
+        """The number of keys."""
+        return int(self._database.execute("SELECT count(*) FROM keys").fetchone()[0])
+
+    def batches(self, size: int = 500) -> Iterator[list[str]]:
+        """The keys in byte order, in lists of at most ``size``."""
+        found = self._database.execute("SELECT key FROM keys ORDER BY key")
+        while batch := found.fetchmany(size):
+            yield [row[0] for row in batch]
 
 
 class Rebuild:
-    """One account's rows, made again.
+    """Rebuilds one account's rows.
 
-    :param source: what the rows say of where their records come from
+    :param ledger_id: the id with which the references were made
+    :param source: the source of the rows' records
     """
 
-    def __init__(self, ledger: Ledger, account: str, source: str) -> None:
+    def __init__(self, ledger: Ledger, ledger_id: str, account: str, source: str) -> None:
         self._ledger = ledger
+        self._ledger_id = ledger_id
         self._account = account
         self._source = source
         self._rows = ledger.schema.rows
         self._facts = ledger.schema.facts
         self._attempt = 1
 
-    def restore(self, shelf: CustomerIndex) -> Rebuilt:
-        """Go through the shelf's keys, some hundreds in one transaction. It may be repeated.
-
-        :raises NotDone: a run is working on the account
-        """
-        self._count_on()
-        done = Rebuilt()
-        for batch in shelf.batches():
-            try:
-                with self._ledger.database.write() as connection:
-                    self._restore(connection, batch, done)
-            except sqlalchemy.exc.IntegrityError:
-                raise NotDone("a run is changing the ledger at this moment: rebuild again when it has ended") from None
-        return done
-
     def check_unused(self) -> None:
-        """
-        See that no run is at work.
+        """Check that no run owns rows of the account.
 
-        :raises NotDone: one is
+        :raises LedgerUnchanged: when one does
         """
         rows = self._rows
         with self._ledger.database.read() as connection:
-            held = select(rows.c.lease_until).where(rows.c.account == self._account, rows.c.state == State.PENDING)
-            held = held.where(rows.c.lease_until >= database_now(connection)).order_by(rows.c.lease_until.desc())
-            if (until := connection.execute(held.limit(1)).scalar_one_or_none()) is not None:
-                raise NotDone(f"a run is at work and holds rows until {until:%Y-%m-%dT%H:%M:%SZ}: wait for its end")
+            live = [in_state(rows, self._account, State.PENDING), rows.c.lease_until >= database_now(connection)]
+            query = select(rows.c.lease_until).where(*live).order_by(rows.c.lease_until.desc()).limit(1)
+            if (until := connection.execute(query).scalar_one_or_none()) is not None:
+                raise LedgerUnchanged(f"a run has claimed rows until {iso(until)}: wait until the run has ended")
 
-    def _count_on(self) -> None:
-        """Let attempts count from a number that no lost row can have had, so that no Idempotency-Key comes again.
+    def any_customer(self, keys: KeySet, index: CustomerIndex) -> bool:
+        """Whether a listed customer carries the reference of one of these keys."""
+        return any(self._customers(index, key) for batch in keys.batches() for key in batch)
 
-        The ledger does not know how far the lost rows had come; the minutes since 1970 are always further.
+    def restore(self, keys: KeySet, index: CustomerIndex) -> Rebuilt:
+        """Restore the rows of these keys, some hundreds in one transaction. May be repeated.
+
+        :raises LedgerUnchanged: when a run changes the same rows
+        """
+        self._raise_attempts()
+        rebuilt = Rebuilt()
+        for batch in keys.batches():
+            try:
+                with self._ledger.database.write() as connection:
+                    self._restore(connection, batch, index, rebuilt)
+            except sqlalchemy.exc.IntegrityError:
+                raise LedgerUnchanged("a run is changing the ledger: rebuild again when the run has ended") from None
+        return rebuilt
+
+    def _raise_attempts(self) -> None:
+        """Let attempts start from a number that no lost row can have reached, so that no Idempotency-Key is reused.
+
+        Nobody knows how far the lost rows had counted, but it was less than the minutes since 1970.
         """
         rows = self._rows
         self._ledger.remember(FIRST_ATTEMPT, "1")
         with self._ledger.database.write() as connection:
             minutes = int(database_now(connection).timestamp()) // _MINUTE
-            self._attempt = count_from(connection, self._facts, minutes)
+            self._attempt = raise_first_attempt(connection, self._facts, minutes)
             behind = [rows.c.account == self._account, rows.c.state != State.CREATED, rows.c.attempt < self._attempt]
             connection.execute(update(rows).where(*behind).values(attempt=self._attempt))
 
-    def _restore(self, connection: Connection, batch: list[Match], done: Rebuilt) -> None:
-        now = database_now(connection)
-        current = self._current(connection, [match.key for match in batch])
-        ids = [bearer.customer_id for match in batch for bearer in match.bearers]
-        whose = self._whose(connection, ids)
-        barred = forgotten_ids(connection, self._facts, self._account, ids)
-        for match in batch:
-            row = current.get(match.key)
-            bearers = [bearer for bearer in match.bearers if bearer.customer_id not in barred]
-            taken = any(whose.get(bearer.customer_id, match.key) != match.key for bearer in bearers)
-            verdict = _judge(row, [bearer.customer_id for bearer in bearers], taken)
-            done.note(match.key, verdict, row, bearers)
-            if verdict in (Verdict.INSERTED, Verdict.SETTLED, Verdict.UNDECIDED):
-                self._write(connection, match.key, row, _values(match.reference, bearers, now), now)
-
-    def _current(self, connection: Connection, keys: list[str]) -> dict[str, Row]:
+    def _restore(self, connection: Connection, keys: list[str], index: CustomerIndex, rebuilt: Rebuilt) -> None:
         rows = self._rows
-        columns = [rows.c[column.name] for column in dataclasses.fields(Row)]
-        query = select(*columns).where(rows.c.account == self._account, rows.c.key.in_(keys)).order_by(rows.c.key)
-        return {found[0]: Row(*found) for found in connection.execute(query.with_for_update())}
+        now = database_now(connection)
+        current = read_rows(connection, rows, rows.c.account == self._account, rows.c.key.in_(keys), lock=True)
+        listed = {key: self._customers(index, key) for key in keys}
+        ids = [customer.customer_id for customers in listed.values() for customer in customers]
+        owners = self._keys_of(connection, ids)
+        barred = barred_ids(connection, self._facts, self._account, ids)
+        for key in keys:
+            row = current.get(key)
+            customers = [customer for customer in listed[key] if customer.customer_id not in barred]
+            customer_ids = [customer.customer_id for customer in customers]
+            taken = any(owners.get(customer_id, key) != key for customer_id in customer_ids)
+            verdict = _judge(row, customer_ids, taken)
+            rebuilt.add(key, verdict, row, customer_ids)
+            if verdict in (Verdict.INSERTED, Verdict.RESOLVED, Verdict.UNDECIDED):
+                self._write(connection, key, row, _values(customers, now), now)
 
-    def _whose(self, connection: Connection, customer_ids: list[str]) -> dict[str, str]:
+    def _customers(self, index: CustomerIndex, key: str) -> list[IndexedCustomer]:
+        return index.by_reference(reference(self._ledger_id, self._account, key))
+
+    def _keys_of(self, connection: Connection, customer_ids: list[str]) -> dict[str, str]:
+        """Customer id → the key whose row has it."""
         rows = self._rows
         query = select(rows.c.customer_id, rows.c.key).where(rows.c.account == self._account)
         return {found[0]: found[1] for found in connection.execute(query.where(rows.c.customer_id.in_(customer_ids)))}
@@ -157,49 +188,48 @@ class Rebuild:
     ) -> None:
         rows = self._rows
         if row is not None:
-            at = [rows.c.account == self._account, rows.c.key == key]
-            connection.execute(update(rows).where(*at).values(**values))
+            connection.execute(update(rows).where(at_key(rows, self._account, key)).values(**values))
             return
         new = {"account": self._account, "key": key, "source": self._source, "attempt": self._attempt}
         connection.execute(insert(rows).values(claimed_at=now, **new, **values))
 
 
-def _judge(row: Row | None, bearers: list[str], taken: bool) -> Verdict:
+def _judge(row: Row | None, customer_ids: list[str], taken: bool) -> Verdict:
     """What becomes of a key.
 
     :param row: its row, if there is one
-    :param bearers: the customers that bear its reference, without the forgotten ones
+    :param customer_ids: the customers that carry its reference, without the forgotten ones
     :param taken: whether another row has one of them
     """
     if row is not None and row.state == State.CREATED:
-        return Verdict.AGREED if bearers in ([], [row.customer_id]) else Verdict.DISAGREED
+        return Verdict.AGREED if customer_ids in ([], [row.customer_id]) else Verdict.DISAGREED
     if row is not None and row.state == State.PENDING and not row.unsent:
         return Verdict.PENDING
-    if not bearers:
+    if not customer_ids:
         return Verdict.ABSENT if row is None else Verdict.AGREED
     if taken:
         return Verdict.DISAGREED
-    if len(bearers) > 1:
+    if len(customer_ids) > 1:
         return Verdict.UNDECIDED
-    return Verdict.INSERTED if row is None else Verdict.SETTLED
+    return Verdict.INSERTED if row is None else Verdict.RESOLVED
 
 
-def _values(code: str, bearers: list[Bearer], now: datetime.datetime) -> dict[str, Any]:
-    """What the row of these bearers' key says; the oldest bearer comes first."""
-    first = bearers[0]
-    values = {"reference": code, "digest": first.digest, "fields": first.fields, "error": None, **CLOSED}
-    if len(bearers) == 1:
+def _values(customers: list[IndexedCustomer], now: datetime.datetime) -> dict[str, Any]:
+    """The values of the row whose reference these customers carry; the oldest comes first."""
+    first = customers[0]
+    values = {"reference": first.reference, "digest": first.digest, "fields": first.fields, "error": None, **CLOSED}
+    if len(customers) == 1:
         return values | {
             "state": State.CREATED,
             "customer_id": first.customer_id,
             "matched_by": "reference",
-            "settled_at": now,
+            "resolved_at": now,
         }
     # As a run leaves a row whose outcome it does not know: nobody sends it before a look-up or a person has decided.
     return values | {
         "state": State.PENDING,
         "lease_until": now,
         "settle": 0.0,
-        "sent_after": datetime.datetime.fromtimestamp(max(0.0, first.since - 1.0), datetime.UTC),
-        "settled_at": None,
+        "sent_after": datetime.datetime.fromtimestamp(max(0.0, first.created_after - 1.0), datetime.UTC),
+        "resolved_at": None,
     }

@@ -1,8 +1,8 @@
 """The ledger's two tables.
 
-``payarc_customers``: one row per (account, key). ``payarc_customers_facts``: what is true of the ledger itself, such as
-its random id and which token users belong to which account. No column holds a record's value: only hashes, PayArc's
-ids, field names, and refusals with the quoted values struck out.
+``payarc_customers`` has one row per (account, key). ``payarc_customers_facts`` has facts about the ledger itself, such
+as its random id and which token belongs to which account. No column holds a value of a record: only hashes, PayArc's
+ids, field names, and reasons for rejections with quoted values removed.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    func,
-    select,
-    text,
+    inspect,
 )
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from payarc_provider.exceptions import PayarcConfigError
+from payarc_provider.sync.ledger.database import MYSQL
+
 MAX_ACCOUNT = 190
-MYSQL = ("mysql", "mariadb")
 UTC = datetime.UTC
 
 
 class UtcTime(TypeDecorator[datetime.datetime]):
-    """A moment in UTC with microseconds; aware in Python, whatever the database does."""
+    """A moment in UTC with microseconds, time zone aware in Python on every database."""
 
     impl = DateTime
     cache_ok = True
@@ -60,13 +60,37 @@ class UtcTime(TypeDecorator[datetime.datetime]):
 
 @dataclass(frozen=True)
 class Schema:
-    """The tables of one ledger, made for one database."""
+    """The tables of one ledger, for one kind of database."""
 
     rows: Table
     facts: Table
 
+    def exists(self, connection: Connection) -> bool:
+        """Whether the database has both tables.
+
+        :raises PayarcConfigError: when a table of that name lacks columns
+        """
+        inspector = inspect(connection)
+        found = True
+        for table in (self.rows, self.facts):
+            if not inspector.has_table(table.name, schema=table.schema):
+                found = False
+                continue
+            columns = {column["name"] for column in inspector.get_columns(table.name, schema=table.schema)}
+            if missing := [column.name for column in table.columns if column.name not in columns]:
+                names = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+                raise PayarcConfigError(
+                    f"ledger_table: the table {table.fullname} exists but lacks the columns {names}. Give another "
+                    "name, or create the table with the statements that the `ddl` command prints"
+                )
+        return found
+
+    def create(self, connection: Connection) -> None:
+        """Create the tables that do not exist."""
+        self.rows.metadata.create_all(connection, checkfirst=True)
+
     def ddl(self, dialect: Dialect) -> list[str]:
-        """The statements that create the tables, for where tasks may not."""
+        """The SQL statements that create the tables."""
         statements: list[Any] = [
             CreateTable(self.rows),
             *(CreateIndex(index) for index in self.rows.indexes),
@@ -76,10 +100,10 @@ class Schema:
 
 
 def schema(name: str, schema_name: str | None, dialect: Dialect) -> Schema:
-    """The tables called ``name`` and ``name_facts``.
+    """The tables ``name`` and ``name_facts``.
 
-    Keys and ids compare byte by byte: PostgreSQL's "C", SQLite's own, and on MySQL and MariaDB a binary collation
-    that does not ignore trailing blanks.
+    Keys and ids compare byte by byte: with PostgreSQL's "C" collation, SQLite's default, and on MySQL and MariaDB a
+    binary collation that does not ignore trailing spaces.
     """
     collation = "C" if dialect.name == "postgresql" else None
     options: dict[str, Any] = {}
@@ -114,7 +138,7 @@ def schema(name: str, schema_name: str | None, dialect: Dialect) -> Schema:
         Column("run_id", string(250)),
         Column("task_id", string(250)),
         Column("claimed_at", UtcTime()),
-        Column("settled_at", UtcTime()),
+        Column("resolved_at", UtcTime()),
         UniqueConstraint("account", "customer_id", name=f"{name}_customer"[:60]),
         Index(f"{name}_pending"[:60], "account", "state", "lease_until"),
         schema=schema_name,
@@ -131,16 +155,11 @@ def schema(name: str, schema_name: str | None, dialect: Dialect) -> Schema:
     return Schema(rows, facts)
 
 
-def database_now(connection: Connection) -> datetime.datetime:
-    """The database's clock at this statement, in UTC; not at the transaction's start, which may be long ago."""
-    dialect = connection.dialect.name
-    if dialect == "postgresql":
-        now = connection.execute(select(func.clock_timestamp())).scalar_one()
-    elif dialect in MYSQL:
-        now = connection.execute(text("SELECT UTC_TIMESTAMP(6)")).scalar_one()
-    else:
-        now = datetime.datetime.fromisoformat(
-            connection.execute(text("SELECT strftime('%Y-%m-%d %H:%M:%f', 'now')")).scalar_one()
-        )
-    moment: datetime.datetime = now
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+def check_account(account: str) -> str:
+    """Return the account if the ledger can store it.
+
+    :raises PayarcConfigError: when it is too long
+    """
+    if len(account) > MAX_ACCOUNT:
+        raise PayarcConfigError(f"account: has {len(account)} characters, at most {MAX_ACCOUNT} are allowed")
+    return account

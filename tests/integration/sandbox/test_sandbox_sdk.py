@@ -1,11 +1,9 @@
-"""PayArc's official SDK for Python against the sandbox: what the SDK can parse, the sandbox has told rightly."""
+"""PayArc's official Python SDK used with the sandbox: its responses have the format that the SDK expects."""
 
 import asyncio
 
 import pytest
 from payarc import Payarc
-
-pytest_plugins = ["payarc_provider.sandbox.pytest_plugin"]
 
 JOHN = {"name": "John Smith", "email": "john@example.com", "phone": "5417543010", "country": "US"}
 
@@ -15,8 +13,8 @@ def sdk(payarc_sandbox):
     return Payarc(payarc_sandbox.token, base_url=payarc_sandbox.origin)
 
 
-def test_create_retrieve_list_update_delete(sdk, payarc_sandbox):
-    async def life_of_a_customer():
+def test_every_method_of_the_sdk(sdk, payarc_sandbox):
+    async def use_every_method():
         created = await sdk.customers["create"](dict(JOHN))
         retrieved = await sdk.customers["retrieve"](created["object_id"])
         listed = await sdk.customers["list"]({"limit": 10, "page": 1})
@@ -26,7 +24,7 @@ def test_create_retrieve_list_update_delete(sdk, payarc_sandbox):
         deleted = await sdk.customers["delete"](created["object_id"])
         return created, retrieved, listed, updated, again, stored, deleted
 
-    created, retrieved, listed, updated, again, stored, deleted = asyncio.run(life_of_a_customer())
+    created, retrieved, listed, updated, again, stored, deleted = asyncio.run(use_every_method())
 
     assert created["object_id"] == f"cus_{created['customer_id']}"
     assert {field: retrieved[field] for field in JOHN} == JOHN
@@ -38,7 +36,7 @@ def test_create_retrieve_list_update_delete(sdk, payarc_sandbox):
     assert payarc_sandbox.customers() == []
 
 
-def test_many_pages(sdk, payarc_sandbox):
+def test_list_pages(sdk, payarc_sandbox):
     ids = [row["customer_id"] for row in payarc_sandbox.seed([{}] * 60)]
 
     async def read_all():
@@ -48,8 +46,8 @@ def test_many_pages(sdk, payarc_sandbox):
     assert rows == ids[::-1]
 
 
-def test_a_refusal_is_an_error(sdk, payarc_sandbox):
+def test_a_rejected_record_is_an_error(sdk, payarc_sandbox):
     with pytest.raises(Exception, match="API Create customers"):
         asyncio.run(sdk.customers["create"]({"name": "Jo"}))
 
-    assert payarc_sandbox.stats()["answers"] == {"422": 1}
+    assert payarc_sandbox.stats()["responses"] == {"422": 1}

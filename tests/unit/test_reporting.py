@@ -13,7 +13,7 @@ import pytest
 
 from payarc_provider.api.client import PayarcClient
 from payarc_provider.api.tracing import NO_TRACER
-from payarc_provider.assets import customers_asset, customers_uri, is_ours, openlineage_name, sanitize_uri
+from payarc_provider.assets import customers_asset, customers_uri, is_payarc_asset, openlineage_name, sanitize_uri
 from payarc_provider.exceptions import PayarcConnectionFailed
 from payarc_provider.hooks import tracing
 from payarc_provider.operators.metrics import Meter
@@ -183,7 +183,7 @@ def test_an_account_may_have_any_name():
 def test_airflow_takes_the_uri_as_it_is():
     asset = customers_asset("live", "main")
     assert asset.uri == "payarc://live/main/customers"
-    assert is_ours(asset)
+    assert is_payarc_asset(asset)
     assert openlineage_name(asset.uri) == ("payarc://live", "main/customers")
 
 
@@ -195,4 +195,4 @@ def test_a_uri_without_an_environment_is_refused_and_its_host_is_lowered():
 
 @pytest.mark.parametrize("other", [object(), None, "payarc://live/main/customers", type("Outlet", (), {"uri": None})()])
 def test_other_outlets_are_not_ours(other):
-    assert not is_ours(other)
+    assert not is_payarc_asset(other)

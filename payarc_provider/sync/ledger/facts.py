@@ -1,0 +1,185 @@
+"""Facts about the ledger itself, in its second table: named texts, and the rules of two kinds of them.
+
+``forgotten:<account>:<customer id>`` bars a customer whose key was forgotten. The customer still carries the key's
+reference and may equal a record in every field, so no row may ever adopt it.
+
+``first_attempt`` is the attempt that new rows start from. It is above every attempt of a removed row, so that no
+``Idempotency-Key`` is used twice: PayArc might answer the second use with the forgotten customer.
+"""
+
+from __future__ import annotations
+
+import datetime
+import secrets
+from collections.abc import Callable, Collection
+
+import sqlalchemy.exc
+from sqlalchemy import Table, delete, func, insert, select, update
+from sqlalchemy.engine import Connection, Engine
+
+from payarc_provider.exceptions import PayarcConfigError, PayarcLedgerError
+from payarc_provider.sync.ledger.database import Database, among, database_now, insert_absent, ledger_errors
+from payarc_provider.sync.ledger.schema import schema
+
+FIRST_ATTEMPT = "first_attempt"
+
+
+class FactTable:
+    """Opens the ledger's tables and keeps the facts, one transaction per call.
+
+    ``ledger_id`` is the ledger's random id, which keys its references and hashes; empty until the ledger is open.
+    """
+
+    def __init__(self, engine: Engine, table: str = "payarc_customers") -> None:
+        self.database = Database(engine)
+        schema_name, _, name = table.rpartition(".")
+        if not name or len(name) > 50:
+            raise PayarcConfigError(
+                f"ledger_table: {table!r} is not a table name of at most 50 characters, such as payarc_customers"
+            )
+        self.schema = schema(name, schema_name or None, engine.dialect)
+        self.ledger_id = ""
+
+    # ---- opening ------------------------------------------------------------------------------------------------
+
+    def open(self, *, create: bool = True) -> bool:
+        """Connect, create the tables at first use, and read the ledger's id.
+
+        :param create: False creates nothing (a dry run)
+        :return: whether the ledger exists
+        :raises PayarcLedgerError: when the database fails
+        :raises PayarcConfigError: when a table of that name is not a ledger's
+        """
+        with self.database.read() as connection:
+            # The dialect knows MariaDB from MySQL only after it has connected.
+            self.schema = schema(self.schema.rows.name, self.schema.rows.schema, connection.dialect)
+            exists = self.schema.exists(connection)
+        if not exists and not create:
+            return False
+        if not exists:
+            self._create()
+        if create:
+            self._check_id()
+            self.remember("ledger_id", secrets.token_hex(16))
+        self.ledger_id = self.fact("ledger_id") or ""
+        return bool(self.ledger_id)
+
+    def _create(self) -> None:
+        try:
+            with ledger_errors(), self.database.engine.begin() as connection:
+                self.schema.create(connection)
+        except (PayarcLedgerError, sqlalchemy.exc.IntegrityError):
+            with self.database.read() as connection:
+                if not self.schema.exists(connection):  # another run may have created them at the same moment
+                    raise
+
+    def _check_id(self) -> None:
+        rows = self.schema.rows
+        with self.database.read() as connection:
+            has_rows = connection.execute(select(rows.c.key).limit(1)).first() is not None
+        if has_rows and self.fact("ledger_id") is None:
+            raise PayarcConfigError(
+                f"ledger_table: {rows.fullname} has rows, but {self.schema.facts.fullname} has lost the "
+                "ledger's id. Restore it, or rebuild it with python -m payarc_provider.ledger rebuild --ledger-id"
+            )
+
+    # ---- facts --------------------------------------------------------------------------------------------------
+
+    def fact(self, name: str) -> str | None:
+        """The value of a fact, None if there is none."""
+        facts = self.schema.facts
+        with self.database.read() as connection:
+            value: str | None = connection.execute(
+                select(facts.c.value).where(facts.c.name == name)
+            ).scalar_one_or_none()
+        return value
+
+    def facts(self, prefix: str) -> dict[str, str]:
+        """All facts whose name begins with ``prefix``."""
+        facts = self.schema.facts
+        query = select(facts.c.name, facts.c.value).where(facts.c.name.startswith(prefix, autoescape=True))
+        with self.database.read() as connection:
+            found = connection.execute(query).all()
+        return {name: value for name, value in found if name.startswith(prefix)}  # LIKE may ignore case
+
+    def remember(self, name: str, value: str) -> str:
+        """Store a fact unless it exists; returns the stored value."""
+        if self.fact(name) is None:
+            with self.database.write() as connection:
+                insert_absent(connection, self.schema.facts, [{"name": name, "value": value}])
+        return self.fact(name) or value
+
+    def replace_fact(self, name: str, value: str | None) -> None:
+        """Store a fact in place of the one with this name; None deletes it."""
+        facts = self.schema.facts
+        with self.database.write() as connection:
+            connection.execute(delete(facts).where(facts.c.name == name))
+            if value is not None:
+                connection.execute(facts.insert().values(name=name, value=value))
+
+    def update_fact(self, name: str, change: Callable[[str | None, float], str]) -> str:
+        """Replace a fact by the result of ``change``, in one transaction that locks the fact.
+
+        :param change: takes the present value (None if there is none) and the database's time in Unix seconds. Others
+            wait for the lock meanwhile, so it must be quick.
+        :return: the new value
+        """
+        facts = self.schema.facts
+        query = select(facts.c.value).where(facts.c.name == name).with_for_update()
+        with self.database.write() as connection:
+            value = connection.execute(query).scalar_one_or_none()
+            if value is None:  # insert something to lock
+                insert_absent(connection, facts, [{"name": name, "value": ""}])
+                value = connection.execute(query).scalar_one()
+            changed = change(value or None, database_now(connection).timestamp())
+            connection.execute(update(facts).where(facts.c.name == name).values(value=changed))
+        return changed
+
+
+# ---- forgotten customers --------------------------------------------------------------------------------------------
+
+
+def _prefix(account: str) -> str:
+    return f"forgotten:{account}:"  # followed by a customer id, which has no colon
+
+
+def bar_customer(connection: Connection, facts: Table, account: str, customer_id: str, now: datetime.datetime) -> None:
+    """Let no row have this customer again."""
+    if not barred_ids(connection, facts, account, [customer_id]):
+        name = _prefix(account) + customer_id
+        connection.execute(insert(facts).values(name=name, value=now.isoformat(timespec="seconds")))
+
+
+def barred_ids(connection: Connection, facts: Table, account: str, customer_ids: Collection[str]) -> set[str]:
+    """Which of these customers are barred; takes some hundreds at once."""
+    names = {_prefix(account) + customer_id: customer_id for customer_id in customer_ids}
+    if not names:
+        return set()
+    found = connection.execute(select(facts.c.name).where(among(connection, facts.c.name, sorted(names))))
+    return {names[row[0]] for row in found}
+
+
+def count_barred(connection: Connection, facts: Table, account: str) -> int:
+    """How many customers of the account are barred."""
+    prefix = _prefix(account)
+    query = select(func.count()).select_from(facts).where(func.substr(facts.c.name, 1, len(prefix)) == prefix)
+    return int(connection.execute(query).scalar_one())
+
+
+# ---- attempts -------------------------------------------------------------------------------------------------------
+
+
+def first_attempt(connection: Connection, facts: Table) -> int:
+    """The attempt that new rows start from."""
+    value = connection.execute(select(facts.c.value).where(facts.c.name == FIRST_ATTEMPT)).scalar_one_or_none()
+    return int(value or 1)
+
+
+def raise_first_attempt(connection: Connection, facts: Table, attempt: int) -> int:
+    """Let new rows start from this attempt at least, and return where they do; the fact must exist."""
+    this = facts.c.name == FIRST_ATTEMPT
+    value = connection.execute(select(facts.c.value).where(this).with_for_update()).scalar_one()
+    if int(value) >= attempt:
+        return int(value)
+    connection.execute(update(facts).where(this).values(value=str(attempt)))
+    return attempt

@@ -1,0 +1,222 @@
+"""A row of the ledger: its states, its columns and the rules about when it may be changed.
+
+A pending row is either *unsent*, when PayArc has certainly no customer for it, or it *may be open*: a request may have
+created the customer. A row that may be open has ``lease_until``, ``settle`` and ``sent_after``; every other row has
+none of them.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Collection
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Table, and_, case, or_, select
+from sqlalchemy.engine import Connection
+
+from payarc_provider.sync.records import Errors, Record
+
+EPOCH = datetime.datetime.fromtimestamp(0, datetime.UTC)
+
+CLOSED: dict[str, Any] = {"owner": None, "lease_until": None, "settle": None, "sent_after": None}
+"""The columns of a row for which no request can be open at PayArc."""
+
+Retry = bool | datetime.datetime
+"""Whether rejected rows are tried again with the same data: all, none, or those rejected before a moment."""
+
+
+class State(StrEnum):
+    """The state of a row."""
+
+    PENDING = "pending"
+    """The customer will be requested, or has been and the outcome may be unknown."""
+    CREATED = "created"
+    """The customer exists, and the row has its id."""
+    REJECTED = "rejected"
+    """PayArc or its documented rules rejected the record; it is tried again when its data changes."""
+
+
+class Hold(StrEnum):
+    """What a pending row is waiting for."""
+
+    HELD = "held"
+    """A run owns it under a live lease."""
+    OPEN = "open"
+    """The lease is over and PayArc may have the customer: the next run takes the row over and looks it up."""
+    UNSENT = "unsent"
+    """PayArc certainly has no customer for it: the next run that reads its record sends it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row as it was read; ``docs/ledger.md`` explains the columns."""
+
+    key: str
+    state: str
+    customer_id: str | None
+    reference: str | None
+    digest: str
+    fields: str
+    source: str
+    owner: str | None
+    lease_until: datetime.datetime | None
+    settle: float | None
+    sent_after: datetime.datetime | None
+    attempt: int
+    error: str | None
+    matched_by: str | None
+    dag_id: str | None
+    run_id: str | None
+    resolved_at: datetime.datetime | None = None
+
+    @property
+    def errors(self) -> Errors:
+        """Why the record was rejected, by field."""
+        return json.loads(self.error) if self.error else {}
+
+    @property
+    def unsent(self) -> bool:
+        """Whether the row is pending and PayArc certainly has no customer for it."""
+        return self.state == State.PENDING and self.sent_after is None and self.owner is None
+
+    @property
+    def takeover_at(self) -> datetime.datetime:
+        """From when another run may take the row over."""
+        return takeover_at(self.lease_until or EPOCH, self.settle)
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
+
+
+class Known(NamedTuple):
+    """What a run needs to know about a record that has a customer.
+
+    :param ours: whether the row comes from the claimant's source
+    :param this_run: whether the claimant's DAG run made the row, in this try or an earlier one
+    """
+
+    customer_id: str
+    digest: str
+    ours: bool
+    this_run: bool
+    matched_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """One attempt of one task, as the owner of rows.
+
+    :param owner: the attempt's random id
+    :param source: where its records come from
+    :param lease: seconds for which a claim holds without being renewed
+    :param settle: seconds within which PayArc applies a request after the lease check that precedes it
+    """
+
+    account: str
+    owner: str
+    source: str
+    lease: float
+    settle: float
+    dag_id: str | None = None
+    run_id: str | None = None
+    task_id: str | None = None
+
+    def lease_until(self, now: datetime.datetime) -> datetime.datetime:
+        """When a lease taken now ends."""
+        return now + datetime.timedelta(seconds=self.lease)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """How a pending row ends: with the customer's id, or with the reasons why the record was rejected."""
+
+    key: str
+    customer_id: str | None = None
+    errors: Errors | None = None
+    matched_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The result of recording.
+
+    :param keys: the keys whose resolution was recorded
+    :param taken_ids: the keys whose customer id belongs to another row, which were left pending
+    """
+
+    keys: set[str]
+    taken_ids: set[str]
+
+
+# ---- rules ----------------------------------------------------------------------------------------------------------
+
+
+def takeover_at(lease_until: datetime.datetime, settle: float | None) -> datetime.datetime:
+    """When the last request of a row's owner has been applied or never will be: ``settle`` seconds after the lease."""
+    return lease_until + datetime.timedelta(seconds=settle or 0)
+
+
+def is_free(record: Record, row: Row | None, retry_rejected: Retry) -> bool:
+    """Whether this record may be claimed: it has no row, or an unsent one, or a rejected one worth another try."""
+    if row is None or row.unsent:
+        return True
+    if row.state != State.REJECTED:
+        return False
+    return row.digest != record.digest or (not record.errors and _to_be_retried(row, retry_rejected))
+
+
+def _to_be_retried(row: Row, retry_rejected: Retry) -> bool:
+    if isinstance(retry_rejected, bool):
+        return retry_rejected
+    return row.resolved_at is None or row.resolved_at < retry_rejected
+
+
+# ---- the same in SQL ------------------------------------------------------------------------------------------------
+
+
+def read_rows(connection: Connection, table: Table, *where: ColumnElement[bool], lock: bool = False) -> dict[str, Row]:
+    """The rows that meet these conditions, by key and in key order."""
+    query = select(*(table.c[name] for name in COLUMNS)).where(*where).order_by(table.c.key)
+    if lock:
+        query = query.with_for_update()
+    return {found[0]: Row(*found) for found in connection.execute(query)}
+
+
+def at_key(table: Table, account: str, key: str) -> ColumnElement[bool]:
+    """The row of this key."""
+    return and_(table.c.account == account, table.c.key == key)
+
+
+def in_state(table: Table, account: str, state: State) -> ColumnElement[bool]:
+    """The account's rows in this state."""
+    return and_(table.c.account == account, table.c.state == state)
+
+
+def owned(table: Table, me: Claimant, keys: Collection[str] | None = None) -> ColumnElement[bool]:
+    """The claimant's pending rows, or those among these keys."""
+    mine = and_(in_state(table, me.account, State.PENDING), table.c.owner == me.owner)
+    return mine if keys is None else and_(mine, table.c.key.in_(keys))
+
+
+def open_elsewhere(table: Table, me: Claimant) -> ColumnElement[bool]:
+    """The rows of the account that may be open and that this attempt does not own."""
+    others = or_(table.c.owner.is_(None), table.c.owner != me.owner)
+    return and_(in_state(table, me.account, State.PENDING), table.c.lease_until.is_not(None), others)
+
+
+def unsent(table: Table) -> ColumnElement[bool]:
+    """The unsent rows, as in `Row.unsent`."""
+    return and_(table.c.state == State.PENDING, table.c.sent_after.is_(None), table.c.owner.is_(None))
+
+
+def hold(table: Table, now: datetime.datetime) -> ColumnElement[str | None]:
+    """What a pending row is waiting for, as a `Hold`; NULL for other rows."""
+    return case(
+        (table.c.state != State.PENDING, None),
+        (unsent(table), Hold.UNSENT.value),
+        (table.c.lease_until >= now, Hold.HELD.value),
+        else_=Hold.OPEN.value,
+    )
