@@ -24,9 +24,9 @@ _PROBE_EVERY = 1.0  # seconds between attempts while nothing shows when the wind
 _TOO_EARLY = 2.0  # seconds; a first request that is told to wait no longer than this has met the window before
 _LONGEST = 3600.0  # seconds; a longer wait is not believed
 _GONE = 60.0  # seconds, or two windows, after which a worker that has not asked the ledger counts as gone
-_ALL = "all"  # the name of the budget of all endpoints
-_NEW_WINDOW = {"taken": 0, "opened": None, "end": None, "probed": None}  # in the ledger
+_ALL = "all"  # the budget of all endpoints
 _LEDGER = "ledger"  # in place of an endpoint: what the ledger says about the other workers
+_NEW_WINDOW = {"taken": 0, "opened": None, "end": None, "probed": None}  # in the ledger
 
 
 class Sent(NamedTuple):
@@ -43,27 +43,26 @@ class Budget:
     """One window after the other of what PayArc counts together. Times are the limiter's clock, in seconds.
 
     ``length``: a window lasts more than the first number of seconds and at most the second. ``counts``: for each
-    endpoint, how many requests of the window were used by its last response, and the tick of that response; infinitely
-    many after a 429 that named no limit. ``opened``: the two moments between which PayArc handled the window's first
-    request, where that is known. ``share``: the part of recent windows that this worker used.
+    endpoint, how many requests of the window were used by its last response, and the tick of that response.
+    ``opened``: the two moments between which PayArc handled the window's first request, where that is known.
 
     ``slots``: with several workers, how many requests the ledger lets this one send. ``unshared``: requests sent in
-    this window without a slot, which the ledger has not counted. ``shared``: the ledger's number for the window.
-    ``is_new``: the ledger has not heard of this window; ``has_news``: nor of when it opened or ends.
+    this window that the ledger has not counted. ``shared``: the ledger's number for the window. ``is_new``: the ledger
+    does not know this window; ``has_news``: the ledger does not know when it opened or ends.
     """
 
+    now: float = 0.0  # this moment, by clock and by tick
+    tick: int = 0
     limit: float = math.inf
     length: tuple[float, float] = (0.0, math.inf)
     waiting: dict[str, tuple[float, float]] = field(default_factory=dict)  # endpoint → since when, until when
     last_taken: float = -math.inf
-    share: float = 1.0
     opened_before: tuple[float, float] | None = None
     number: int = 0
-    heard: bool = False
     counts: dict[str, tuple[float, int]] = field(default_factory=dict)
     in_flight: Counter[str] = field(default_factory=Counter)
     unanswered: int = 0
-    answered: int = 0
+    unanswered_at: int = 0
     opened: tuple[float, float] | None = None
     end: float | None = None
     workers: int = 1
@@ -82,140 +81,107 @@ class Budget:
     @property
     def seconds(self) -> float | None:
         """How long a window lasts: the least whole number of seconds that fits, else the most that fits."""
-        if self.length[1] == math.inf:
-            return None
-        whole = _next_whole(self.length[0])
-        return whole if whole <= self.length[1] + 1e-6 else self.length[1]
+        return None if self.length[1] == math.inf else min(_next_whole(self.length[0]), self.length[1])
 
     def begin(self) -> None:
-        """The window is over. What is in flight may count in either."""
-        if self.answered:
-            self.share = (self.share + min(1.0, self.answered / self.used)) / 2
+        """The window is over. Requests in flight may count in either."""
         self.number += 1
         self.opened_before, self.opened, self.end = self.opened, None, None
         self.counts, self.in_flight = {}, Counter()
-        self.answered = self.unanswered = self.slots = self.unshared = 0
-        self.heard = self.has_news = False
-        self.is_new = True
+        self.unanswered = self.slots = self.unshared = 0
+        self.has_news, self.is_new = False, True
 
-    # ---- requests -----------------------------------------------------------------------------------------------
-
-    def wait(self, endpoint: str, now: float) -> float:
-        """Seconds until a request may go; 0.0: now."""
+    def wait(self, endpoint: str) -> float:
+        """Seconds until a request may go; 0.0: at once."""
         in_flight, exhausted = self.in_flight.total(), self.used >= self.limit
         if exhausted and self.end is not None:
-            return self.end - now
+            return self.end - self.now
         if self.workers > 1 and (exhausted or not self.slots):
             return 0.0 if self.slots else _ASK_AGAIN
         if exhausted:
-            pause = self.last_taken + _PROBE_EVERY - now
+            pause = self.last_taken + _PROBE_EVERY - self.now
             return max(pause, _ASK_AGAIN) if in_flight or pause > 0 else 0.0
-        if not self.heard:  # one request opens the window
+        if not self.counts:  # one request opens the window
             return _ASK_AGAIN if in_flight else 0.0
-        room = self.limit - self.used
-        if self.workers == 1:
-            room = max(1.0, room * self.share)
-        kept = self._kept_from(endpoint, now)
-        return 0.0 if in_flight + kept < room and (self.workers == 1 or kept < self.slots) else _ASK_AGAIN
+        # One slot is kept for each endpoint that has waited longer and has nothing in flight: it would starve.
+        since, _ = self.waiting.get(endpoint, (self.now, self.now))
+        starving = (name for name, (start, until) in self.waiting.items() if start < since and self.now < until)
+        kept = sum(not self.in_flight[name] for name in starving)
+        left = self.limit - self.used - in_flight
+        return 0.0 if kept < (left if self.workers == 1 else min(left, self.slots)) else _ASK_AGAIN
 
-    def _kept_from(self, endpoint: str, now: float) -> int:
-        # One slot for each other endpoint that has waited longer and has nothing in flight; it would starve otherwise.
-        since, _ = self.waiting.get(endpoint, (now, now))
-        return sum(
-            start < since and now < until and not self.in_flight[other]
-            for other, (start, until) in self.waiting.items()
-        )
+    def take(self, endpoint: str, slots: int = 1) -> None:
+        """Take a slot, or give it back (-1)."""
+        self.in_flight[endpoint] = max(0, self.in_flight[endpoint] + slots)
+        if self.workers > 1:
+            self.slots = max(0, self.slots - slots)
+        else:
+            self.unshared = max(0, self.unshared + slots)
 
-    def take(self, endpoint: str, now: float) -> None:
-        """A request may go."""
-        self.waiting.pop(endpoint, None)
-        self.in_flight[endpoint] += 1
-        self.last_taken = now
-        self.slots, self.unshared = max(0, self.slots - 1), self.unshared + (self.workers == 1)
-
-    def put_back(self, endpoint: str) -> None:
-        """It did not go."""
-        self.in_flight[endpoint] = max(0, self.in_flight[endpoint] - 1)
-        self.slots, self.unshared = self.slots + (self.workers > 1), max(0, self.unshared - 1)
-
-    # ---- responses ----------------------------------------------------------------------------------------------
-
-    def count(
-        self, limit: int, remaining: int, left: tuple[float, float] | None, sent: Sent, now: float, tick: int
-    ) -> None:
-        """A response that shows the count, and within which seconds the window ends if it says so."""
+    def count(self, limit: int, remaining: int, left: tuple[float, float] | None, sent: Sent) -> None:
+        """A response that shows the count, and may say how many seconds are left of the window."""
         used = float(max(0, limit - remaining))
-        lowered = remaining == 0 and limit < self.limit < math.inf
         for teller in (sent.endpoint, _LEDGER):
-            before, at = self.counts.get(teller, (0.0, tick))
-            if sent.tick > at and used <= before and not lowered:
+            before, at = self.counts.get(teller, (0.0, self.tick))
+            if sent.tick > at and used <= before:
                 self.begin()  # a request that left after a count was heard counts more, unless a new window has opened
-        self.limit, self.heard, self.unanswered = limit, True, 0
-        self.answered += 1
+        self.limit = limit
+        if sent.tick > self.unanswered_at:
+            self.unanswered = 0
         if used >= self.counts.get(sent.endpoint, (0.0, 0))[0]:
-            self.counts[sent.endpoint] = used, tick
-        if used == 1 and all(count <= 1 for other, (count, _) in self.counts.items() if other != sent.endpoint):
-            self.opened, self.has_news = (sent.at, now), True
-            self.end = None if self.seconds is None else now + self.seconds
+            self.counts[sent.endpoint] = used, self.tick
+        if used == 1 and all(count <= 1 for name, (count, _) in self.counts.items() if name != sent.endpoint):
+            self.opened, self.has_news = (sent.at, self.now), True
+            self.end = None if self.seconds is None else self.now + self.seconds
         if left is not None and left[1] > 0:
-            self._learn_end(left, sent, now)
+            self._learn_end(left, sent)
         if self.used >= limit:
             self.slots = 0
 
-    def exceed(self, limit: int | None, left: tuple[float, float] | None, sent: Sent, now: float, tick: int) -> None:
-        """A 429."""
+    def exceed(self, limit: int | None, left: tuple[float, float] | None, sent: Sent) -> None:
+        """A 429. Where no limit is known, infinitely many requests count as used."""
         self.limit = limit or self.limit
-        if not self.heard and left is not None and left[1] <= _TOO_EARLY and self.opened is None:
+        if not self.counts and left is not None and left[1] <= _TOO_EARLY and self.opened is None:
             self.opened = self.opened_before
-        self.heard, self.slots = True, 0
-        self.counts[sent.endpoint] = self.limit, tick
+        self.counts[sent.endpoint], self.slots = (self.limit, self.tick), 0
         if left is not None:
-            self._learn_end((left[0], max(left[1], _PROBE_EVERY)), sent, now)
+            self._learn_end((left[0], max(left[1], _PROBE_EVERY)), sent)
 
     def pass_over(self, sent: Sent, *, processed: bool) -> None:
         """A response that shows no count, or none at all."""
-        _, at = self.counts.get(sent.endpoint, (0, sent.tick))
+        _, at = self.counts.get(sent.endpoint, (0.0, self.tick))
         if processed and self.used >= self.limit and sent.tick > at:
             self.begin()
-        self.heard = self.heard or processed
-        self.unanswered += self.limit < math.inf
+        if processed:
+            self.counts.setdefault(sent.endpoint, (0.0, self.tick))
+        self.unanswered, self.unanswered_at = self.unanswered + (self.limit < math.inf), self.tick
 
-    def _learn_end(self, left: tuple[float, float], sent: Sent, now: float) -> None:
-        earliest, latest = sent.at + min(left[0], _LONGEST), now + min(left[1], _LONGEST)
-        reckoned = None
+    def _learn_end(self, left: tuple[float, float], sent: Sent) -> None:
+        earliest, latest = sent.at + min(left[0], _LONGEST), self.now + min(left[1], _LONGEST)
+        expected = None
         if self.opened is not None:
             self._learn_length(earliest - self.opened[1], latest - self.opened[0])
-            reckoned = None if self.seconds is None else self.opened[1] + self.seconds
-        fitting = [end for end in (reckoned, self.end) if end is not None and max(now, earliest) <= end <= latest + 1]
-        if reckoned not in fitting:
+            expected = None if self.seconds is None else self.opened[1] + self.seconds
+        fitting = [
+            end for end in (expected, self.end) if end is not None and max(self.now, earliest) <= end <= latest + 1
+        ]
+        if expected not in fitting:
             self.opened = None
         before, self.end = self.end, fitting[0] if fitting else latest
         self.has_news = self.has_news or self.end != before
 
     def _learn_length(self, more_than: float, at_most: float) -> None:
-        if at_most >= 2 * self.length[1]:
-            return  # a penalty
-        both = max(more_than, self.length[0]), min(at_most, self.length[1])
-        self.length = both if _next_whole(both[0]) <= both[1] + 1e-6 else (more_than, at_most)
+        if at_most < 2 * self.length[1]:  # else it is a penalty
+            low, high = max(more_than, self.length[0]), min(at_most, self.length[1])
+            self.length = (low, high) if _next_whole(low) <= high + 1e-6 else (more_than, at_most)
 
-    # ---- other workers ------------------------------------------------------------------------------------------
+    def exchange(self, window: dict[str, Any], workers: int, ready: int, shift: float) -> None:
+        """Tell the ledger's window what this worker knows, learn the rest, and take slots from it.
 
-    def asks_ledger(self, now: float) -> bool:
-        """Whether to exchange with the ledger now: alone once in a window, with others for slots and with news."""
-        if self.limit == math.inf or now < self.ask_ledger_at:
-            return False
-        if self.workers == 1:
-            return self.heard and self.is_new
-        return self.has_news or not (self.slots or (self.used >= self.limit and self.end is not None))
-
-    def exchange(self, window: dict[str, Any], workers: int, ready: int, now: float, shift: float, tick: int) -> None:
-        """Tell the ledger's window what this worker knows and take slots from it.
-
-        :param ready: how many requests this worker could send
         :param shift: the seconds by which the database's clock is ahead
         """
         over = self.is_new and window["number"] == self.shared
-        if over or (window["end"] is not None and now + shift >= window["end"]):
+        if over or (window["end"] is not None and self.now + shift >= window["end"]):
             window |= {"number": window["number"] + 1} | _NEW_WINDOW
         if not self.is_new and window["number"] != self.shared:
             self.begin()
@@ -230,8 +196,7 @@ class Budget:
             window["length"] = self.length
         elif window["length"]:
             self.length = tuple(window["length"])
-        self.shared, self.unshared = window["number"], 0
-        self.is_new = self.has_news = False
+        self.shared, self.unshared, self.is_new, self.has_news = window["number"], 0, False, False
         self.workers = workers if window["limit"] else 1
         if self.workers == 1:
             self.slots = 0
@@ -239,16 +204,16 @@ class Budget:
         if self.opened is None and window["opened"]:
             self.opened = window["opened"][0] - shift, window["opened"][1] - shift
         if window["end"] is not None:
-            self.end = min(window["end"] - shift, now + _LONGEST)
+            self.end = min(window["end"] - shift, self.now + _LONGEST)
         left = int(self.limit - window["taken"])
         if left <= 0:
-            self.counts[_LEDGER] = self.limit, tick
-            if window["end"] is None and now + shift - (window["probed"] or 0.0) >= _PROBE_EVERY:
-                self.slots, window["probed"] = 1, now + shift  # one request finds out when the window ends
+            self.counts[_LEDGER] = self.limit, self.tick
+            if window["end"] is None and self.now + shift - (window["probed"] or 0.0) >= _PROBE_EVERY:
+                self.slots, window["probed"] = 1, self.now + shift  # one request finds out when the window ends
         elif not self.slots:
             self.slots = min(ready, max(1, left // workers))
             window["taken"] += self.slots
-        self.ask_ledger_at = now if self.slots else now + _ASK_LEDGER_AGAIN
+        self.ask_ledger_at = self.now if self.slots else self.now + _ASK_LEDGER_AGAIN
 
 
 class RateLimiter:
@@ -277,58 +242,56 @@ class RateLimiter:
     def acquire(self, endpoint: str) -> float:
         """Seconds after which to ask again, or 0.0: a slot is taken, and one request may go."""
         with self._lock:
-            budget, now = self._at(endpoint)
-            wait = budget.wait(endpoint, now)
-            if wait > 0 and not self._may_try(budget, endpoint, now):
-                since, _ = budget.waiting.get(endpoint, (now, now))
-                budget.waiting[endpoint] = since, now + wait + 10 * _ASK_AGAIN
-                self._waited += max(0.0, now + wait - max(now, self._waits_until))
-                self._waits_until = max(now + wait, self._waits_until)
-                return wait
-            budget.take(endpoint, now)
-            return 0.0
+            budget = self._at(endpoint)
+            now, wait = budget.now, budget.wait(endpoint)
+            if wait <= 0 or self._may_try(budget, endpoint):
+                budget.waiting.pop(endpoint, None)
+                budget.take(endpoint)
+                budget.last_taken = now
+                return 0.0
+            since, _ = budget.waiting.get(endpoint, (now, now))
+            budget.waiting[endpoint] = since, now + wait + 10 * _ASK_AGAIN
+            self._waited += max(0.0, now + wait - max(now, self._waits_until))
+            self._waits_until = max(now + wait, self._waits_until)
+            return wait
 
     def release(self, endpoint: str) -> None:
         """Return a slot that was not used."""
         with self._lock:
-            self._at(endpoint)[0].put_back(endpoint)
+            self._at(endpoint).take(endpoint, -1)
 
     def depart(self, endpoint: str) -> Sent:
         """A request leaves. Hand the result to `learn`."""
         with self._lock:
-            budget, now = self._at(endpoint)
-            return Sent(endpoint, budget.number, self._tick, now)
+            budget = self._at(endpoint)
+            return Sent(endpoint, budget.number, budget.tick, budget.now)
 
     def learn(self, sent: Sent, status: int | None, headers: Mapping[str, str]) -> None:
         """Take in a response; ``status`` is None for a request that was sent and got none. Never raises."""
         limit, remaining = http.count(headers, "X-RateLimit-Limit"), http.count(headers, "X-RateLimit-Remaining")
         with self._lock:
-            budget, now = self._at(sent.endpoint)
+            budget = self._at(sent.endpoint)
             if sent.window != budget.number:
                 return  # too late to say anything about this window
             budget.in_flight[sent.endpoint] = max(0, budget.in_flight[sent.endpoint] - 1)
             if self._apart is None and limit and remaining is not None:
-                self._compare_endpoints(budget, sent, None if status == 429 else limit - remaining, now)
-                budget, now = self._at(sent.endpoint)
+                self._compare_endpoints(budget, sent, None if status == 429 else limit - remaining)
+                budget = self._at(sent.endpoint)
             if status == 429:
-                budget.exceed(limit, http.retry_in(headers), sent, now, self._tick)
+                budget.exceed(limit, http.retry_in(headers), sent)
             elif status is not None and limit and remaining is not None:
-                budget.count(limit, remaining, http.reset_in(headers), sent, now, self._tick)
+                budget.count(limit, remaining, http.reset_in(headers), sent)
             else:
                 budget.pass_over(sent, processed=status is not None and status < 500)
 
     def export(self) -> dict[str, Any]:
-        """What is known, as JSON can hold it; for `restore`, also in another process."""
+        """What a later process should know, as JSON can hold it; for `restore`."""
         with self._lock:
             budgets = {}
-            for name, budget in self._budgets.items():
-                used, left = budget.used + budget.in_flight.total(), (budget.end or 0.0) - self._clock()
-                budgets[name] = {
-                    "limit": None if budget.limit == math.inf else budget.limit,
-                    "length": None if budget.seconds is None else list(budget.length),
-                    "left": max(0.0, left),
-                    "used": None if used == math.inf else used,
-                }
+            for name in list(self._budgets):
+                budget = self._at(name)
+                length = None if budget.seconds is None else budget.length
+                budgets[name] = {"length": length, "wait": budget.wait(name)}
             return {"apart": self._apart, "budgets": budgets}
 
     def restore(self, state: Mapping[str, Any], elapsed: float) -> None:
@@ -336,18 +299,21 @@ class RateLimiter:
         with self._lock:
             self._apart = state.get("apart")
             for name, known in state.get("budgets", {}).items():
-                budget = self._budgets[name] = Budget(limit=known["limit"] or math.inf)
-                budget.length = tuple(known["length"]) if known["length"] else budget.length
-                if known["left"] > elapsed:
-                    used = math.inf if known["used"] is None else known["used"]
-                    budget.end, budget.heard = self._clock() + known["left"] - elapsed, used > 0
-                    budget.counts[_LEDGER] = used, self._tick
+                budget = self._budgets[name] = Budget(length=tuple(known["length"] or (0.0, math.inf)))
+                if known["wait"] > elapsed:
+                    budget.end = self._clock() + known["wait"] - elapsed
+                    budget.counts[_LEDGER] = math.inf, self._tick
 
     def asks_ledger(self, endpoint: str) -> bool:
-        """Whether to call `exchange` before `acquire`."""
+        """Whether to `exchange` before `acquire`: alone, once in a window; with others, for slots and with news."""
         with self._lock:
-            budget, now = self._at(endpoint)
-            return budget.asks_ledger(now)
+            budget = self._at(endpoint)
+            if budget.limit == math.inf or budget.now < budget.ask_ledger_at:
+                return False
+            if budget.workers == 1:
+                return budget.is_new and bool(budget.counts)
+            waits_for_end = budget.used >= budget.limit and budget.end is not None
+            return budget.has_news or not (budget.slots or waits_for_end)
 
     def exchange(self, value: str | None, database_now: float, endpoint: str, worker: str, ready: int) -> str:
         """Share the window with other workers: takes what the ledger keeps for them all, returns its new value.
@@ -355,56 +321,53 @@ class RateLimiter:
         :param database_now: the ledger's database's clock, in Unix seconds
         :param ready: how many requests this worker could send
         """
+        shared: dict[str, Any] = json.loads(value) if value else {"apart": False, "workers": {}, "budgets": {}}
         with self._lock:
-            budget, now = self._at(endpoint)
-            shared = json.loads(value) if value else {"apart": False, "workers": {}, "budgets": {}}
-            shared["apart"] = shared["apart"] or bool(self._apart)
+            budget = self._at(endpoint)
             if shared["apart"] and not self._apart:
                 self._split(budget)
-                budget, now = self._at(endpoint)
+                budget = self._at(endpoint)
             gone = max(_GONE, 2 * (budget.seconds or 0.0))
             workers = {name: at for name, at in shared["workers"].items() if database_now - at < gone}
-            shared["workers"] = workers | {worker: database_now}
+            shared |= {"apart": bool(self._apart), "workers": workers | {worker: database_now}}
             name = endpoint if self._apart else _ALL
             window = shared["budgets"].setdefault(name, {"number": 1, "limit": None, "length": None} | _NEW_WINDOW)
-            budget.exchange(window, len(shared["workers"]), ready, now, database_now - now, self._tick)
+            budget.exchange(window, len(shared["workers"]), ready, database_now - budget.now)
             return json.dumps(shared)
 
     def go_alone(self, endpoint: str) -> None:
         """The ledger cannot be used: go on by PayArc's responses until the next window."""
         with self._lock:
-            budget, _ = self._at(endpoint)
+            budget = self._at(endpoint)
             budget.workers, budget.slots, budget.is_new = 1, 0, False
 
-    def _at(self, endpoint: str) -> tuple[Budget, float]:
+    def _at(self, endpoint: str) -> Budget:
         self._tick += 1
-        name, now = endpoint if self._apart else _ALL, self._clock()
-        if name not in self._budgets:
-            length = next((budget.length for budget in self._budgets.values()), (0.0, math.inf))
-            self._budgets[name] = Budget(length=length)
-        budget = self._budgets[name]
-        if budget.end is not None and now >= budget.end:
+        length = next((budget.length for budget in self._budgets.values()), (0.0, math.inf))
+        budget = self._budgets.setdefault(endpoint if self._apart else _ALL, Budget(length=length))
+        budget.now, budget.tick = self._clock(), self._tick
+        if budget.end is not None and budget.now >= budget.end:
             budget.begin()
-        return budget, now
+        return budget
 
-    # ---- one budget for all endpoints, or one for each ----------------------------------------------------------
-
-    def _may_try(self, budget: Budget, endpoint: str, now: float) -> bool:
+    def _may_try(self, budget: Budget, endpoint: str) -> bool:
         # Another endpoint has used most of the window: one request finds out whether this one has windows of its own.
         if self._apart is not None or budget.used < budget.limit or budget.in_flight[endpoint]:
             return False
-        own, _ = budget.counts.get(endpoint, (0, 0))
-        others = [used for other, (used, _) in budget.counts.items() if other not in (endpoint, _LEDGER)]
-        return own < max(others, default=0) and budget.end is not None and budget.end - now > _PROBE_EVERY
+        own, _ = budget.counts.get(endpoint, (0.0, 0))
+        others = [used for name, (used, _) in budget.counts.items() if name not in (endpoint, _LEDGER)]
+        return own < max(others, default=0.0) and budget.end is not None and budget.end - budget.now > _PROBE_EVERY
 
-    def _compare_endpoints(self, budget: Budget, sent: Sent, used: int | None, now: float) -> None:
-        earlier = {other: count for other, (count, tick) in budget.counts.items() if tick < sent.tick}
+    def _compare_endpoints(self, budget: Budget, sent: Sent, used: int | None) -> None:
+        earlier = {name: count for name, (count, tick) in budget.counts.items() if tick < sent.tick}
         earlier.pop(sent.endpoint, None)
-        if used is None:
-            self._apart = False if max(earlier.values(), default=0) >= budget.limit else None
-        elif budget.end is not None and budget.end - now > _PROBE_EVERY / 2:  # a new window would count anew
+        if used is None:  # a 429
+            self._apart = False if max(earlier.values(), default=0.0) >= budget.limit else None
+        elif (
+            budget.end is not None and budget.end - budget.now > _PROBE_EVERY / 2
+        ):  # not yet a new window, which counts anew
             earlier.pop(_LEDGER, None)
-            if used <= max(earlier.values(), default=0):  # counted together, it would be more
+            if used <= max(earlier.values(), default=0.0):  # counted together, it would be more
                 self._split(budget)
 
     def _split(self, budget: Budget) -> None:

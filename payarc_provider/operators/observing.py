@@ -72,7 +72,7 @@ class Watch:
         self.meter = Meter(
             customers=dict if self._settings.dry_run else self._customers,
             requests=lambda: client.requests_sent,
-            waited=lambda: payarc.waits.so_far(clock.now()),
+            waited=lambda: client.limiter.waited,
             seconds=lambda: clock.now() - began,
             tags={"dag_id": instance.dag_id, "task_id": instance.task_id},
         )

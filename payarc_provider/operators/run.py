@@ -187,7 +187,7 @@ class _TaskRun:
             if self._exists
             else cast("LedgerPort", NoLedger())
         )
-        payarc = ThreadedPayarc(self._client, self._limiter, self._pools)
+        payarc = ThreadedPayarc(self._client, self._limiter, self._pools, self._ledger if self._exists else None, me)
         tracer = get_tracer()
         engine = Run(
             me,

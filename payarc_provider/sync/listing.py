@@ -36,7 +36,7 @@ class Listing:
     async def _page(self, number: int) -> CustomerPage:
         failures = 0
         while True:
-            wait = self._limiter.delay(ENDPOINT)
+            wait = self._limiter.acquire(ENDPOINT)
             if wait > 0:
                 await asyncio.sleep(wait)
                 continue

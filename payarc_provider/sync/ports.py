@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from payarc_provider.api.client import CustomerPage
-from payarc_provider.api.shared_window import Asking, Granted
 from payarc_provider.sync.ledger import Known, Recorded, Resolution, Row
 from payarc_provider.sync.records import Errors, Record
 from payarc_provider.sync.states import Created, Status
@@ -82,9 +81,6 @@ class LedgerPort(Protocol):
     async def alters_values(self, noticed: bool) -> bool:
         """Whether PayArc is known to alter values; ``noticed`` makes it known."""
 
-    async def places(self, asking: Asking) -> Granted:
-        """What the workers that share the ledger leave to this one of PayArc's window for POSTs."""
-
 
 class PayarcPort(Protocol):
     """PayArc's customers; every method raises the errors of ``payarc_provider.exceptions``."""
@@ -98,17 +94,14 @@ class PayarcPort(Protocol):
     async def list_page(self, page: int) -> CustomerPage:
         """One page of 100 customers, newest first, from 1."""
 
-    def delay(self, reading: bool) -> float:
-        """Seconds until the rate limit lets the next request go; 0 reserves a place for it."""
+    async def acquire(self, reading: bool, ready: int = 1) -> float:
+        """Seconds until the rate limit lets the next request go; 0: a slot is taken for it.
 
-    def unreserve(self, reading: bool) -> None:
-        """Give back a place that was reserved and not used."""
+        :param ready: how many requests could go now
+        """
 
-    def asking(self, worker: str, want: int) -> Asking | None:
-        """What is to be asked of the ledger before the next POST can go; None if nothing is."""
-
-    def granted(self, granted: Granted | None) -> None:
-        """The ledger's answer to it; None where none came."""
+    def release(self, reading: bool) -> None:
+        """Return a slot that was not used."""
 
 
 class Sink(Protocol):

@@ -20,7 +20,7 @@ async def read(work: RunState, call: Callable[[], Awaitable[T]]) -> T:
     while True:
         if work.stop:
             raise work.stop
-        wait = work.payarc.delay(reading=True)
+        wait = await work.payarc.acquire(reading=True)
         if wait > 0:
             await work.sleep(wait)
             continue

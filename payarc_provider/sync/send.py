@@ -14,7 +14,6 @@ from payarc_provider.sync.recorder import Recorder
 from payarc_provider.sync.reference import reference, with_reference
 from payarc_provider.sync.state import RunState
 from payarc_provider.sync.states import Created, Deferred, LeaseTooShort, Outcome, Refused, Unknown, Wrong, outcome_of
-from payarc_provider.sync.throttle import Pace
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +31,6 @@ class Sender:
 
     def __init__(self, work: RunState) -> None:
         self._work = work
-        self._pace = Pace(work)
         self.recorder = Recorder(work, self.release_brake)
         self.outbox: asyncio.Queue[Claim] = asyncio.Queue()
         self.braked: list[Claim] = []
@@ -61,7 +59,7 @@ class Sender:
     @property
     def _unsent(self) -> int:
         """How many are ready to go."""
-        return self.outbox.qsize() + self._busy - self._sending
+        return min(self._work.settings.concurrency, self.outbox.qsize() + self._busy - self._sending)
 
     def queue(self, intent: Claim) -> None:
         """Send it when its turn comes."""
@@ -109,7 +107,7 @@ class Sender:
                 return
             if (wait := self._not_before - work.clock.now()) > 0:
                 await work.sleep(wait)
-            elif (wait := await self._pace.wait(self._unsent)) > 0:
+            elif (wait := await work.payarc.acquire(reading=False, ready=self._unsent)) > 0:
                 await self._wait_for_limit(wait)
             elif await self._sent(intent):
                 return
@@ -172,7 +170,7 @@ class Sender:
         """Nothing was processed: the intent is as good as unsent; wait and go again."""
         work = self._work
         if not outcome.leased:
-            work.payarc.unreserve(reading=False)
+            work.payarc.release(reading=False)
             await work.sleep(work.settings.renew_every / 4)
             return
         intent.open = False

@@ -12,20 +12,17 @@ import queue
 import threading
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from payarc_provider.api.client import CustomerPage, PayarcClient
 from payarc_provider.api.http import now as machine_clock
 from payarc_provider.api.rate_limit import RateLimiter
-from payarc_provider.api.shared_window import Asking, Granted
-from payarc_provider.exceptions import PayarcRateLimited
 from payarc_provider.sync.batches import Batches
 from payarc_provider.sync.ledger import Claimant, Known, Ledger, Recorded, Resolution, Retry, Row
-from payarc_provider.sync.places import take_places
 from payarc_provider.sync.records import Record
 from payarc_provider.sync.send import attempt_of
 from payarc_provider.sync.states import Created
-from payarc_provider.sync.waits import Waits
+from payarc_provider.sync.throttle import Throttle
 
 T = TypeVar("T")
 CREATE = "POST /customers"
@@ -120,22 +117,30 @@ class ThreadedFeed:
 class ThreadedPayarc:
     """PayArc over HTTP, a thread per open request.
 
-    ``waits``: how long the rate limit held requests back, by this machine's clock.
-
     :param limiter: the same one that the client teaches
+    :param ledger: the ledger through which workers share the rate limit; None: nothing is shared
     """
 
-    def __init__(self, client: PayarcClient, limiter: RateLimiter, threads: Threads) -> None:
+    def __init__(
+        self,
+        client: PayarcClient,
+        limiter: RateLimiter,
+        threads: Threads,
+        ledger: Ledger | None = None,
+        me: Claimant | None = None,
+    ) -> None:
         self._client = client
-        self._limiter = limiter
         self._threads = threads
-        self._clock = SystemClock()
-        self.waits = Waits()
-        limiter.use_account(CREATE)
+
+        async def transact(call: Callable[[Ledger], T]) -> T:
+            return await _in(threads.ledger, lambda: call(cast("Ledger", ledger)))
+
+        account, worker = ("", "") if me is None else (me.account, me.owner[:12])
+        self._throttle = Throttle(limiter, None if ledger is None else transact, account, worker)
 
     async def ping(self) -> float | None:
         """One cheap authenticated call."""
-        return await self._in(self._threads.reads, self._client.ping)
+        return await _in(self._threads.reads, self._client.ping)
 
     async def create(self, fields: Mapping[str, str], idempotency_key: str, guard: Callable[[], None]) -> Created:
         """One POST."""
@@ -146,37 +151,19 @@ class ThreadedPayarc:
             )
             return Created(customer["customer_id"], customer)
 
-        return await self._in(self._threads.requests, send)
+        return await _in(self._threads.requests, send)
 
     async def list_page(self, page: int) -> CustomerPage:
         """One page of 100 customers."""
-        return await self._in(self._threads.reads, lambda: self._client.list_page(page, 100))
+        return await _in(self._threads.reads, lambda: self._client.list_page(page, 100))
 
-    def delay(self, reading: bool) -> float:
-        """Seconds until the rate limit lets the next request go."""
-        wait = self._limiter.delay(LIST if reading else CREATE)
-        if wait > 0:
-            self.waits.told(self._clock.now(), wait)
-        return wait
+    async def acquire(self, reading: bool, ready: int = 1) -> float:
+        """See Throttle.acquire."""
+        return await self._throttle.acquire(LIST if reading else CREATE, ready)
 
-    def unreserve(self, reading: bool) -> None:
-        """Give back an unused place."""
-        self._limiter.release(LIST if reading else CREATE)
-
-    def asking(self, worker: str, want: int) -> Asking | None:
-        """What is to be asked of the ledger, see RateLimiter.asking."""
-        return self._limiter.asking(CREATE, worker, want)
-
-    def granted(self, granted: Granted | None) -> None:
-        """The ledger's answer."""
-        self._limiter.granted(CREATE, granted)
-
-    async def _in(self, pool: Executor, call: Callable[[], T]) -> T:
-        try:
-            return await _in(pool, call)
-        except PayarcRateLimited as limited:
-            self.waits.told(self._clock.now(), limited.retry_after or 1.0)
-            raise
+    def release(self, reading: bool) -> None:
+        """See Throttle.release."""
+        self._throttle.release(LIST if reading else CREATE)
 
 
 class ThreadedLedger:
@@ -255,10 +242,6 @@ class ThreadedLedger:
         if noticed:
             return await _in(self._pool, lambda: self._ledger.remember(name, "yes") == "yes")
         return await _in(self._pool, lambda: self._ledger.fact(name) == "yes")
-
-    async def places(self, asking: Asking) -> Granted:
-        """See take_places."""
-        return await _in(self._pool, lambda: take_places(self._ledger, self._me.account, CREATE, asking, machine_clock))
 
 
 class NoLedger:

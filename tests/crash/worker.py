@@ -141,7 +141,7 @@ def attempt(spec: Spec) -> dict[str, Any]:
     )
     results = Results()
     with threads(settings.concurrency) as pools:
-        payarc = TracedPayarc(client, limiter, pools, trace=spec.path("trace"))
+        payarc = TracedPayarc(client, limiter, pools, ledger, me, trace=spec.path("trace"))
         run = Run(
             me,
             settings,

@@ -16,6 +16,7 @@ import uuid
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from unittest.mock import patch
 
 import pytest
 
@@ -125,7 +126,7 @@ class Bench:
                     reader,
                     feed=ThreadedFeed(batches, pools.source),
                     ledger=ledger_port(ledger, me, pools, retry_rejected=settings.retry_rejected),
-                    payarc=ThreadedPayarc(client, limiter, pools),
+                    payarc=ThreadedPayarc(client, limiter, pools, ledger, me),
                     sink=results,
                     clock=SystemClock(),
                 )
@@ -403,11 +404,12 @@ def test_the_rate_limit_is_waited_out_and_no_record_is_lost_or_doubled(on_sqlite
 def test_one_429_teaches_how_long_windows_are_and_no_other_is_met(on_sqlite, concurrency):
     rows = people(90)
     on_sqlite.sandbox.settings(rate_limit=30, rate_window=2.0, latency=0.02)
-    outcome = on_sqlite.run(rows, dataclasses.replace(QUICK, concurrency=concurrency)).ok()
+    with patch.object(Ledger, "update_fact", autospec=True, side_effect=Ledger.update_fact) as exchange:
+        outcome = on_sqlite.run(rows, dataclasses.replace(QUICK, concurrency=concurrency)).ok()
     on_sqlite.prove(rows, outcome)
     assert outcome.counts["rate_limited"] == on_sqlite.sandbox.stats()["posts"]["rate_limited"]
     assert outcome.counts["rate_limited"] <= 2  # a slow machine may make it two
-    assert RATE_FACT not in " ".join(on_sqlite.ledger.facts("")), "a worker that is alone asks the ledger for nothing"
+    assert exchange.call_count <= 4, "a worker that is alone uses the ledger once in a window"
 
 
 def test_workers_on_one_token_share_windows_out_through_the_ledger(bench):
@@ -425,15 +427,15 @@ def test_workers_on_one_token_share_windows_out_through_the_ledger(bench):
     assert sum(post["arrived"] > first + 5.9 for post in refused) <= 6
 
 
-def test_a_ledger_that_cannot_share_windows_out_holds_nothing_up(on_sqlite):
-    class Unable(ThreadedLedger):
-        async def places(self, asking):
-            raise LedgerUnavailable("not now")
+def test_a_ledger_that_cannot_share_the_rate_limit_holds_nothing_up(on_sqlite, monkeypatch):
+    def update_fact(self, name, change):
+        raise LedgerUnavailable("not now")
 
+    monkeypatch.setattr(Ledger, "update_fact", update_fact)
     on_sqlite.sandbox.settings(rate_limit=20, rate_window=1.0)
     parts = [people(20, first=1 + 20 * number) for number in range(2)]
     with ThreadPoolExecutor(2) as pool:
-        outcomes = list(pool.map(lambda rows: on_sqlite.run(rows, ledger_port=Unable), parts))
+        outcomes = list(pool.map(on_sqlite.run, parts))
     for rows, outcome in zip(parts, outcomes, strict=True):
         assert len(outcome.ok().ids) == len(rows)
     assert len(on_sqlite.sandbox.customers()) == 40

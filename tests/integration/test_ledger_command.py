@@ -130,7 +130,7 @@ class Desk:
                 reader,
                 feed=ThreadedFeed(Batches(ListSource(rows, me.source), reader, settings.batch_size), pools.source),
                 ledger=ThreadedLedger(ledger, me, pools, retry_rejected=False),
-                payarc=ThreadedPayarc(client, limiter, pools),
+                payarc=ThreadedPayarc(client, limiter, pools, ledger, me),
                 sink=results,
                 clock=SystemClock(),
             )

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from payarc_provider.api.shared_window import Asking, Granted, take
 from payarc_provider.sync.ledger import Claimant, Known, Recorded, Resolution, Row, State, is_free
 
 UTC = datetime.UTC
@@ -23,10 +22,6 @@ class LedgerModel:
     rows: dict[str, Row]
     altering: bool = False
     on_record: Any = None
-    window: dict[str, Any] = field(default_factory=dict)
-
-    def take_places(self, asking: Asking, now: float) -> Granted:
-        return take(self.window, asking, now, asked_for=0.0, at=0.0)
 
     def read(self, keys: Any) -> dict[str, Row]:
         return {key: self.rows[key] for key in keys if key in self.rows}

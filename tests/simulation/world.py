@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from payarc_provider.api.client import CustomerPage
-from payarc_provider.api.shared_window import Asking, Granted
 from payarc_provider.exceptions import (
     PayarcAuthError,
     PayarcConnectionFailed,
@@ -772,9 +771,6 @@ class SimLedgerPort(_Wire):
     async def open_without_reference(self) -> Any:
         return await self._call("open_without_reference", lambda now: self.world.ledger.open_without_reference(self.me))
 
-    async def places(self, asking: Asking) -> Granted:
-        return await self._call("places", lambda now: self.world.ledger.take_places(asking, now))
-
     async def alters_values(self, noticed: bool) -> Any:
         def altering(now: float) -> bool:
             self.world.ledger.altering = self.world.ledger.altering or noticed
@@ -847,13 +843,14 @@ class SimPayarc(_Wire):
         world.scheduler.after(wait, lambda: self.process.act(hand_over))
         return await future
 
-    def delay(self, reading: bool) -> float:
+    async def acquire(self, reading: bool, ready: int = 1) -> float:
         now, limit = self.world.scheduler.now, self.world.shape.limit
         if reading:
             return 0.0
         if now < self._shut_until:
             return self._shut_until - now
         if self.world.sharing and self._places == 0:
+            self._places = self.world.rng.randint(1, 3)
             return 0.05
         if limit is not None and self._left is not None:
             if self._left == 0:
@@ -864,20 +861,12 @@ class SimPayarc(_Wire):
         self._places -= 1
         return 0.0
 
-    def unreserve(self, reading: bool) -> None:
+    def release(self, reading: bool) -> None:
         if reading:
             return
         self._places += 1
         if self._left is not None:
             self._left += 1
-
-    def asking(self, worker: str, want: int) -> Asking | None:
-        if not self.world.sharing or self._places > 0:
-            return None
-        return Asking(worker, want, 0.0, limit=3, seconds=5.0, heard=True)
-
-    def granted(self, granted: Granted | None) -> None:
-        self._places = 1 if granted is None else granted.places
 
 
 @dataclass

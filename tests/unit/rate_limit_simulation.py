@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import random
 import selectors
@@ -156,10 +157,8 @@ class Worker:
                 ready = min(self.concurrency, self.left + self.busy - self.in_flight)
                 wait = await self.throttle.acquire(POST, ready)
                 if wait > 0:
-                    try:
+                    with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self.heard.wait(), max(wait, 0.001))
-                    except TimeoutError:
-                        pass
                     continue
                 self.in_flight += 1
                 status = await self.request(POST)

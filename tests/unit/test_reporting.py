@@ -17,7 +17,6 @@ from payarc_provider.assets import customers_asset, customers_uri, is_payarc_ass
 from payarc_provider.exceptions import PayarcConnectionFailed
 from payarc_provider.hooks import tracing
 from payarc_provider.operators.metrics import Meter
-from payarc_provider.sync.waits import Waits
 
 URL = "https://testapi.payarc.net/v1"
 TAGS = {"dag_id": "d", "task_id": "t"}
@@ -72,24 +71,6 @@ def test_where_metrics_cannot_be_sent_the_run_goes_on(monkeypatch):
 
     monkeypatch.setattr(Stats, "incr", fails)
     Meter(lambda: {"created": 1}, dict, lambda: 0.0, lambda: 0.0, TAGS).tell(end=True)
-
-
-@pytest.mark.parametrize(
-    ("told", "now", "waited"),
-    [
-        ([(0, 2)], 2, 2),
-        ([(0, 2)], 0.5, 0.5),  # what is still ahead does not count
-        ([(0, 2), (0, 2), (1, 1)], 5, 2),  # side by side
-        ([(0, 2), (1, 3)], 5, 4),
-        ([(0, 1), (3, 1)], 5, 2),  # one after the other
-        ([(0, 9), (1, 1)], 3, 3),
-    ],
-)
-def test_waits_that_overlap_count_once(told, now, waited):
-    waits = Waits()
-    for at, seconds in told:
-        waits.told(at, seconds)
-    assert waits.so_far(now) == waited
 
 
 # ---- spans ----------------------------------------------------------------------------------------------------------
