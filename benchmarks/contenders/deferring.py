@@ -8,7 +8,7 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import DAG, TaskDeferred
 
-import payarc_provider.operators.run  # noqa: F401 - imports are measured apart
+import payarc_provider.operators.task  # noqa: F401 - imports are measured apart
 from benchmarks.contenders.ours import connect, context
 from payarc_provider.operators.customer import CreateCustomerOperator
 

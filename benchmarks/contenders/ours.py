@@ -18,7 +18,7 @@ import airflow.sdk.execution_time.task_runner  # noqa: F401
 from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
 from airflow.providers.common.compat.sdk import DAG
 
-import payarc_provider.operators.run  # noqa: F401
+import payarc_provider.operators.task  # noqa: F401
 from payarc_provider.operators.customer import CreateCustomerOperator
 
 get_hook_lineage_collector()  # loads Airflow's plugins

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import BaseOperator, XComArg, conf
@@ -18,8 +17,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
     from airflow.providers.openlineage.extractors import OperatorLineage
 
-    from payarc_provider.operators.observing import Seen
-    from payarc_provider.operators.run import Outcome
+    from payarc_provider.operators.task import TaskRun
 
 
 class CreateCustomerOperator(BaseOperator):
@@ -49,7 +47,7 @@ class CreateCustomerOperator(BaseOperator):
     :param match_existing: ``"email"`` adopts a customer that PayArc already has under the record's email address.
     :param max_rejected: How many records (int), or which share of them (float), may be rejected before the task fails.
     :param tolerate_known_rejected: Count only records that no earlier run has rejected toward ``max_rejected``.
-    :param max_new: Fail the task instead of creating more than this many customers in one DAG run.
+    :param max_new: Stop before the first request if more than this many customers would be created.
     :param concurrency: The maximum number of requests in flight.
     :param batch_size: The number of records that are claimed at a time.
     :param deferrable: Release the worker slot during long waits for the rate limit.
@@ -117,15 +115,18 @@ class CreateCustomerOperator(BaseOperator):
         self.sql_conn_id = sql_conn_id
         self.parameters = parameters
         self.key = key
-        self.fields = fields
         self.ledger_conn_id = ledger_conn_id
         self.ledger_table = ledger_table
         self.max_rejected = max_rejected
         self.tolerate_known_rejected = tolerate_known_rejected
-        self.push_ids = push_ids
         self.deferrable = deferrable
-        self.defer_after = defer_after
+        self.push_ids = push_ids
+        self.group_ids = group_ids
         self.settings = Settings(
+            key=key,
+            fields=fields,
+            partition=partition,
+            keep_results=push_ids,
             concurrency=concurrency,
             batch_size=batch_size,
             reference=reference,
@@ -137,8 +138,6 @@ class CreateCustomerOperator(BaseOperator):
             settle=settle,
             lease=lease,
         )
-        self.group_ids = group_ids
-        self.partition = partition
         self._check()
         if isinstance(records, XComArg):
             # Template fields are stored and shown, so `records` is not one and Airflow does not derive this relation.
@@ -166,19 +165,13 @@ class CreateCustomerOperator(BaseOperator):
             raise PayarcConfigError("ledger_conn_id: set the connection of the ledger's database, as records has none")
         if self.parameters is not None and self.sql is None:
             raise PayarcConfigError("parameters: only sql takes parameters; remove them")
-        check_key(self.key)
-        check_fields(self.fields)
-        check_partition(self.partition)
+        check_key(self.settings.key)
+        check_fields(self.settings.fields)
+        check_partition(self.settings.partition)
+        self.settings.check_counts()
         if self.group_ids is not None and (type(self.group_ids) is not int or self.group_ids < 1):
             raise PayarcConfigError("group_ids: set a whole number of at least 1, or None for a flat list of ids")
-        self.settings.check_counts()
-        share = self.max_rejected
-        if (
-            isinstance(share, bool)
-            or not isinstance(share, int | float)
-            or not share >= 0
-            or (isinstance(share, float) and share > 1)
-        ):
+        if not _is_count_or_share(self.max_rejected):
             raise PayarcConfigError("max_rejected: set a whole number of records, or a share between 0.0 and 1.0")
 
     def execute(self, context: Context) -> Any:
@@ -188,65 +181,39 @@ class CreateCustomerOperator(BaseOperator):
             customer
         :raises PayarcError: the run could not finish; running it again sends nothing twice
         """
-        return self._slice(context, resumed=False)
+        return self._start(context, resumed=False)
 
     def resume(self, context: Context, event: Any = None) -> Any:
         """Continue after a deferral. All that is needed for it is in the ledger, not in ``event``."""
-        return self._slice(context, resumed=True)
+        return self._start(context, resumed=True)
 
-    def _slice(self, context: Context, *, resumed: bool) -> Any:
-        from payarc_provider.operators.observing import fill_assets
-        from payarc_provider.operators.run import run
-        from payarc_provider.sync.deferral import Deferral
+    def _start(self, context: Context, *, resumed: bool) -> Any:
+        from payarc_provider.operators.task import TaskRun
 
-        try:
-            outcome = run(self, context, resumed=resumed)
-        except Deferral as deferral:
-            seconds = deferral.seconds
-        else:
-            self._push(context, outcome)
-            fill_assets(self, context, outcome.summary)
-            outcome.raise_if_too_many_rejected(self.max_rejected, tolerate_known=self.tolerate_known_rejected)
-            return self._ids(outcome) if self.push_ids else None
-        return self._defer(seconds)
-
-    def _defer(self, seconds: float) -> None:
-        from airflow.providers.common.compat.standard.triggers import TimeDeltaTrigger
-
-        self.log.info("Deferring for %.0f s until PayArc's rate limit allows requests again", seconds)
-        self.defer(trigger=TimeDeltaTrigger(datetime.timedelta(seconds=seconds)), method_name="resume")
+        self._run = TaskRun(self, context)
+        return self._run.execute(resumed=resumed)
 
     def on_kill(self) -> None:
         """Stop within seconds: record the responses that have arrived and release all other records."""
-        if self._terminate is not None:
-            self._terminate()
+        if self._run is not None:
+            self._run.terminate()
 
-    _terminate: Callable[[], None] | None = None
-    seen: Seen | None = None
+    _run: TaskRun | None = None
 
     def get_openlineage_facets_on_start(self) -> OperatorLineage[Any, Any]:
         """For the OpenLineage provider: what the task will read and write."""
         from payarc_provider.operators.openlineage import lineage_of
 
-        return lineage_of(self)
+        return lineage_of(self, None)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
         """For the OpenLineage provider: what the task has read and written, even if it failed."""
         from payarc_provider.operators.openlineage import lineage_of
 
-        return lineage_of(self)
+        return lineage_of(self, self._run.reporter if self._run else None)
 
-    def _push(self, context: Context, outcome: Outcome) -> None:
-        if not self.do_xcom_push:
-            return
-        instance = context["ti"]
-        instance.xcom_push(key="summary", value=outcome.summary)
-        if self.push_ids:
-            instance.xcom_push(key="customers", value=outcome.customers)
-            instance.xcom_push(key="rejected", value=outcome.rejected)
-            if outcome.too_many_rejected(self.max_rejected, tolerate_known=self.tolerate_known_rejected):
-                instance.xcom_push(key="return_value", value=self._ids(outcome))
 
-    def _ids(self, outcome: Outcome) -> list[Any]:
-        ids, size = outcome.customer_ids, self.group_ids
-        return [ids[start : start + size] for start in range(0, len(ids), size)] if size else list(ids)
+def _is_count_or_share(value: object) -> bool:
+    if isinstance(value, float):
+        return 0 <= value <= 1
+    return type(value) is int and value >= 0

@@ -32,22 +32,27 @@ from payarc_provider.sync.queries import split_table_name
 
 if TYPE_CHECKING:
     from payarc_provider.operators.customer import CreateCustomerOperator
+    from payarc_provider.operators.reporting import TaskReporter
 
 _PLACEHOLDER = re.compile(r"%\(\w+\)s|%s")
 ColumnOrigins = dict[str, list[tuple[Dataset, str]]]
 """Source column → the input columns it is derived from."""
 
 
-def lineage_of(operator: CreateCustomerOperator) -> OperatorLineage[Any, Any]:
-    """The task's inputs and output; after a run, with its counts and the columns it found."""
+def lineage_of(operator: CreateCustomerOperator, run: TaskReporter | None) -> OperatorLineage[Any, Any]:
+    """The task's inputs and output.
+
+    :param run: the reporter of the task's run, which adds its counts and the columns it found; None before a run
+    """
     inputs, origins = _inputs(operator)
-    return OperatorLineage(inputs=inputs, outputs=[_output(operator, inputs, origins)])
+    return OperatorLineage(inputs=inputs, outputs=[_output(operator, run, inputs, origins)])
 
 
-def _output(operator: CreateCustomerOperator, inputs: list[Dataset], origins: ColumnOrigins) -> OutputDataset:
-    seen = operator.seen
-    uri = seen.uri if seen else _uri_of_connection(operator)
-    columns = seen.reader.columns_found if seen else dict(operator.fields or {})
+def _output(
+    operator: CreateCustomerOperator, run: TaskReporter | None, inputs: list[Dataset], origins: ColumnOrigins
+) -> OutputDataset:
+    uri = run.uri if run else _uri_of_connection(operator)
+    columns = run.latest.columns if run else operator.settings.fields or {}
     facets: dict[str, Any] = {}
     if columns:
         fields = [SchemaDatasetFacetFields(name=name, type="string") for name in columns]
@@ -55,8 +60,8 @@ def _output(operator: CreateCustomerOperator, inputs: list[Dataset], origins: Co
     if lineage := _column_lineage(columns, inputs, origins):
         facets["columnLineage"] = ColumnLineageDatasetFacet(fields=lineage)
     statistics: dict[str, Any] = {}
-    if seen and not operator.settings.dry_run:
-        rows = seen.counts["created"] + seen.counts["adopted"]
+    if run and not operator.settings.dry_run:
+        rows = run.latest.counts["created"] + run.latest.counts["adopted"]
         statistics["outputStatistics"] = OutputStatisticsOutputDatasetFacet(rowCount=rows)
     namespace, name = openlineage_name(uri)
     return OutputDataset(namespace=namespace, name=name, facets=facets, outputFacets=statistics)

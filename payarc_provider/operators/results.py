@@ -1,8 +1,8 @@
-"""What a task hands to downstream tasks, and when it fails because of rejected records."""
+"""How a task's results reach Airflow: XComs, asset events, mapped tasks, and failing because of rejected records."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, conf
 
@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from payarc_provider.operators.customer import CreateCustomerOperator
-    from payarc_provider.sync.batches import Batches
+    from payarc_provider.sync.results import Results
+    from payarc_provider.sync.settings import Settings
+    from payarc_provider.sync.sources import Source
 
 
 class PayarcRecordsRejected(PayarcError, AirflowFailException):
@@ -28,11 +30,82 @@ class PayarcRecordsRejected(PayarcError, AirflowFailException):
         self.rejected = rejected
 
 
-def most_mapped_ids(operator: CreateCustomerOperator, context: Context) -> int | None:
-    """How many ids the task may return because a downstream task maps over them; None if nothing maps over them.
+def hand_over(operator: CreateCustomerOperator, context: Context, results: Results) -> Any:
+    """Push the XComs, fill the asset events and return ``return_value``.
 
-    :raises PayarcConfigError: if a task maps over ids that are not pushed
+    :raises PayarcRecordsRejected: more records were rejected than ``max_rejected`` allows; ``return_value`` is pushed
+        all the same
     """
+    from payarc_provider.operators.reporting import fill_asset_events
+
+    summary = results.summary
+    ids = _grouped(results.customer_ids(), operator.group_ids) if operator.push_ids else None
+    failed = _too_many_rejected(operator, summary)
+    if operator.do_xcom_push:
+        push = context["ti"].xcom_push
+        push(key="summary", value=summary)
+        if operator.push_ids:
+            push(key="customers", value=results.customers())
+            push(key="rejected", value=results.rejected())
+            if failed:
+                push(key="return_value", value=ids)
+    if failed:
+        _fail(operator, results)
+    fill_asset_events(operator, context, summary, dry_run=operator.settings.dry_run)
+    return ids
+
+
+def _grouped(ids: list[str], size: int | None) -> list[Any]:
+    return [ids[start : start + size] for start in range(0, len(ids), size)] if size else ids
+
+
+def _too_many_rejected(operator: CreateCustomerOperator, summary: dict[str, Any]) -> bool:
+    rejected = summary["rejected_new" if operator.tolerate_known_rejected else "rejected"]
+    allowed = operator.max_rejected
+    return bool(rejected > (allowed * summary["records"] if isinstance(allowed, float) else allowed))
+
+
+def _fail(operator: CreateCustomerOperator, results: Results) -> None:
+    rejected, records = results.summary["rejected"], results.summary["records"]
+    for reason in results.rejection_reasons:
+        operator.log.error("Rejected %s", reason)
+    if rejected > len(results.rejection_reasons):
+        operator.log.error("%d more rejected", rejected - len(results.rejection_reasons))
+    raise PayarcRecordsRejected(
+        f"Rejected {rejected} of {records} records, but max_rejected is {operator.max_rejected:g}. Fix these records "
+        'at the source and run again; the XCom "rejected" and the ledger list the reasons',
+        rejected=rejected,
+    )
+
+
+def check_mapped_ids(operator: CreateCustomerOperator, context: Context, source: Source, settings: Settings) -> None:
+    """Check that a downstream task can map over the ids. Airflow itself would only notice after the last request.
+
+    Reads the source no further than the first record too many.
+
+    :raises PayarcConfigError: if Airflow would fail the task at its end
+    """
+    from payarc_provider.sync.batches import Batches
+    from payarc_provider.sync.records import RecordReader
+
+    most = _most_mapped_ids(operator, context)
+    if most is None or settings.dry_run:
+        return
+    reader = RecordReader(settings.key, settings.fields, operator.task_id)
+    batches = Batches(source, reader, settings.batch_size, settings.partition)
+    count = 0
+    while (batch := batches.next_batch()) is not None:
+        count += sum(not record.errors for record in batch)
+        if count > most:
+            larger = f"more than {operator.group_ids}" if operator.group_ids else "100"
+            raise PayarcConfigError(
+                f"group_ids: a task maps over the ids of {operator.task_id}, which has more than {most} records. "
+                f"Nothing was sent. Set group_ids to {larger} or raise [core] max_map_length"
+            )
+
+
+def _most_mapped_ids(operator: CreateCustomerOperator, context: Context) -> int | None:
+    """How many ids a mapped downstream task can take; None if no task maps over the ids."""
     index = context["ti"].map_index
     if index is not None and index >= 0:  # a task that maps over a mapped task maps over its copies, not their ids
         return None
@@ -45,20 +118,3 @@ def most_mapped_ids(operator: CreateCustomerOperator, context: Context) -> int |
             "Remove push_ids=False"
         )
     return int(conf.getint("core", "max_map_length", fallback=1024)) * (operator.group_ids or 1)
-
-
-def check_mapped_ids(batches: Batches, most: int, task_id: str, group_ids: int | None) -> None:
-    """Check before the first request what Airflow would only notice after the last one.
-
-    :param batches: the input, read no further than the first record too many
-    :raises PayarcConfigError: if more than ``most`` records could be accepted
-    """
-    count = 0
-    while (batch := batches.next_batch()) is not None:
-        count += sum(not record.errors for record in batch)
-        if count > most:
-            larger = f"more than {group_ids}" if group_ids else "100"
-            raise PayarcConfigError(
-                f"group_ids: a task maps over the ids of {task_id}, which has more than {most} records. "
-                f"Nothing was sent. Set group_ids to {larger} or raise [core] max_map_length"
-            )

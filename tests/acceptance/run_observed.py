@@ -1,4 +1,4 @@
-"""A program: runs the DAGs named by its arguments, then writes their states and all spans to the first argument."""
+"""Run the DAGs named by the arguments and write their states and all spans to the file named first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from airflow import __version__ as airflow_version
 from airflow.utils.db import initdb
 
-from payarc_provider.sync import progress
+from payarc_provider.sync import runner
 
 try:
     from airflow.dag_processing.dagbag import DagBag
@@ -23,12 +23,12 @@ DAGS = Path(__file__).with_name("observed_dags")
 def main(report: Path, *names: str) -> None:
     """Run them in this order."""
     exporter = _exporter()
-    progress.EVERY_SECONDS = 0.1
+    runner.REPORT_SECONDS = 0.1
     initdb()
     bag = DagBag(str(DAGS))
     assert bag.import_errors == {}
     if airflow_version.startswith("2"):
-        bag.sync_to_db()  # Airflow 2 takes events of datasets that it has met, and `dag.test()` does not see to that
+        bag.sync_to_db()  # Airflow 2 accepts events of known datasets only, and `dag.test()` registers none
     with _around():
         states = [str(bag.dags[name].test().state) for name in names]
     spans = [_told(span) for span in exporter.get_finished_spans()] if exporter else None
@@ -61,7 +61,7 @@ def _hook_lineage() -> dict[str, list[str]]:
 
 
 def _around():
-    """The span in which Airflow runs a task; `dag.test()` makes none."""
+    """A span as Airflow runs a task in; `dag.test()` creates none."""
     try:
         from opentelemetry import trace
     except ImportError:

@@ -7,11 +7,9 @@ import os
 import re
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from types import SimpleNamespace
 from typing import get_args
 
 import pages
@@ -20,14 +18,11 @@ import pytest
 from payarc_provider import exceptions
 from payarc_provider.get_provider_info import CONFIG, CONN_FIELDS, UI_FIELD_BEHAVIOUR
 from payarc_provider.hooks.payarc import PayarcHook
-from payarc_provider.operators import metrics
-from payarc_provider.operators.observing import EXTRAS
-from payarc_provider.operators.run import _summary
+from payarc_provider.operators import reporting
 from payarc_provider.sandbox.faults import FaultKind, FaultRule
 from payarc_provider.sandbox.server import SandboxServer
 from payarc_provider.sandbox.settings import SandboxSettings
-from payarc_provider.sync.results import Results
-from payarc_provider.sync.states import Status
+from payarc_provider.sync.results import Progress, Results, Status
 
 PACKAGE = pages.CHECKOUT / "payarc_provider"
 OUR_METHODS = {
@@ -98,23 +93,24 @@ def test_every_error_is_documented_with_what_to_do(built):
 def test_every_metric_span_and_extra_is_documented(built):
     code = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
     ours = set(re.findall(r'"(payarc\.[a-z_.]+)"', code)) | {
-        metrics.REQUESTS,
-        metrics.RATE_LIMIT_WAIT,
-        metrics.RUN_DURATION,
-        *metrics.CUSTOMERS.values(),
+        reporting.REQUESTS,
+        reporting.RATE_LIMIT_WAIT,
+        reporting.RUN_DURATION,
+        *reporting.CUSTOMERS.values(),
     }
 
     assert len(ours) > 10
-    mentioned(built("observability"), [*ours, *EXTRAS])
+    mentioned(built("observability"), [*ours, *reporting.ASSET_EXTRAS])
 
 
 def test_every_xcom_and_what_is_in_it_is_documented(built):
     html = built("operator")
-    pushed = set(re.findall(r'xcom_push\(key="(\w+)"', (PACKAGE / "operators" / "customer.py").read_text()))
-    counts = _summary(Counter(), Results(), SimpleNamespace(read=0, repeated=0), True)  # the others: test_examples.py
+    pushed = set(re.findall(r'push\(key="(\w+)"', (PACKAGE / "operators" / "results.py").read_text()))
+    results = Results()
+    results.summarize(Progress(), {}, 0.0, dry_run=True)  # the others: test_examples.py
 
     assert pushed == {"return_value", "customers", "rejected", "summary"}
-    mentioned(html, [*pushed, *counts, *Status])
+    mentioned(html, [*pushed, *results.summary, *Status])
 
 
 def test_every_setting_and_fault_of_the_sandbox_is_documented(built):

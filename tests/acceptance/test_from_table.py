@@ -1,4 +1,4 @@
-"""From a table of the user's, through a real Airflow, to PayArc: each row one customer."""
+"""Records from a table, in a real Airflow: each row becomes one customer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def emails(sandbox, ids):
     return [stored[customer_id] for customer_id in ids]
 
 
-def test_300_records_are_300_posts_and_300_customers_and_the_same_again_is_none(airflow, sandbox, crm):
+def test_300_records_take_300_posts_and_a_second_run_takes_none(airflow, sandbox, crm):
     rows = people(300)
     crm.table("people", rows)
     dag = airflow.dag("CreateCustomerOperator(task_id='create', table='people', sql_conn_id='crm')")
@@ -69,7 +69,7 @@ def test_the_four_xcoms_have_exactly_these_shapes(airflow, sandbox, crm):
     }
 
 
-def test_columns_are_mapped_to_payarcs_fields_and_the_key_may_be_of_several(airflow, sandbox, crm):
+def test_fields_maps_columns_and_the_key_may_have_several(airflow, sandbox, crm):
     crm.table(
         "people",
         [
@@ -94,7 +94,7 @@ def test_columns_are_mapped_to_payarcs_fields_and_the_key_may_be_of_several(airf
     assert all(customer["description"].startswith("Donut #") for customer in sandbox.customers())
 
 
-def test_a_query_takes_its_parameters_in_the_databases_own_style(airflow, sandbox, crm):
+def test_a_query_takes_parameters_in_the_style_of_its_database(airflow, sandbox, crm):
     crm.table("people", people(20))
     named = ":least" if crm.url.get_backend_name() == "sqlite" else "%(least)s"
     created = airflow.create(
@@ -106,7 +106,7 @@ def test_a_query_takes_its_parameters_in_the_databases_own_style(airflow, sandbo
     assert emails(sandbox, created.ids) == ["j0@example.com", "j1@example.com"]
 
 
-def test_table_sql_and_parameters_are_templates_and_like_needs_no_doubled_percent(airflow, sandbox, crm):
+def test_table_and_sql_are_templates_and_like_needs_no_doubled_percent(airflow, sandbox, crm):
     crm.table("people", people(3))
     created = airflow.create('table=\'{{ "peo" + "ple" }}\', sql_conn_id=\'crm\', ledger_table=\'{{ "led" + "ger" }}\'')
     assert len(created.ids) == 3
@@ -116,7 +116,7 @@ def test_table_sql_and_parameters_are_templates_and_like_needs_no_doubled_percen
     assert created.summary["known"] == 1
 
 
-def test_what_is_read_from_a_table_is_never_rendered(airflow, sandbox, crm):
+def test_values_from_a_table_are_never_rendered(airflow, sandbox, crm):
     crm.table("people", people(1, name="{{ 7*7 }}", description="{% raw %}"))
     airflow.create("table='people', sql_conn_id='crm'")
     (customer,) = sandbox.customers()
@@ -124,7 +124,7 @@ def test_what_is_read_from_a_table_is_never_rendered(airflow, sandbox, crm):
     assert customer["description"].startswith("{% raw %} #")
 
 
-def test_the_ledger_is_in_the_sources_database_unless_another_is_named(airflow, crm, ledger_file):
+def test_the_ledger_is_in_the_source_database_by_default(airflow, crm, ledger_file):
     from sqlalchemy import inspect
 
     crm.table("people", people(1))
@@ -135,7 +135,7 @@ def test_the_ledger_is_in_the_sources_database_unless_another_is_named(airflow, 
     assert {"other", "other_facts"} <= set(inspect(crm.engine).get_table_names())
 
 
-def test_the_key_42_of_a_second_table_with_other_data_is_refused_and_not_given_the_firsts_id(airflow, sandbox, crm):
+def test_a_key_with_different_data_from_a_second_table_is_rejected(airflow, sandbox, crm):
     crm.table("people", [{"id": 42, "name": "John Smith", "email": "john@example.com"}])
     crm.table("shops", [{"id": 42, "name": "Donut Shop", "email": "shop@example.com"}])
     first = airflow.create("table='people', sql_conn_id='crm'")
@@ -152,7 +152,7 @@ def test_the_key_42_of_a_second_table_with_other_data_is_refused_and_not_given_t
     assert len(own.ids) == 1, "the remedy that the text names"
 
 
-def test_ids_flow_downstream_one_mapped_task_each(airflow, sandbox, crm):
+def test_a_downstream_task_maps_over_the_ids(airflow, sandbox, crm):
     crm.table("people", people(3))
     run = airflow.run(
         """
@@ -170,7 +170,7 @@ def test_ids_flow_downstream_one_mapped_task_each(airflow, sandbox, crm):
     assert charged == [f"charged {customer_id}" for customer_id in run["create"].ids]
 
 
-def test_a_retry_in_the_same_dag_run_completes_and_still_says_created(airflow, sandbox, crm):
+def test_a_retry_in_the_same_dag_run_finishes_and_reports_created(airflow, sandbox, crm):
     crm.table("people", people(30))
     sandbox.faults([{"kind": "unauthorized", "skip": 10}])
     run = airflow.run(
@@ -187,7 +187,7 @@ def test_a_retry_in_the_same_dag_run_completes_and_still_says_created(airflow, s
     assert sandbox.stats()["posts"]["created"] == 30
 
 
-def test_push_ids_false_pushes_the_summary_alone(airflow, sandbox, crm):
+def test_push_ids_false_pushes_only_the_summary(airflow, sandbox, crm):
     crm.table("people", [*people(3), {"id": 9, "name": "Jo"}])
     created = airflow.create("table='people', sql_conn_id='crm', push_ids=False, max_rejected=1")
     assert [created.xcom(key) for key in ("return_value", "customers", "rejected")] == [None, None, None]
@@ -220,11 +220,17 @@ def test_a_dry_run_sends_nothing_and_writes_nothing(airflow, sandbox, crm, ledge
     assert sandbox.stats()["requests"] == requests
 
 
-@pytest.mark.parametrize("most", [2, 0])
-def test_the_brake_fails_the_task_and_the_rest_is_done_by_a_later_run(airflow, sandbox, crm, most):
+@pytest.mark.parametrize("most", [4, 0])
+def test_max_new_stops_the_task_before_the_first_request(airflow, sandbox, crm, said, most):
     crm.table("people", people(5))
     run = airflow.run(f"CreateCustomerOperator(task_id='create', table='people', sql_conn_id='crm', max_new={most})")
     assert run["create"].state == "failed"
-    assert len(sandbox.customers()) == most
-    assert len(airflow.create("table='people', sql_conn_id='crm'").ids) == 5
+    assert f"max_new={most}: this run would create 5 customers" in said()
+    assert sandbox.stats()["requests"] == {}
+
+
+def test_max_new_counts_new_customers_only(airflow, sandbox, crm):
+    crm.table("people", people(5))
+    assert len(airflow.create("table='people', sql_conn_id='crm', max_new=5").ids) == 5
+    assert len(airflow.create("table='people', sql_conn_id='crm', max_new=0").ids) == 5
     assert len(sandbox.customers()) == 5

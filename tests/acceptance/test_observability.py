@@ -1,4 +1,4 @@
-"""What others see of real runs: a StatsD server, a tracer, OpenLineage's events, assets and hook lineage."""
+"""What real runs report: metrics to StatsD, spans, OpenLineage events, assets and hook lineage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from payarc_provider.operators import metrics
+from payarc_provider.operators import reporting
 from payarc_provider.sandbox import SandboxServer
 
 PROGRAM = Path(__file__).with_name("run_observed.py")
@@ -28,13 +28,13 @@ OPENLINEAGE = importlib.util.find_spec("openlineage") is not None
 
 
 class StatsServer:
-    """A StatsD server: what came, as (name, value, kind)."""
+    """A StatsD server that keeps what it receives as (name, value, kind)."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
-        self.came: list[tuple[str, float, str]] = []
+        self.received: list[tuple[str, float, str]] = []
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
 
@@ -42,20 +42,20 @@ class StatsServer:
         while packet := self._socket.recv(65536):
             for line in packet.decode().splitlines():
                 name, value, kind = re.fullmatch(r"(.+):([^|]+)\|(\w+).*", line).groups()
-                self.came.append((name, float(value), kind))
+                self.received.append((name, float(value), kind))
 
     def close(self) -> None:
-        """All that was sent before this has come."""
+        """Receive all that has been sent, then close."""
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
             last.sendto(b"", ("127.0.0.1", self.port))
         self._thread.join(10)
         self._socket.close()
 
 
-class Watched:
-    """What was seen of ``RUNS``."""
+class Observed:
+    """What ``RUNS`` have reported."""
 
-    def __init__(self, home: Path, place: str, report: dict[str, Any], came: list[tuple[str, float, str]]) -> None:
+    def __init__(self, home: Path, place: str, report: dict[str, Any], received: list[tuple[str, float, str]]) -> None:
         self.home = home
         self.place = place
         self.states = report["states"]
@@ -63,7 +63,7 @@ class Watched:
         self.hook_lineage = report["hook_lineage"]
         self.stats: dict[str, list[float]] = defaultdict(list)
         self.kinds: dict[str, str] = {}
-        for name, value, kind in came:
+        for name, value, kind in received:
             if name.startswith("airflow.payarc."):
                 self.stats[name.removeprefix("airflow.")].append(value)
                 self.kinds[name.removeprefix("airflow.")] = kind
@@ -84,7 +84,7 @@ class Watched:
 
 
 def make_crm(path: Path) -> None:
-    """One person of ``people`` has an email that PayArc refuses."""
+    """A CRM in which one person of ``people`` has an email address that PayArc rejects."""
     crm = sqlite3.connect(path)
     with crm:
         crm.execute("CREATE TABLE people (id INTEGER PRIMARY KEY, full_name, mail)")
@@ -98,8 +98,8 @@ def make_crm(path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
-    """All of it in one process, for it takes Airflow some seconds to start."""
+def observed(tmp_path_factory: pytest.TempPathFactory) -> Observed:
+    """Run all DAGs in one process, because Airflow takes seconds to start."""
     home = tmp_path_factory.mktemp("airflow")
     make_crm(home / "crm.db")
     stats = StatsServer()
@@ -128,11 +128,11 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
     stats.close()
     (home / "said.txt").write_text(done.stdout + done.stderr)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
-    return Watched(home, place, json.loads((home / "report.json").read_text()), stats.came)
+    return Observed(home, place, json.loads((home / "report.json").read_text()), stats.received)
 
 
-def test_all_ran(watched):
-    assert watched.states == ["success"] * 6 + ["failed"]
+def test_all_dags_ran(observed):
+    assert observed.states == ["success"] * 6 + ["failed"]
 
 
 # ---- metrics --------------------------------------------------------------------------------------------------------
@@ -141,8 +141,8 @@ needs_statsd = pytest.mark.skipif(not STATSD, reason="the package statsd is not 
 
 
 @needs_statsd
-def test_every_count_reaches_statsd_once(watched):
-    sums = {name: sum(values) for name, values in watched.stats.items() if watched.kinds[name] == "c"}
+def test_every_count_reaches_statsd_once(observed):
+    sums = {name: sum(values) for name, values in observed.stats.items() if observed.kinds[name] == "c"}
 
     assert sums == {
         "payarc.customers.created": PEOPLE - 1 + 2,
@@ -154,39 +154,39 @@ def test_every_count_reaches_statsd_once(watched):
 
 
 @needs_statsd
-def test_counts_are_sent_while_a_run_goes_on(watched):
-    first_run, rest = watched.stats["payarc.customers.created"][:-2], watched.stats["payarc.customers.created"][-2:]
+def test_counts_are_sent_during_a_run(observed):
+    first_run, rest = observed.stats["payarc.customers.created"][:-2], observed.stats["payarc.customers.created"][-2:]
 
     assert rest == [1, 1]
     assert len(first_run) > 1
 
 
 @needs_statsd
-def test_times_are_milliseconds(watched):
-    waited, took = watched.stats["payarc.rate_limit.wait"], watched.stats["payarc.run.duration"]
+def test_times_are_milliseconds(observed):
+    waited, took = observed.stats["payarc.rate_limit.wait"], observed.stats["payarc.run.duration"]
 
-    assert watched.kinds["payarc.rate_limit.wait"] == watched.kinds["payarc.run.duration"] == "ms"
+    assert observed.kinds["payarc.rate_limit.wait"] == observed.kinds["payarc.run.duration"] == "ms"
     assert len(took) == len(RUNS) - 1
-    # Eleven customers at six a second: one window at least is waited for, and never longer than the run took.
+    # Eleven customers at six a second: the run waits for at least one window.
     assert 300 < sum(waited) < sum(took)
 
 
 # ---- spans ----------------------------------------------------------------------------------------------------------
 
 
-def test_requests_lie_within_the_run_and_the_run_within_the_task(watched):
-    posts, runs = watched.ours("POST /customers"), watched.ours("payarc.run")
-    (task,) = [span for span in watched.spans if span["name"] == "task"]
+def test_request_spans_are_within_the_run_and_the_run_within_the_task(observed):
+    posts, runs = observed.ours("POST /customers"), observed.ours("payarc.run")
+    (task,) = [span for span in observed.spans if span["name"] == "task"]
 
     assert len(posts) == PEOPLE + 2
     assert {span["parent"] for span in posts} <= {span["id"] for span in runs}
-    assert {span["parent"] for span in watched.ours("payarc.batch")} == {span["id"] for span in runs}
+    assert {span["parent"] for span in observed.ours("payarc.batch")} == {span["id"] for span in runs}
     assert {span["parent"] for span in runs} == {task["id"]}
     assert len({span["trace"] for span in posts}) == 1
 
 
-def test_a_run_and_its_batch_tell_counts(watched):
-    run, batch = watched.ours("payarc.run")[0], watched.ours("payarc.batch")[0]
+def test_run_and_batch_spans_have_counts(observed):
+    run, batch = observed.ours("payarc.run")[0], observed.ours("payarc.batch")[0]
 
     assert batch["attributes"] == {"payarc.batch.size": PEOPLE}
     assert run["attributes"] == {
@@ -203,8 +203,8 @@ def test_a_run_and_its_batch_tell_counts(watched):
     }
 
 
-def test_a_request_tells_its_status_or_why_there_is_none(watched):
-    posts = watched.ours("POST /customers")
+def test_request_spans_have_the_status_or_the_error(observed):
+    posts = observed.ours("POST /customers")
     codes = [span["attributes"].get("http.response.status_code") for span in posts]
     (refused,) = [span for span in posts if span["attributes"].get("http.response.status_code") == 422]
     (lost,) = [span for span in posts if "http.response.status_code" not in span["attributes"]]
@@ -216,12 +216,12 @@ def test_a_request_tells_its_status_or_why_there_is_none(watched):
     assert {span["attributes"]["payarc.attempt"] for span in posts} == {1}
 
 
-def test_nothing_that_is_seen_holds_a_value_or_a_token(watched):
-    seen = [path for path in watched.home.iterdir() if path.name in ("report.json", "lineage.jsonl", "events.json")]
-    text = "".join(path.read_text() for path in seen) + str(dict(watched.stats))
+def test_reports_contain_no_value_and_no_token(observed):
+    seen = [path for path in observed.home.iterdir() if path.name in ("report.json", "lineage.jsonl", "events.json")]
+    text = "".join(path.read_text() for path in seen) + str(dict(observed.stats))
 
     assert [secret for secret in ("Secret", "Smith", "@", "example.com", "Bearer", "eyJ") if secret in text] == []
-    assert not [span for span in watched.spans or [] if span["scope"] == "payarc_provider" and span["events"]]
+    assert not [span for span in observed.spans or [] if span["scope"] == "payarc_provider" and span["events"]]
 
 
 # ---- OpenLineage ----------------------------------------------------------------------------------------------------
@@ -239,31 +239,31 @@ def columns(output):
 
 
 @pytest.mark.parametrize("kind", ["START", "COMPLETE"])
-def test_a_table_is_the_input_and_payarcs_customers_are_the_output(watched, kind):
-    event = watched.events(kind, "from_table")[0]
+def test_the_table_is_the_input_and_the_customers_are_the_output(observed, kind):
+    event = observed.events(kind, "from_table")[0]
     (output,) = event["outputs"]
 
-    assert named(event["inputs"]) == [(f"sqlite://{watched.home}/crm.db", "people")]
-    assert named([output]) == [(f"payarc://{watched.place}", "main/customers")]
+    assert named(event["inputs"]) == [(f"sqlite://{observed.home}/crm.db", "people")]
+    assert named([output]) == [(f"payarc://{observed.place}", "main/customers")]
     assert columns(output) == {"email": [("people", "mail")], "name": [("people", "full_name")]}
 
 
-def test_the_rows_that_were_made_are_counted(watched):
-    first, second = watched.events("COMPLETE", "from_table")
+def test_the_output_has_the_number_of_new_customers(observed):
+    first, second = observed.events("COMPLETE", "from_table")
 
     rows = [event["outputs"][0]["outputFacets"]["outputStatistics"]["rowCount"] for event in (first, second)]
     assert rows == [PEOPLE - 1, 0]
 
 
-def test_a_query_names_its_tables_and_where_its_columns_come_from(watched):
-    (event,) = watched.events("COMPLETE", "from_query")
+def test_a_query_has_its_tables_as_inputs_and_column_lineage(observed):
+    (event,) = observed.events("COMPLETE", "from_query")
 
     assert [name for _, name in named(event["inputs"])] == ["contacts", "people"]
     assert columns(event["outputs"][0]) == {"email": [("contacts", "address")], "name": [("people", "full_name")]}
 
 
 @pytest.mark.skipif(not OPENLINEAGE, reason="apache-airflow-providers-openlineage is not installed")
-def test_tables_have_their_schema_where_there_are_schemas_and_placeholders_do_not_matter(crm, connect):
+def test_tables_are_named_with_their_schema_and_placeholders_do_not_matter(crm, connect):
     from payarc_provider.operators.customer import CreateCustomerOperator
 
     connect("payarc_default", conn_type="payarc", password="token-1", extra={"account": "main"})
@@ -285,34 +285,34 @@ def test_tables_have_their_schema_where_there_are_schemas_and_placeholders_do_no
 
 
 @pytest.mark.parametrize(("dag", "upstream"), [("from_xcom", "extract"), ("mapped", "extract_many")])
-def test_records_from_xcom_name_the_task_they_come_from(watched, dag, upstream):
-    (event,) = watched.events("COMPLETE", dag)
+def test_the_input_of_records_from_xcom_is_named_after_the_upstream_task(observed, dag, upstream):
+    (event,) = observed.events("COMPLETE", dag)
     name = f"{dag}.{upstream}.return_value"
 
     assert named(event["inputs"]) == [("xcom://default", name)]
     assert columns(event["outputs"][0]) == {"email": [(name, "mail")], "name": [(name, "full_name")]}
 
 
-def test_a_task_that_fails_tells_its_lineage_too(watched):
-    (event,) = watched.events("FAIL", "stopped")
+def test_a_failed_task_has_lineage_too(observed):
+    (event,) = observed.events("FAIL", "stopped")
 
     assert [name for _, name in named(event["inputs"] + event["outputs"])] == ["main/customers", "refused"]
 
 
 @pytest.mark.skipif(not OPENLINEAGE, reason="no plugin reads hook lineage: OpenLineage's is not installed")
-def test_plugins_that_read_hook_lineage_are_told_what_was_written(watched):
-    assert watched.hook_lineage == {"inputs": [], "outputs": [f"payarc://{watched.place}/main/customers"]}
+def test_hook_lineage_has_what_was_written(observed):
+    assert observed.hook_lineage == {"inputs": [], "outputs": [f"payarc://{observed.place}/main/customers"]}
 
 
 # ---- assets ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_counts_reach_who_reads_the_asset(watched):
-    events = json.loads((watched.home / "events.json").read_text())
-    told = events.pop(f"payarc://{watched.place}/main/customers")
+def test_asset_events_have_the_counts(observed):
+    events = json.loads((observed.home / "events.json").read_text())
+    extra = events.pop(f"payarc://{observed.place}/main/customers")
 
-    assert told.pop("run_id").startswith("manual__")
-    assert told == {
+    assert extra.pop("run_id").startswith("manual__")
+    assert extra == {
         "records": PEOPLE,
         "created": PEOPLE - 1,
         "adopted": 0,
@@ -331,25 +331,25 @@ TEXT = (PROGRAM.parents[2] / "docs" / "observability.md").read_text()
 DOCUMENTED = set(re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", TEXT, flags=re.DOTALL)))
 
 
-def test_every_metric_is_documented(watched):
+def test_every_metric_is_documented(observed):
     code = "".join(path.read_text() for path in (PROGRAM.parents[2] / "payarc_provider" / "operators").glob("*.py"))
     sent = {
-        *metrics.CUSTOMERS.values(),
-        *(value for value in vars(metrics).values() if str(value).startswith("payarc.")),
+        *reporting.CUSTOMERS.values(),
+        *(value for value in vars(reporting).values() if str(value).startswith("payarc.")),
     }
 
-    assert re.findall(r"Stats\.\w+\((?!metric,)", code) == []  # whatever is sent has its name from the constants
-    assert (sent | watched.stats.keys()) - DOCUMENTED == set()
+    assert re.findall(r"Stats\.\w+\((?!metric,)", code) == []  # every metric is named by a constant
+    assert (sent | observed.stats.keys()) - DOCUMENTED == set()
 
 
-def test_every_span_and_attribute_is_documented(watched):
-    spans = [span for span in watched.spans or [] if span["scope"] == "payarc_provider"]
+def test_every_span_and_attribute_is_documented(observed):
+    spans = [span for span in observed.spans or [] if span["scope"] == "payarc_provider"]
     names = {span["name"] for span in spans} | {name for span in spans for name in span["attributes"]}
 
     assert names - DOCUMENTED == set()
 
 
-def test_every_extra_of_an_asset_is_documented(watched):
-    events = json.loads((watched.home / "events.json").read_text())
+def test_every_extra_of_an_asset_is_documented(observed):
+    events = json.loads((observed.home / "events.json").read_text())
 
     assert {name for extra in events.values() for name in extra} - DOCUMENTED == set()

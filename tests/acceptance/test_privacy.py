@@ -103,7 +103,7 @@ def check(airflow, run, said, whispered, values, ledger_file, sandbox):
     assert create.summary["unknown_outcomes"] >= 3, "the faults have happened"
     assert create.summary["rejected"] == 10
     assert found(values, str(create.rejected)) == []
-    assert "records were rejected" in said()
+    assert "but max_rejected is" in said()
     assert found(values, said()) == []
     assert '"POST /v1/customers HTTP/1.1" 201' in whispered()
     assert found(values, whispered()) == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import random
 import threading
 from email.utils import formatdate
@@ -101,28 +100,11 @@ def test_the_requests_of_others_count(limiter):
     assert may_go(limiter) == 1
 
 
-def test_endpoints_have_windows_of_their_own(limiter):
-    go(limiter, 0)
-    assert limiter.acquire(POST) > 0.0
-    assert limiter.acquire("GET /customers") == 0.0
-
-
 def test_a_released_reservation_is_free_again(limiter):
     go(limiter, 4)
     assert may_go(limiter) == 4
     limiter.release(POST)
     assert may_go(limiter) == 1
-
-
-def test_forgotten_reservations_do_not_block_for_ever(limiter, clock):
-    assert limiter.acquire(POST) == 0.0
-    clock.now += 119.0
-    assert limiter.acquire(POST) > 0.0
-    clock.now += 2.0
-    go(limiter, 4)
-    assert may_go(limiter) == 4
-    clock.now += 121.0
-    assert limiter.acquire(POST) == 0.0
 
 
 def test_a_request_without_an_answer_counts_until_an_answer_tells(limiter):
@@ -132,14 +114,6 @@ def test_a_request_without_an_answer_counts_until_an_answer_tells(limiter):
     assert may_go(limiter) == 0
     limiter.learn(lost, 201, remaining(1))  # PayArc has not counted the first one
     assert may_go(limiter) == 1
-
-
-def test_the_waiting_is_counted(limiter):
-    go(limiter, 0)
-    assert limiter.waited == 0.0
-    limiter.acquire(POST)
-    limiter.acquire(POST)
-    assert limiter.waited == 2.0
 
 
 def test_reservations_of_many_threads(limiter):
@@ -414,19 +388,6 @@ def test_a_limit_that_falls_within_the_window(limiter, clock):
     assert may_go(limiter) == 1
 
 
-def test_a_limit_that_falls_below_what_is_used_ends_the_window(limiter, clock):
-    for left in range(29, 9, -1):
-        go(limiter, left, 30)
-    go(limiter, 0, 10)
-    assert may_go(limiter) == 0
-    clock.now += 1.0
-    refuse(limiter, 10, Retry_After="59")
-    assert limiter.acquire(POST) == 59.0, "still the window that was seen to open"
-    clock.now += 59.0
-    go_all(limiter, 10)
-    assert limiter.acquire(POST) == 60.0
-
-
 # ---- a machine that is suspended, and a worker that leaves --------------------------------------------------------
 
 
@@ -441,39 +402,6 @@ def test_a_suspension_ends_windows_too(limiter, clock):
     clock.now += 10_000.0
     limiter.learn(late, 201, remaining(4))
     assert limiter.acquire(POST) == 0.0
-
-
-def test_the_limiters_clock_runs_on_while_the_machine_is_suspended():
-    from payarc_provider.sync.threads import SystemClock
-
-    before = SystemClock().now()
-    assert before <= RateLimiter()._clock() <= SystemClock().now()
-
-
-def test_who_goes_on_elsewhere_needs_no_429_to_learn_the_length_again(limiter, clock):
-    go_all(limiter)
-    clock.now += 1.0
-    refuse(limiter, Retry_After="59")
-    state = json.loads(json.dumps(limiter.export()))
-    assert state[POST] == {"limit": 5, "length": [59.0, 60.0], "used": 5, "left": 59.0}
-    elsewhere = Clock()
-    elsewhere.now = 77.0
-    other = RateLimiter(elsewhere)
-    other.restore(state, elapsed=40.0)
-    assert other.acquire(POST) == 19.0
-    elsewhere.now += 19.0
-    go_all(other)
-    assert other.acquire(POST) == 60.0
-
-
-def test_who_goes_on_in_the_same_window_counts_what_was_used(limiter, clock):
-    use_up(limiter, clock, Retry_After="59")
-    clock.now += 59.0
-    go(limiter, 4)
-    leave(limiter)
-    other = RateLimiter(clock)
-    other.restore(limiter.export(), elapsed=0.0)
-    assert may_go(other) == 3
 
 
 def test_who_goes_on_after_the_window_is_over_begins_another(limiter, clock):

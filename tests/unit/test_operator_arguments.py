@@ -1,4 +1,4 @@
-"""CreateCustomerOperator: what is checked when it is built, and what building it costs."""
+"""CreateCustomerOperator: how its arguments are checked, and what importing it costs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def build(**arguments):
     return CreateCustomerOperator(task_id="create", **arguments)
 
 
-def refusal(**arguments):
+def error_of(**arguments):
     with pytest.raises(PayarcConfigError) as caught:
         build(**arguments)
     return str(caught.value)
@@ -44,14 +44,14 @@ def refusal(**arguments):
         {**FROM_TABLE, "key": ["tenant", "id"], "fields": {"email": "mail"}},
     ],
 )
-def test_one_source_of_records_is_enough(arguments):
+def test_one_source_of_records_is_accepted(arguments):
     operator = build(**arguments)
     assert operator.payarc_conn_id == "payarc_default"
     assert operator.ledger_table == "payarc_customers"
 
 
-def test_no_source_is_refused():
-    assert refusal() == "records, table, sql: set exactly one of them; none set"
+def test_a_missing_source_is_rejected():
+    assert error_of() == "records, table, sql: set exactly one of them; none set"
 
 
 @pytest.mark.parametrize(
@@ -62,21 +62,21 @@ def test_no_source_is_refused():
         ({"records": [], "table": "people", "sql": "SELECT 1"}, "records and table and sql set"),
     ],
 )
-def test_several_sources_are_refused_by_name(arguments, named):
-    assert named in refusal(sql_conn_id="crm", ledger_conn_id="crm", **arguments)
+def test_several_sources_are_rejected_by_name(arguments, named):
+    assert named in error_of(sql_conn_id="crm", ledger_conn_id="crm", **arguments)
 
 
 @pytest.mark.parametrize("source", ["table", "sql"])
 def test_a_database_source_needs_its_connection(source):
-    assert refusal(**{source: "people"}).startswith(f"{source}: also set sql_conn_id")
+    assert error_of(**{source: "people"}).startswith(f"{source}: also set sql_conn_id")
 
 
 def test_records_from_xcom_need_the_connection_of_a_ledger():
-    assert refusal(records=RECORDS).startswith("ledger_conn_id: set the connection of the ledger's database")
+    assert error_of(records=RECORDS).startswith("ledger_conn_id: set the connection of the ledger's database")
 
 
 def test_parameters_belong_to_sql():
-    assert refusal(**FROM_TABLE, parameters={"team": "north"}).startswith("parameters: ")
+    assert error_of(**FROM_TABLE, parameters={"team": "north"}).startswith("parameters: ")
 
 
 # ---- the other arguments -------------------------------------------------------------------------------------------
@@ -121,8 +121,8 @@ def test_parameters_belong_to_sql():
         ("match_existing", True),
     ],
 )
-def test_an_argument_that_cannot_be_meant_is_refused_by_name(argument, value):
-    assert refusal(**FROM_TABLE, **{argument: value}).startswith(f"{argument}: ")
+def test_an_invalid_argument_is_rejected_by_name(argument, value):
+    assert error_of(**FROM_TABLE, **{argument: value}).startswith(f"{argument}: ")
 
 
 @pytest.mark.parametrize(
@@ -148,34 +148,34 @@ def test_an_argument_that_cannot_be_meant_is_refused_by_name(argument, value):
         {"deferrable": True, "defer_after": 60},
     ],
 )
-def test_an_argument_that_can_be_meant_is_accepted(arguments):
+def test_a_valid_argument_is_accepted(arguments):
     build(**FROM_TABLE, **arguments)
 
 
 @pytest.mark.parametrize(
     "partition", [(0,), (0, 0), (4, 4), (-1, 4), ("0", "4"), (0.0, 4), (True, 2), "04", 4, (0, 1, 2)]
 )
-def test_a_partition_that_is_no_share_of_a_whole_is_refused(partition):
-    assert refusal(**FROM_TABLE, partition=partition).startswith("partition: give (i, n)")
+def test_an_invalid_partition_is_rejected(partition):
+    assert error_of(**FROM_TABLE, partition=partition).startswith("partition: give (i, n)")
 
 
 @pytest.mark.parametrize("group_ids", [0, -1, 1.5, True, "100"])
-def test_a_group_of_no_whole_number_of_ids_is_refused(group_ids):
-    assert refusal(**FROM_TABLE, group_ids=group_ids).startswith("group_ids: set a whole number")
+def test_an_invalid_group_size_is_rejected(group_ids):
+    assert error_of(**FROM_TABLE, group_ids=group_ids).startswith("group_ids: set a whole number")
 
 
-def test_a_dag_may_be_parsed_where_deferrable_is_airflows_default(monkeypatch):
+def test_deferrable_may_be_airflows_default(monkeypatch):
     monkeypatch.setenv("AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE", "True")
     assert conf.getboolean("operators", "default_deferrable")
     build(**FROM_TABLE, deferrable=True)
 
 
-def test_an_unknown_argument_is_refused():
+def test_an_unknown_argument_is_rejected():
     with pytest.raises((TypeError, AirflowException), match="max_rejcted"):
         build(**FROM_TABLE, max_rejcted=5)
 
 
-def test_dry_run_as_an_argument_leaves_airflows_method_of_that_name_alone():
+def test_the_argument_dry_run_does_not_overwrite_airflows_method():
     operator = build(**FROM_TABLE, dry_run=True)
     assert callable(operator.dry_run)
     assert operator.settings.dry_run is True
@@ -206,7 +206,7 @@ def extract(task_id="extract"):
     return CreateCustomerOperator(task_id=task_id, **FROM_TABLE).output
 
 
-def test_records_are_no_template_field_since_rendered_fields_are_stored_and_shown():
+def test_records_is_not_a_template_field_because_those_are_stored_and_shown():
     assert set(CreateCustomerOperator.template_fields) == {
         "payarc_conn_id", "table", "sql", "sql_conn_id", "parameters", "ledger_conn_id", "ledger_table",
     }  # fmt: skip
@@ -233,7 +233,7 @@ def test_partial_records_make_the_operator_the_downstream_of_their_task(dag):
     assert mapped.upstream_task_ids == {"extract"}
 
 
-def test_partial_without_records_is_airflows_own(dag):
+def test_partial_without_records_has_no_upstream(dag):
     mapped = CreateCustomerOperator.partial(task_id="create", sql_conn_id="crm").expand(table=["a", "b"])
     assert mapped.upstream_task_ids == set()
 
@@ -260,7 +260,7 @@ def modules_after(statement):
         "payarc_provider.exceptions",
         "payarc_provider.api.client",
         "payarc_provider.sync.engine",
-        "payarc_provider.sync.threads",
+        "payarc_provider.sync.runner",
     ],
 )
 def test_the_core_can_be_used_without_airflow(module):
@@ -280,6 +280,6 @@ def test_every_module_of_the_core_can_be_imported_without_airflow():
 
 def test_parsing_a_dag_file_loads_neither_the_http_library_nor_the_engine():
     loaded = modules_after("import payarc_provider.operators.customer")
-    assert not {"payarc_provider.api.client", "payarc_provider.sync.engine", "payarc_provider.operators.run"} & {
+    assert not {"payarc_provider.api.client", "payarc_provider.sync.engine", "payarc_provider.operators.task"} & {
         *loaded
     }

@@ -1,12 +1,14 @@
-"""What is told of a run: increments, waits on the wall, spans; and nothing of it ever stops one."""
+"""Metrics, spans, log lines and assets: what a run reports, and that reporting never stops it."""
 
 from __future__ import annotations
 
 import datetime
 import json
+import logging
 import subprocess
 import sys
 from collections import Counter
+from unittest.mock import Mock
 from urllib.parse import urlsplit
 
 import pytest
@@ -16,10 +18,64 @@ from payarc_provider.api.tracing import NO_TRACER
 from payarc_provider.assets import customers_asset, customers_uri, is_payarc_asset, openlineage_name, sanitize_uri
 from payarc_provider.exceptions import PayarcConnectionFailed
 from payarc_provider.hooks import tracing
-from payarc_provider.operators.metrics import Meter
+from payarc_provider.operators.reporting import TaskReporter, closing_line, progress_line
+from payarc_provider.sync.results import Progress
 
 URL = "https://testapi.payarc.net/v1"
 TAGS = {"dag_id": "d", "task_id": "t"}
+
+
+def make_reporter(logger=None, *, dry_run=False):
+    logger = logger or logging.getLogger("task")
+    return TaskReporter(logger, uri="payarc://test/main/customers", tags=TAGS, dry_run=dry_run)
+
+
+def make_progress(seconds=1.0, requests=None, **counts):
+    return Progress(counts=Counter(counts), seconds=seconds, requests=Counter(requests or {}))
+
+
+# ---- log lines ------------------------------------------------------------------------------------------------------
+
+
+def test_a_progress_line_has_the_counts_the_rate_and_the_time_left():
+    progress = make_progress(seconds=10.0, created=30, known=9, rejected=1)
+    progress.total = 100
+    assert progress_line(progress) == "40 of 100 records: 30 created, 9 known, 1 rejected; 4.0/s, about 15 s left"
+
+
+def test_the_closing_line_adds_up_and_counts_requests():
+    progress = make_progress(seconds=61.04, requests={"POST": 31, "GET": 2}, created=30, adopted=1, known=9, rejected=1)
+    progress.total, progress.repeated = 43, 2
+    assert closing_line(progress) == (
+        "43 of 43 records in 61.0 s: 30 created, 1 adopted, 9 known, 1 rejected, 2 repeated; 33 requests, 31 POSTs"
+    )
+
+
+def test_lines_use_the_singular_for_one():
+    progress = make_progress(requests={"POST": 1}, would_create=1)
+    assert closing_line(progress) == (
+        "1 record in 1.0 s: 0 created, 0 known, 0 rejected, 1 would create; 1 request, 1 POST"
+    )
+
+
+@pytest.mark.parametrize(("rest", "left"), [(9, "9 s"), (130, "2 min 10 s"), (7260, "2 h 1 min")])
+def test_the_time_left_is_rounded_to_what_matters(rest, left):
+    progress = make_progress(seconds=1.0, created=1)
+    progress.total = 1 + rest
+    assert progress_line(progress).endswith(f", about {left} left")
+
+
+def test_columns_that_look_like_fields_and_keys_that_look_personal_are_warned_about_once():
+    progress = make_progress()
+    progress.lookalikes, progress.personal_keys = {"e_mail": "email"}, 1
+    logger = Mock(spec=logging.Logger)
+    reporter = make_reporter(logger)
+    reporter.ended(progress, deferred=True)
+    logger.warning.assert_not_called()
+    reporter.ended(progress, deferred=False)
+    column, key = (call.args[0] % call.args[1:] for call in logger.warning.call_args_list)
+    assert column.startswith('Column "e_mail" is not sent because PayArc has no such field.')
+    assert key.startswith("1 key looks like an email address.")
 
 
 # ---- metrics --------------------------------------------------------------------------------------------------------
@@ -27,7 +83,7 @@ TAGS = {"dag_id": "d", "task_id": "t"}
 
 @pytest.fixture
 def sent(monkeypatch):
-    """What goes to Airflow's Stats."""
+    """What is sent to Airflow's Stats."""
     from airflow.providers.common.compat.sdk import Stats
 
     calls = []
@@ -36,16 +92,13 @@ def sent(monkeypatch):
     return calls
 
 
-def test_only_what_is_new_is_sent(sent):
-    done, requests = Counter(), Counter()
-    meter = Meter(lambda: done, lambda: requests, lambda: 0.0, lambda: 9.0, TAGS)
-    meter.tell()
+def test_metrics_are_sent_as_increments(sent):
+    reporter = make_reporter()
+    reporter.progress(make_progress())
     assert sent == []
-    done["created"], requests["POST"] = 3, 4
-    meter.tell()
-    meter.tell()
-    done["created"] = 5
-    meter.tell(end=True)
+    reporter.progress(make_progress(recorded_created=3, requests={"POST": 4}))
+    reporter.progress(make_progress(recorded_created=3, requests={"POST": 4}))
+    reporter.ended(make_progress(seconds=9.0, recorded_created=5, requests={"POST": 4}), deferred=False)
     assert sent == [
         ("payarc.customers.created", 3, TAGS),
         ("payarc.requests", 4, {**TAGS, "method": "POST"}),
@@ -54,23 +107,39 @@ def test_only_what_is_new_is_sent(sent):
     ]
 
 
-def test_waiting_is_sent_as_the_time_since_the_last_report(sent):
-    waited = [1.5]
-    meter = Meter(dict, dict, lambda: waited[0], lambda: 0.0, TAGS)
-    meter.tell()
-    waited[0] = 4.0
-    meter.tell()
+def test_records_that_a_run_only_read_are_counted_when_it_ends_and_not_when_it_is_deferred(sent):
+    counts = {"known": 7, "known_rejected": 2, "recorded_rejected": 1, "rejected": 3}
+    make_reporter().ended(make_progress(**counts), deferred=True)
+    assert {name: count for name, count, _ in sent[:-1]} == {"payarc.customers.rejected": 1}
+    sent.clear()
+    make_reporter().ended(make_progress(**counts), deferred=False)
+    assert {name: count for name, count, _ in sent[:-1]} == {
+        "payarc.customers.known": 7,
+        "payarc.customers.rejected": 3,
+    }
+
+
+def test_a_dry_run_counts_requests_and_no_customers(sent):
+    make_reporter(dry_run=True).ended(make_progress(requests={"GET": 1}, known=3), deferred=False)
+    assert [name for name, _, _ in sent] == ["payarc.requests", "payarc.run.duration"]
+
+
+def test_waiting_for_the_rate_limit_is_sent_as_the_time_since_the_last_report(sent):
+    reporter = make_reporter()
+    for waited in (1.5, 1.5, 4.0):
+        reporter.progress(Progress(rate_limit_wait=waited))
     assert [dt.total_seconds() for _, dt, _ in sent] == [1.5, 2.5]
 
 
-def test_where_metrics_cannot_be_sent_the_run_goes_on(monkeypatch):
+def test_a_run_continues_when_metrics_cannot_be_sent(monkeypatch):
     from airflow.providers.common.compat.sdk import Stats
 
-    def fails(*_args, **_kwargs):
-        raise OSError("no route to the metrics")
+    def fail(*_args, **_kwargs):
+        raise OSError("no route to the metrics server")
 
-    monkeypatch.setattr(Stats, "incr", fails)
-    Meter(lambda: {"created": 1}, dict, lambda: 0.0, lambda: 0.0, TAGS).tell(end=True)
+    monkeypatch.setattr(Stats, "incr", fail)
+    monkeypatch.setattr(Stats, "timing", fail)
+    make_reporter().ended(make_progress(recorded_created=1), deferred=False)
 
 
 # ---- spans ----------------------------------------------------------------------------------------------------------
@@ -78,7 +147,7 @@ def test_where_metrics_cannot_be_sent_the_run_goes_on(monkeypatch):
 
 @pytest.fixture
 def spans():
-    """A tracer, and the spans that it has made."""
+    """A tracer, and the spans that it has finished."""
     trace = pytest.importorskip("opentelemetry.sdk.trace", reason="opentelemetry-sdk is not installed")
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -92,7 +161,7 @@ def client_of(tracer, tokens):
     return PayarcClient(URL, lambda newer: tokens[-1] if newer else tokens[0], tracer=tracer)
 
 
-def test_a_request_sent_again_with_a_newer_token_is_a_span_of_its_own(spans, requests_mock):
+def test_a_request_repeated_with_a_new_token_has_its_own_span(spans, requests_mock):
     tracer, made = spans
     answers = [{"status_code": 401, "json": {"error": "Unauthenticated."}}, {"json": {"data": {"customer_id": "c1"}}}]
     requests_mock.get(f"{URL}/customers/c1", answers)
@@ -104,10 +173,10 @@ def test_a_request_sent_again_with_a_newer_token_is_a_span_of_its_own(spans, req
     assert [span.status.is_ok for span in (first, second)] == [False, True]
 
 
-def test_the_attempt_is_told_and_of_a_failure_its_class_alone(spans, requests_mock):
+def test_a_span_has_the_attempt_and_only_the_class_of_an_exception(spans, requests_mock):
     tracer, made = spans
     requests_mock.post(f"{URL}/customers", exc=ConnectionRefusedError("to somewhere secret"))
-    with pytest.raises(Exception) as failed:  # noqa: PT011 - which one is what the span must tell
+    with pytest.raises(Exception) as failed:  # noqa: PT011 - the span must name its class
         client_of(tracer, ["t"]).create_customer({"name": "John Smith"}, attempt=3)
     (span,) = made()
     assert span.attributes["payarc.attempt"] == 3
@@ -117,7 +186,7 @@ def test_the_attempt_is_told_and_of_a_failure_its_class_alone(spans, requests_mo
     assert "secret" not in span.to_json()
 
 
-def test_what_the_guard_stops_is_told_too(spans, requests_mock):
+def test_a_request_stopped_by_the_guard_has_a_failed_span(spans, requests_mock):
     tracer, made = spans
 
     def stop():
@@ -129,7 +198,30 @@ def test_what_the_guard_stops_is_told_too(spans, requests_mock):
     assert requests_mock.call_count == 0
 
 
-def test_without_opentelemetry_nobody_is_told(monkeypatch):
+def test_the_run_span_gets_its_counts_at_the_end_and_a_deferral_is_no_failure(spans, monkeypatch):
+    tracer, finished = spans
+    monkeypatch.setattr("payarc_provider.operators.reporting.get_tracer", lambda: tracer)
+    reporter = make_reporter()
+    with reporter.span("payarc.run", {"payarc.concurrency": 8}):
+        with reporter.span("payarc.batch", {"payarc.batch.size": 3}):
+            pass
+        reporter.ended(make_progress(recorded_created=2, unknown=1, requests={"POST": 3}), deferred=True)
+    batch, run = finished()
+    assert batch.parent.span_id == run.context.span_id
+    assert run.status.is_ok
+    assert dict(run.attributes) == {
+        "payarc.concurrency": 8,
+        "payarc.customers.created": 2,
+        "payarc.customers.known": 0,
+        "payarc.customers.adopted": 0,
+        "payarc.customers.rejected": 0,
+        "payarc.customers.unknown": 1,
+        "payarc.requests": 3,
+        "payarc.deferred": True,
+    }
+
+
+def test_without_opentelemetry_nothing_is_traced(monkeypatch):
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     assert tracing.get_tracer() is NO_TRACER
     with NO_TRACER.span("anything", {}) as span:
@@ -161,19 +253,19 @@ def test_an_account_may_have_any_name():
 
 
 @pytest.mark.filterwarnings("error")
-def test_airflow_takes_the_uri_as_it_is():
+def test_airflow_accepts_the_uri_unchanged():
     asset = customers_asset("live", "main")
     assert asset.uri == "payarc://live/main/customers"
     assert is_payarc_asset(asset)
     assert openlineage_name(asset.uri) == ("payarc://live", "main/customers")
 
 
-def test_a_uri_without_an_environment_is_refused_and_its_host_is_lowered():
+def test_a_uri_without_an_environment_is_rejected_and_its_host_is_lowercased():
     with pytest.raises(ValueError, match="must name an environment"):
         sanitize_uri(urlsplit("payarc:///main/customers"))
     assert sanitize_uri(urlsplit("payarc://LIVE/Main/customers")).geturl() == "payarc://live/Main/customers"
 
 
 @pytest.mark.parametrize("other", [object(), None, "payarc://live/main/customers", type("Outlet", (), {"uri": None})()])
-def test_other_outlets_are_not_ours(other):
+def test_other_outlets_are_no_payarc_assets(other):
     assert not is_payarc_asset(other)

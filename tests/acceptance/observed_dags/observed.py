@@ -1,4 +1,4 @@
-"""DAGs whose runs are watched: from a table, from a query, from XCom (mapped too), and one that reads their assets."""
+"""DAGs to observe: from a table, from a query, from XCom (also mapped), and one that reads the asset events."""
 
 from __future__ import annotations
 

@@ -1,0 +1,155 @@
+"""One run of the operator's task: opens what its arguments name, runs the engine and hands the results to Airflow."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+from payarc_provider.assets import customers_uri
+from payarc_provider.hooks.payarc import PayarcHook
+from payarc_provider.hooks.sql import sql_engine
+from payarc_provider.operators.records import resolve_records
+from payarc_provider.operators.reporting import TaskReporter, report_hook_lineage
+from payarc_provider.operators.results import check_mapped_ids, hand_over
+from payarc_provider.sync.account import find_account, new_account
+from payarc_provider.sync.deferral import Deferral
+from payarc_provider.sync.keys import check_key
+from payarc_provider.sync.ledger import Ledger
+from payarc_provider.sync.records import check_fields
+from payarc_provider.sync.runner import run
+from payarc_provider.sync.settings import TaskIdentity
+from payarc_provider.sync.sources import DatabaseSource, ListSource, Source
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from payarc_provider.operators.customer import CreateCustomerOperator
+    from payarc_provider.sync.results import Results
+    from payarc_provider.sync.settings import Settings
+
+
+class TaskRun:
+    """One run of the task, to the end of its input or until it is deferred.
+
+    ``reporter`` knows the customers' asset and the run's progress; None before everything has been opened.
+    """
+
+    def __init__(self, operator: CreateCustomerOperator, context: Context) -> None:
+        self.reporter: TaskReporter | None = None
+        self._operator = operator
+        self._context = context
+        self._terminate: Callable[[], None] | None = None
+
+    def execute(self, *, resumed: bool) -> Any:
+        """Run, push the XComs and return the task's return value.
+
+        :raises TaskDeferred: the rate limit allows no request for a while
+        :raises PayarcError: see CreateCustomerOperator.execute
+        """
+        try:
+            with contextlib.ExitStack() as stack:
+                results = self._run(stack, resumed=resumed)
+        except Deferral as deferral:
+            seconds = deferral.seconds
+        else:
+            return hand_over(self._operator, self._context, results)
+        return self._defer(seconds)
+
+    def terminate(self) -> None:
+        """Make the run leave within seconds. May be called from any thread, and from a signal handler."""
+        if self._terminate is not None:
+            self._terminate()
+
+    def _run(self, stack: contextlib.ExitStack, *, resumed: bool) -> Results:
+        operator, instance = self._operator, self._context["ti"]
+        hook = PayarcHook(operator.payarc_conn_id)
+        settings = dataclasses.replace(
+            operator.settings,
+            timeout=hook.settings.timeout,
+            defer_after=operator.settings.defer_after
+            if operator.deferrable and not operator.settings.dry_run
+            else None,
+        )
+        settings.check()
+        client = hook.get_client()
+        stack.callback(client.close)
+        engine = sql_engine(operator.ledger_conn_id or operator.sql_conn_id or "", "ledger_conn_id")
+        stack.callback(engine.dispose)
+        ledger = Ledger(engine, operator.ledger_table)
+        ledger_exists = ledger.open(create=not settings.dry_run)
+        source = self._open_source(stack)
+        account = new_account(hook.identity)
+        if ledger_exists:
+            account = find_account(ledger, hook.identity, client.get_customer, remember=not settings.dry_run)
+        check_mapped_ids(operator, self._context, source, settings)
+        self.reporter = self._make_reporter(source, account, settings)
+        return run(
+            source,
+            client,
+            ledger if ledger_exists else None,
+            settings,
+            account=account,
+            task=TaskIdentity(
+                instance.dag_id,
+                instance.run_id,
+                instance.task_id,
+                -1 if instance.map_index is None else instance.map_index,
+                instance.try_number,
+            ),
+            reporter=self.reporter,
+            resumed=resumed,
+            on_start=self._on_start,
+        )
+
+    def _on_start(self, terminate: Callable[[], None]) -> None:
+        self._terminate = terminate
+
+    def _open_source(self, stack: contextlib.ExitStack) -> Source:
+        operator, instance = self._operator, self._context["ti"]
+        if operator.records is not None:
+            rows = resolve_records(operator, operator.records, self._context)
+            return ListSource(rows, f"task {instance.dag_id}.{instance.task_id}")
+        engine = sql_engine(operator.sql_conn_id or "", "sql_conn_id")
+        stack.callback(engine.dispose)
+        name = f"table {operator.table} of {operator.sql_conn_id}"
+        if operator.sql is not None:
+            name = f"query of {instance.dag_id}.{instance.task_id} on {operator.sql_conn_id}"
+        columns = check_fields(operator.settings.fields)
+        return DatabaseSource(
+            engine,
+            check_key(operator.settings.key),
+            list(columns.values()) if columns is not None else None,
+            name=name,
+            table_name=operator.table,
+            sql=operator.sql,
+            parameters=operator.parameters,
+        )
+
+    def _make_reporter(self, source: Source, account: str, settings: Settings) -> TaskReporter:
+        operator, instance = self._operator, self._context["ti"]
+        uri = customers_uri(*account.split("/", 1))
+        report_hook_lineage(operator, source, uri, dry_run=settings.dry_run)
+        operator.log.info(
+            "%s for account %s from %s; ledger %s in %s",
+            "Dry run" if settings.dry_run else "Creating customers",
+            account,
+            source.name,
+            operator.ledger_table,
+            operator.ledger_conn_id or operator.sql_conn_id,
+        )
+        return TaskReporter(
+            cast("logging.Logger", operator.log),
+            uri=uri,
+            tags={"dag_id": instance.dag_id, "task_id": instance.task_id},
+            dry_run=settings.dry_run,
+        )
+
+    def _defer(self, seconds: float) -> None:
+        from airflow.providers.common.compat.standard.triggers import TimeDeltaTrigger
+
+        self._operator.log.info("Deferring for %.0f s, until PayArc's rate limit allows requests again", seconds)
+        self._operator.defer(trigger=TimeDeltaTrigger(datetime.timedelta(seconds=seconds)), method_name="resume")
