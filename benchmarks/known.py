@@ -18,7 +18,7 @@ from benchmarks.sandbox import Sandbox
 from benchmarks.speed import median_spread
 from benchmarks.world import World, say
 from payarc_provider.api.token import Identity
-from payarc_provider.sync.account import find_scope
+from payarc_provider.sync.account import find_account
 from payarc_provider.sync.ledger import Ledger
 from payarc_provider.sync.records import RecordReader
 
@@ -71,11 +71,11 @@ def fill(file: str, count: int, account: str, source: str) -> None:
 
 
 def _remember_merchant(file: str, sandbox: Sandbox) -> str:
-    place = sandbox.origin.partition("//")[2]
-    me = Identity.of(place, None, sandbox.token)
+    environment = sandbox.origin.partition("//")[2]
+    me = Identity.of(environment, None, sandbox.token)
     ledger = Ledger(sa.create_engine(f"sqlite:///{file}"))
     ledger.open()
-    account = find_scope(ledger, me, lambda customer_id: None)
+    account = find_account(ledger, me, lambda customer_id: None)
     ledger.database.engine.dispose()
     return account
 

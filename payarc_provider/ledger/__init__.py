@@ -1,5 +1,4 @@
-"""The ledger for people: ``python -m payarc_provider.ledger`` shows it, and does by hand what no run may do by itself.
+"""The command line, ``python -m payarc_provider.ledger``: shows a ledger, and changes by hand what no run may decide.
 
-The commands stand in ``arguments``, what they do in ``commands``; what is behind them in ``payarc_provider.sync``:
-``overview``, ``upkeep`` and ``rebuild``.
+`arguments` defines the commands, `commands` and `rebuild` run them, `output` formats what they print.
 """

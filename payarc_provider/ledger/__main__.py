@@ -12,12 +12,12 @@ from payarc_provider.ledger.arguments import parse
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do what the command line says, and return the exit status."""
+    """Run a command and return the exit status."""
     try:
         given = parse(arguments)
     except SystemExit as end:
         return int(end.code or 0)
-    # Airflow may log to stdout, and warns of itself; it takes seconds to import, for which the help need not wait.
+    # Airflow takes seconds to import, for which the help should not wait, and may print logs and warnings to stdout.
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from airflow.providers.common.compat.sdk import AirflowException  # noqa: PLC0415
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(" ".join(str(error).split()), file=sys.stderr)
             return 1
         except KeyboardInterrupt:
-            print("stopped", file=sys.stderr)
+            print("interrupted", file=sys.stderr)
             return 130
     print(text)
     return 0

@@ -1,4 +1,4 @@
-"""What each command does, but for ``rebuild``."""
+"""Runs the commands, except ``rebuild``."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Callable
 from payarc_provider.api.fields import path_id
 from payarc_provider.exceptions import PayarcConfigError
 from payarc_provider.hooks.sql import sql_engine
-from payarc_provider.ledger import show
+from payarc_provider.ledger import output
 from payarc_provider.ledger.merchant import Merchant
-from payarc_provider.ledger.restoring import rebuild
+from payarc_provider.ledger.rebuild import rebuild
 from payarc_provider.sync.keys import display_key
 from payarc_provider.sync.ledger import Ledger, State
 from payarc_provider.sync.ledger.overview import Overview
@@ -21,10 +21,10 @@ from payarc_provider.sync.reference import find_reference
 
 
 def run(given: argparse.Namespace) -> str:
-    """Do what the command line says, and return what there is to say.
+    """Run a command and return the text to print.
 
-    :raises PayarcError: refused, or nothing to do
-    :raises AirflowException: there is no such connection
+    :raises PayarcError: when it cannot be done, or there is nothing to do
+    :raises AirflowException: when a connection does not exist
     """
     with contextlib.ExitStack() as stack:
         engine = sql_engine(given.ledger_conn_id, "--ledger-conn-id")
@@ -32,7 +32,7 @@ def run(given: argparse.Namespace) -> str:
         return _COMMANDS[given.command](Ledger(engine, given.ledger_table), given)
 
 
-# ---- looking --------------------------------------------------------------------------------------------------------
+# ---- commands that read ---------------------------------------------------------------------------------------------
 
 
 def _status(ledger: Ledger, given: argparse.Namespace) -> str:
@@ -41,9 +41,9 @@ def _status(ledger: Ledger, given: argparse.Namespace) -> str:
     tables = [ledger.schema.rows.fullname, ledger.schema.facts.fullname]
     database = ledger.database.engine.dialect.name
     if not given.json:
-        return show.status(ledger.ledger_id, tables, database, now, counts)
+        return output.status(ledger.ledger_id, tables, database, now, counts)
     facts = {"ledger_id": ledger.ledger_id, "tables": tables, "database": database, "now": now, "accounts": counts}
-    return show.as_json(facts)
+    return output.as_json(facts)
 
 
 def _pending(ledger: Ledger, given: argparse.Namespace) -> str:
@@ -51,8 +51,8 @@ def _pending(ledger: Ledger, given: argparse.Namespace) -> str:
     overview = Overview(ledger, given.account)
     total, rows = overview.count(State.PENDING), overview.pending(given.limit, offset=given.offset)
     if given.json:
-        return show.as_json({"total": total, "pending": rows})
-    return show.page(show.pending(rows), total, given.limit, given.offset) if total else "nothing is pending"
+        return output.as_json({"total": total, "pending": rows})
+    return output.page(output.pending(rows), total, given.limit, given.offset) if total else "nothing is pending"
 
 
 def _rejected(ledger: Ledger, given: argparse.Namespace) -> str:
@@ -60,19 +60,17 @@ def _rejected(ledger: Ledger, given: argparse.Namespace) -> str:
     overview = Overview(ledger, given.account)
     total, rows = overview.count(State.REJECTED), overview.rejected(given.limit, offset=given.offset)
     if given.json:
-        return show.as_json({"total": total, "rejected": rows})
-    return show.page(show.rejected(rows), total, given.limit, given.offset) if total else "nothing is rejected"
+        return output.as_json({"total": total, "rejected": rows})
+    return output.page(output.rejected(rows), total, given.limit, given.offset) if total else "nothing is rejected"
 
 
 def _ddl(ledger: Ledger, given: argparse.Namespace) -> str:
-    with contextlib.suppress(
-        PayarcConfigError
-    ):  # another table may have the name; the statements are right all the same
+    with contextlib.suppress(PayarcConfigError):  # another table may have the name already
         ledger.open(create=False)
-    return show.statements(ledger.schema.ddl(ledger.database.engine.dialect))
+    return output.statements(ledger.schema.ddl(ledger.database.engine.dialect))
 
 
-# ---- doing ----------------------------------------------------------------------------------------------------------
+# ---- commands that write --------------------------------------------------------------------------------------------
 
 
 def _resolve(ledger: Ledger, given: argparse.Namespace) -> str:
@@ -80,12 +78,12 @@ def _resolve(ledger: Ledger, given: argparse.Namespace) -> str:
     if given.absent:
         _confirm(given.yes, _absence_question(ledger, account, given.key))
         Repair(ledger, account).resolve_absent(given.key)
-        return f"{display_key(given.key)}: PayArc has no customer for it; the next run that reads its record sends it"
+        return f"{display_key(given.key)}: no customer at PayArc; the next run that reads its record sends it"
     customer_id = path_id(given.customer_id)
     with contextlib.closing(Merchant(given.payarc_conn_id)) as merchant:
         if (its_account := merchant.account(ledger)) != account:
             raise LedgerUnchanged(
-                f"the connection {merchant.conn_id} belongs to the account {its_account}, and not to {account}"
+                f"the connection {merchant.conn_id} belongs to the account {its_account}, not {account}"
             )
         carried = find_reference(merchant.customer(customer_id).get("description"))
     Repair(ledger, account).resolve(given.key, customer_id, carried)
@@ -94,10 +92,10 @@ def _resolve(ledger: Ledger, given: argparse.Namespace) -> str:
 
 def _absence_question(ledger: Ledger, account: str, key: str) -> str:
     code = Repair(ledger, account).row(key).reference
-    sign = f"its description would end in #{code}" if code else "it would bear no reference, but equal the record"
+    sign = f"its description would end with #{code}" if code else "it has no reference, but the record's data"
     return (
-        f"If PayArc does have a customer for {display_key(key)} ({sign}), the next run makes a second. "
-        "Have you looked in PayArc's dashboard, and is there none?"
+        f"If PayArc does have a customer for {display_key(key)} ({sign}), the next run creates a second one. "
+        "Have you checked in PayArc's dashboard that there is none?"
     )
 
 
@@ -105,7 +103,7 @@ def _retry(ledger: Ledger, given: argparse.Namespace) -> str:
     count = Repair(ledger, _open(ledger, given)).retry(None if given.all else given.keys)
     if count == 0:
         raise LedgerUnchanged("nothing is rejected")
-    return f"{count} refused records will be tried again by the next run that reads them"
+    return f"the next run tries {count} rejected record{'' if count == 1 else 's'} again"
 
 
 def _forget(ledger: Ledger, given: argparse.Namespace) -> str:
@@ -113,8 +111,8 @@ def _forget(ledger: Ledger, given: argparse.Namespace) -> str:
     if customer_id is None:
         return f"{display_key(given.key)}: forgotten"
     return (
-        f"{display_key(given.key)}: forgotten. Customer {customer_id} is still at PayArc, and no record gets it again; "
-        "a run that reads the key's record creates a new one"
+        f"{display_key(given.key)}: forgotten. Customer {customer_id} stays at PayArc, and no record gets it again; "
+        "the next run that reads the key's record creates a new one"
     )
 
 
@@ -127,11 +125,11 @@ def _confirm(sure: bool, question: str) -> None:
 
 
 def _open(ledger: Ledger, given: argparse.Namespace) -> str:
-    """Open the ledger, and tell which account is meant; of several none, where the command shows them all."""
+    """Open the ledger and return the account, or an empty string where the command shows all accounts."""
     if not ledger.open(create=False):
         raise LedgerUnchanged(
-            f"{given.ledger_conn_id} has no ledger {given.ledger_table} (two tables, and an id in the second): "
-            "give --ledger-table, or see `rebuild` if it was lost"
+            f"{given.ledger_conn_id} has no ledger {given.ledger_table}: give --ledger-table, or run `rebuild` if the "
+            "ledger was lost"
         )
     accounts = Overview(ledger).accounts()
     if given.account is not None and given.account not in accounts:

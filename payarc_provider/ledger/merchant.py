@@ -1,4 +1,4 @@
-"""A PayArc connection as the ledger's commands need it."""
+"""PayArc, for the commands that ask it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from payarc_provider.api.fields import path_id
 from payarc_provider.exceptions import PayarcNotFound
 from payarc_provider.hooks.payarc import PayarcHook
-from payarc_provider.sync.account import find_scope
+from payarc_provider.sync.account import find_account
 from payarc_provider.sync.ledger import Ledger
 from payarc_provider.sync.ledger.repair import LedgerUnchanged
 
@@ -26,21 +26,21 @@ class Merchant:
         self.identity = hook.identity
 
     def close(self) -> None:
-        """Close its connections."""
+        """Close the HTTP connections."""
         self.client.close()
 
     def account(self, ledger: Ledger) -> str:
-        """Under which account the ledger has this merchant's rows, or would have them."""
-        return find_scope(ledger, self.identity, self.client.get_customer, remember=False)
+        """The account of this merchant's rows in the ledger."""
+        return find_account(ledger, self.identity, self.client.get_customer, remember=False)
 
     def customer(self, customer_id: str) -> dict[str, Any]:
-        """The customer.
+        """The customer with this id.
 
-        :raises LedgerUnchanged: PayArc has none under this id
+        :raises LedgerUnchanged: when PayArc has none
         """
         try:
             return self.client.get_customer(customer_id)
         except PayarcNotFound:
             raise LedgerUnchanged(
-                f"PayArc shows the connection {self.conn_id} no customer {path_id(customer_id)}: nothing was changed"
+                f"PayArc has no customer {path_id(customer_id)} for the connection {self.conn_id}: nothing was changed"
             ) from None

@@ -72,8 +72,8 @@ def _fail(operator: CreateCustomerOperator, results: Results) -> None:
     if rejected > len(results.rejection_reasons):
         operator.log.error("%d more rejected", rejected - len(results.rejection_reasons))
     raise PayarcRecordsRejected(
-        f"Rejected {rejected} of {records} records, but max_rejected is {operator.max_rejected:g}. Fix these records at "
-        'the source and run again; the XCom "rejected" and the ledger list the reasons',
+        f"Rejected {rejected} of {records} records, but max_rejected is {operator.max_rejected:g}. Fix these records "
+        'at the source and run again; the XCom "rejected" and the ledger list the reasons',
         rejected=rejected,
     )
 

@@ -11,10 +11,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from payarc_provider.ledger.show import HOLDS, age, iso
+from payarc_provider.ledger.output import HOLDS, age
 from payarc_provider.sync.keys import display_key
 from payarc_provider.sync.ledger import State
 from payarc_provider.sync.ledger.overview import RunCounts
+from payarc_provider.sync.ledger.rows import iso
 
 _TEMPLATES = files("payarc_provider.plugins") / "templates"
 _STYLE = (_TEMPLATES / "page.css").read_text(encoding="utf-8")

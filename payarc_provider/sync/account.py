@@ -1,8 +1,8 @@
-"""Whose rows: the scope of a merchant in the ledger.
+"""The account under which the ledger keeps a merchant's rows.
 
-The ledger remembers which base URL, account and token user belong together. Where they no longer agree, a run proves
-that the token still sees the same merchant by reading one customer the ledger knows, or stops: a merchant taken for a
-new one would get every customer twice.
+The ledger remembers which environment, account and token user belong together. If a connection does not match any of
+them, a run reads a customer of each known merchant to find out whether the token sees it. If that proves nothing, the
+run stops, because a known merchant that is taken for a new one would get every customer twice.
 """
 
 from __future__ import annotations
@@ -17,60 +17,59 @@ from payarc_provider.sync.ledger import Ledger, check_account
 _PREFIX = "account:"
 
 
-def fact_name(me: Identity) -> str:
-    """The name of the ledger's fact that holds this identity's scope."""
-    return _PREFIX + json.dumps([me.environment, me.account, me.user], ensure_ascii=False)
+def find_account(ledger: Ledger, me: Identity, read_customer: Callable[[str], object], *, remember: bool = True) -> str:
+    """The account under which this merchant's rows are, or will be.
+
+    :param read_customer: reads one customer by id; raises PayarcNotFound if the token does not see it
+    :param remember: whether to store in the ledger what was found; False for a dry run
+    :raises PayarcConfigError: if it is unclear whether the ledger knows this merchant
+    """
+    known = {
+        Identity(*json.loads(name.removeprefix(_PREFIX))): account for name, account in ledger.facts(_PREFIX).items()
+    }
+    account = known.get(me) or _prove_account(ledger, me, known, read_customer)
+    return ledger.remember(fact_name(me), account) if remember else account
 
 
-def new_scope(me: Identity) -> str:
-    """The scope of an identity that is new to the ledger.
+def new_account(me: Identity) -> str:
+    """The account of an identity that is new to the ledger.
 
-    :raises PayarcConfigError: it is too long
+    :raises PayarcConfigError: if it is too long
     """
     return check_account(f"{me.environment}/{me.account or me.user}")
 
 
-def find_scope(ledger: Ledger, me: Identity, read_customer: Callable[[str], object], *, remember: bool = True) -> str:
-    """The account under which this merchant's rows stand.
-
-    :param read_customer: reads one customer by id, raises PayarcNotFound where the token sees none
-    :param remember: False for a dry run
-    :raises PayarcConfigError: when it cannot be told whether this is a merchant that the ledger knows; says what to set
-    """
-    known = {Identity(*json.loads(name.removeprefix(_PREFIX))): scope for name, scope in ledger.facts(_PREFIX).items()}
-    scope = known.get(me) or _prove(ledger, me, known, read_customer)
-    return ledger.remember(fact_name(me), scope) if remember else scope
+def fact_name(me: Identity) -> str:
+    """The name of the fact by which the ledger remembers the account of an identity."""
+    return _PREFIX + json.dumps([me.environment, me.account, me.user], ensure_ascii=False)
 
 
-def _prove(ledger: Ledger, me: Identity, known: dict[Identity, str], read_customer: Callable[[str], object]) -> str:
-    for scope in dict.fromkeys(known.values()):
-        theirs = [identity for identity, its_scope in known.items() if its_scope == scope]
-        claims_same = any(
-            one.environment == me.environment and (one.user == me.user or (one.account and one.account == me.account))
-            for one in theirs
-        )
-        ids = ledger.known_ids(scope)
-        if _sees_one(ids, read_customer):
-            return scope
-        if claims_same and ids:
+def _prove_account(
+    ledger: Ledger, me: Identity, known: dict[Identity, str], read_customer: Callable[[str], object]
+) -> str:
+    for account in dict.fromkeys(known.values()):
+        same_environment = [
+            one for one, its_account in known.items() if its_account == account and one.environment == me.environment
+        ]
+        related = any(one.user == me.user or (one.account and one.account == me.account) for one in same_environment)
+        customer_ids = ledger.known_ids(account)
+        if _sees_one(customer_ids, read_customer):
+            return account
+        if customer_ids:
+            if related:
+                raise PayarcConfigError(
+                    f"the connection's token does not see the customers that the ledger has for {account}: use that "
+                    "merchant's token, or, for another merchant, set another account in the connection's extra"
+                )
+        elif not ledger.has_rows(account):  # a run remembered it and claimed nothing
+            if related:
+                return account
+        elif related or (me.account is None and same_environment):
             raise PayarcConfigError(
-                f"the connection's token does not see the customers that the ledger has for {scope}, but its "
-                "account or user is the same: "
-                "use that merchant's token, or set another account in the connection's extra if this is another "
-                "merchant"
+                f"cannot tell whether the token belongs to {account}, for which the ledger has no customer yet: finish "
+                "that run with its own token, or set account in the extra of each merchant's connection"
             )
-        if not ids and not ledger.has_rows(scope):
-            if claims_same:
-                return scope
-            continue  # a run that never claimed anything
-        if claims_same or (not ids and me.account is None and any(one.environment == me.environment for one in theirs)):
-            raise PayarcConfigError(
-                f"it cannot be told whether the connection's token belongs to {scope}, for which the ledger has "
-                "no customer to compare: "
-                "finish that run with its own token first, or set a different account in the extra of each "
-                "merchant's connection"
-            )
-    return new_scope(me)
+    return new_account(me)
 
 
 def _sees_one(customer_ids: list[str], read_customer: Callable[[str], object]) -> bool:

@@ -1,4 +1,4 @@
-"""A source's records in batches: read, checked by the rules, without repetition within a batch."""
+"""A source's records in batches, checked by the rules and without repeated records."""
 
 from __future__ import annotations
 

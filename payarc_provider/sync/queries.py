@@ -35,16 +35,16 @@ class Query:
         self._parameters = parameters
 
     def compile(self, statement: Any, dialect: Dialect) -> tuple[str, tuple[Any, ...] | dict[str, Any]]:
-        """The statement with the query in place of ``table``: its text and all parameters, as the driver takes them."""
+        """The text and the parameters of the statement, for the driver, with the query in place of ``table``."""
         style = self._placeholder_style(dialect.paramstyle)
-        compiler: Any = type(dialect)
-        compiler = compiler(paramstyle=style)
-        compiler.identifier_preparer = dialect.identifier_preparer
-        compiled = statement.compile(dialect=compiler)
+        dialect_class: Any = type(dialect)
+        styled = dialect_class(paramstyle=style)
+        styled.identifier_preparer = dialect.identifier_preparer  # the connected one knows the server's quoting
+        compiled = statement.compile(dialect=styled)
         sql = self._sql
         if not self._parameters and style in ("format", "pyformat"):
             sql = sql.replace("%", "%%")  # without parameters, a percent sign in the query means itself
-        alias = compiler.identifier_preparer.quote(quoted_name(_ALIAS, True))
+        alias = styled.identifier_preparer.quote(quoted_name(_ALIAS, True))
         text = str(compiled).replace(f"FROM {alias}", f"FROM (\n{sql}\n) AS {alias}", 1)
         if compiled.positional:
             added = tuple(compiled.params[name] for name in compiled.positiontup or [])

@@ -1,4 +1,4 @@
-"""The reference: a short code by which a customer is recognised in PayArc's list."""
+"""References: the short code in a customer's description by which the customer is recognised in PayArc's list."""
 
 from __future__ import annotations
 
@@ -6,33 +6,34 @@ import functools
 import hashlib
 import re
 
-ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u to misread
+ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o or u, which are easily misread
 LENGTH = 12
-MAX_DESCRIPTION = 50  # PayArc's guide
+MAX_DESCRIPTION = 50  # characters, by PayArc's guide
+_NO_DESCRIPTION = "ref"
 _AT_END = re.compile(rf"#([{ALPHABET}]{{{LENGTH}}})\s*\Z", re.IGNORECASE)
 
 
 @functools.lru_cache(maxsize=4096)
 def reference(ledger_id: str, account: str, key: str) -> str:
-    """The code (12 characters, 60 bits) of one (account, key) in one ledger; it tells nothing of the key."""
+    """The reference of a key in an account of a ledger: 12 characters, 60 bits. It reveals nothing about the key."""
     text = "\x00".join((account, key)).encode()
     number = int.from_bytes(hashlib.blake2b(text, key=ledger_id.encode(), digest_size=8).digest(), "big")
-    return "".join(ALPHABET[number >> (5 * place) & 31] for place in range(LENGTH))
+    return "".join(ALPHABET[number >> (5 * position) & 31] for position in range(LENGTH))
 
 
 def with_reference(description: str | None, code: str) -> str | None:
-    """The description that carries the code, or None where the record's own description leaves no room for it."""
-    carried = f"{description or 'ref'} #{code}"
-    return carried if len(carried) <= MAX_DESCRIPTION else None
+    """The description with the reference at its end, or None if there is no room: a description is never cut."""
+    carrying = f"{description or _NO_DESCRIPTION} #{code}"
+    return carrying if len(carrying) <= MAX_DESCRIPTION else None
 
 
 def find_reference(description: object) -> str | None:
-    """The code at the end of a listed customer's description, if something like one is there."""
+    """The reference at the end of a listed customer's description, or None if it carries none."""
     found = _AT_END.search(description) if isinstance(description, str) else None
     return found.group(1).lower() if found else None
 
 
 def without_reference(description: str) -> str | None:
-    """The record's own description, as it was before it was made to carry the code."""
+    """The record's own description, without the reference; None if the record has none."""
     own = _AT_END.sub("", description).rstrip()
-    return None if own == "ref" else own
+    return None if own == _NO_DESCRIPTION else own

@@ -24,7 +24,7 @@ from payarc_provider.sync.queries import Query, QueryParameters, split_table_nam
 PAGE = 2000  # rows
 _MOST_COLUMNS_NAMED = 10
 
-Row = dict[str, Any]
+SourceRow = dict[str, Any]
 KeyColumns = list[ColumnElement[Any]]
 
 
@@ -108,7 +108,7 @@ class DatabaseSource:
         with self._connection() as connection:
             return int(self._execute(connection, select(func.count()).select_from(self._from)).scalar_one())
 
-    def pages(self) -> Iterator[Sequence[Row]]:
+    def pages(self) -> Iterator[Sequence[SourceRow]]:
         """All rows, page by page.
 
         :raises PayarcConfigError: if a column is missing
@@ -117,7 +117,7 @@ class DatabaseSource:
         self._check_columns()
         key = self._comparable_key()
         yield from self._rows_without_key(key)
-        page: list[Row] = []
+        page: list[SourceRow] = []
         while following := self._page_after(key, page[-1] if page else None):
             self._check_progress(page, following)
             page = following
@@ -125,20 +125,20 @@ class DatabaseSource:
 
     # ---- pages ------------------------------------------------------------------------------------------------------
 
-    def _rows_without_key(self, key: KeyColumns) -> Iterator[list[Row]]:
+    def _rows_without_key(self, key: KeyColumns) -> Iterator[list[SourceRow]]:
         # NULL is not greater than any key, so no page would contain these rows. They are few, or the key is wrong.
         rows = self._fetch(self._select().where(or_(*(one.is_(None) for one in key))))
         for start in range(0, len(rows), self._page_size):
             yield rows[start : start + self._page_size]
 
-    def _page_after(self, key: KeyColumns, last: Row | None) -> list[Row]:
+    def _page_after(self, key: KeyColumns, last: SourceRow | None) -> list[SourceRow]:
         statement = self._select_with_key(key)
         if last is not None:
             statement = statement.where(_is_after(key, self._key_of(last)))
         rows = self._fetch(_limited(statement.order_by(*key), self._page_size))
         return self._with_all_equal_keys(key, rows) if len(rows) == self._page_size else rows
 
-    def _with_all_equal_keys(self, key: KeyColumns, rows: list[Row]) -> list[Row]:
+    def _with_all_equal_keys(self, key: KeyColumns, rows: list[SourceRow]) -> list[SourceRow]:
         """The rows, and all others whose key equals the last one's for the database, since the next page skips them."""
         equal = self._fetch(self._select().where(*_equals(key, self._key_of(rows[-1]))))
         equal_keys = [self._key_of(row) for row in equal]
@@ -146,7 +146,7 @@ class DatabaseSource:
             rows.pop()
         return rows + equal
 
-    def _check_progress(self, page: list[Row], following: list[Row]) -> None:
+    def _check_progress(self, page: list[SourceRow], following: list[SourceRow]) -> None:
         first, name = self._key_of(following[0]), self._key[0]
         if any(row[name] == first[0] and self._key_of(row) == first for row in page):
             raise PayarcSourceError(
@@ -154,7 +154,7 @@ class DatabaseSource:
                 "Use sql to cast the key to an integer or text"
             )
 
-    def _key_of(self, row: Row) -> list[object]:
+    def _key_of(self, row: SourceRow) -> list[object]:
         return [row[name] for name in self._key]
 
     # ---- columns ----------------------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ class DatabaseSource:
     def _select_with_key(self, key: KeyColumns) -> Any:
         return self._select().where(*(one.is_not(None) for one in key))
 
-    def _fetch(self, statement: Any) -> list[Row]:
+    def _fetch(self, statement: Any) -> list[SourceRow]:
         with self._connection() as connection:
             result = self._execute(connection, statement)
             names = list(result.keys())
@@ -246,18 +246,17 @@ def _equals(key: KeyColumns, values: Sequence[object]) -> list[ColumnElement[boo
 
 
 def _parameter(position: int, value: object) -> ColumnElement[Any]:
-    # Its name is not that of a query's own parameter. Without a type, a boolean is compared as a parameter as well, and
-    # not written into the statement.
+    # A query has no parameter of this name. Without a type, the value goes back to the driver as it came from it.
     return bindparam(f"payarc_key_{position}", value, type_=NullType())
 
 
 def _limited(statement: Any, rows: int) -> Any:
-    # Literals: a query's own parameter may have the name that SQLAlchemy would choose for the limit's, or the offset's.
+    # Literals, because a query may have parameters with the names that SQLAlchemy gives to a limit and an offset.
     return statement.limit(literal_column(str(rows))).offset(literal_column("0"))
 
 
 def _listed(names: list[str]) -> str:
-    """The names, the first ones only if they are many."""
+    """The first names, and how many more there are."""
     listed = ", ".join(names[:_MOST_COLUMNS_NAMED])
     more = len(names) - _MOST_COLUMNS_NAMED
     return f"{listed} and {more} more" if more > 0 else listed

@@ -19,7 +19,6 @@ from payarc_provider import exceptions
 from payarc_provider.get_provider_info import CONFIG, CONN_FIELDS, UI_FIELD_BEHAVIOUR
 from payarc_provider.hooks.payarc import PayarcHook
 from payarc_provider.operators import reporting
-from payarc_provider.operators.customer import CreateCustomerOperator
 from payarc_provider.sandbox.faults import FaultKind, FaultRule
 from payarc_provider.sandbox.server import SandboxServer
 from payarc_provider.sandbox.settings import SandboxSettings

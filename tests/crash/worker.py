@@ -23,7 +23,7 @@ from payarc_provider.api.rate_limit import RateLimiter
 from payarc_provider.api.token import Identity
 from payarc_provider.exceptions import PayarcError
 from payarc_provider.sync import checkpoints, engine
-from payarc_provider.sync.account import find_scope
+from payarc_provider.sync.account import find_account
 from payarc_provider.sync.batches import Batches
 from payarc_provider.sync.engine import Run
 from payarc_provider.sync.ledger import Claimant, Ledger, database
@@ -130,7 +130,7 @@ def attempt(spec: Spec) -> dict[str, Any]:
     reader = RecordReader(spec.key, None, ledger.ledger_id)
     source = _source(spec, reader)
     me = Claimant(
-        account=find_scope(ledger, identity, client.get_customer),
+        account=find_account(ledger, identity, client.get_customer),
         owner=uuid.uuid4().hex,
         source=source.name,
         lease=settings.lease,

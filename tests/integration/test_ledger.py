@@ -1,4 +1,4 @@
-"""The ledger's promises, one conformance suite over SQLite, PostgreSQL and MariaDB."""
+"""The ledger's rules, tested on SQLite, PostgreSQL and MariaDB."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sqlalchemy.pool import NullPool
 
 from payarc_provider.api.token import Identity
 from payarc_provider.exceptions import PayarcConfigError, PayarcLedgerError, PayarcNotFound
-from payarc_provider.sync.account import find_scope
+from payarc_provider.sync.account import find_account
 from payarc_provider.sync.ledger import Claimant, Ledger, LedgerUnavailable, Recorded, Resolution, State
 from payarc_provider.sync.ledger import database as ledger_database
 from payarc_provider.sync.records import RecordReader
@@ -91,7 +91,7 @@ def reject(ledger, key, me=A, **fields):
 
 
 def together(*calls):
-    """Run the calls at the same moment, each in its thread."""
+    """Run the calls at the same moment, each in a thread of its own."""
     gate = threading.Barrier(len(calls))
 
     def held(call):
@@ -103,7 +103,7 @@ def together(*calls):
 
 
 def patiently(call):
-    """As the engine does: again, when the database says that it might work a little later."""
+    """Repeat the call, as the engine does, while the database is temporarily unavailable."""
     for _ in range(50):
         try:
             return call()
@@ -112,10 +112,10 @@ def patiently(call):
     raise AssertionError("the database never became available")
 
 
-# ---- opening -------------------------------------------------------------------------------------------------------
+# ---- opening --------------------------------------------------------------------------------------------------------
 
 
-def test_the_tables_are_made_at_first_use_and_found_again(database, table):
+def test_the_tables_are_created_at_first_use_and_found_again(database, table):
     ledger = Ledger(database.engine(), table)
     assert ledger.open() is True
     assert len(ledger.ledger_id) == 32
@@ -123,13 +123,13 @@ def test_the_tables_are_made_at_first_use_and_found_again(database, table):
     assert database.rows(table) == []
 
 
-def test_a_dry_run_makes_nothing(database, table):
+def test_opening_for_a_dry_run_creates_nothing(database, table):
     ledger = Ledger(database.engine(), table)
     assert ledger.open(create=False) is False
     assert table not in sa.inspect(database.engine()).get_table_names()
 
 
-def test_many_that_open_a_new_ledger_at_once_get_the_same_one(database, table):
+def test_threads_that_open_a_new_ledger_at_once_get_the_same_one(database, table):
     ledgers = [Ledger(database.engine(), table) for _ in range(6)]
     together(*(ledger.open for ledger in ledgers))
     assert len({ledger.ledger_id for ledger in ledgers}) == 1
@@ -172,7 +172,7 @@ def test_tables_created_by_hand_from_the_ddl_are_used_as_they_are(database, tabl
 
 
 @pytest.mark.parametrize("which", ["rows", "facts"])
-def test_a_table_that_lacks_columns_is_refused_by_name_and_never_altered(database, table, which):
+def test_a_table_that_lacks_columns_is_rejected_and_never_altered(database, table, which):
     wrong = table if which == "rows" else f"{table}_facts"
     database.execute(f"CREATE TABLE {wrong} (account VARCHAR(190), value VARCHAR(10))")
     with pytest.raises(
@@ -184,7 +184,7 @@ def test_a_table_that_lacks_columns_is_refused_by_name_and_never_altered(databas
 
 
 @pytest.mark.parametrize("name", ["", "x" * 51, "schema."])
-def test_a_table_name_that_cannot_be_used_is_refused(database, name):
+def test_an_unusable_table_name_is_rejected(database, name):
     with pytest.raises(PayarcConfigError, match=r"^ledger_table: "):
         Ledger(database.engine(), name)
 
@@ -212,7 +212,7 @@ def test_a_table_may_be_in_a_schema_of_its_own(database):
     assert claim(ledger, B, "42")["42"].customer_id == "c1"
 
 
-def test_another_kind_of_database_is_refused_with_those_that_are_supported():
+def test_another_kind_of_database_is_rejected_and_the_supported_ones_are_named():
     engine = sa.create_engine("sqlite://")
     engine.dialect.name = "oracle"
     with pytest.raises(
@@ -221,10 +221,10 @@ def test_another_kind_of_database_is_refused_with_those_that_are_supported():
         Ledger(engine)
 
 
-# ---- claiming ------------------------------------------------------------------------------------------------------
+# ---- claiming -------------------------------------------------------------------------------------------------------
 
 
-def test_a_claim_inserts_pending_rows_that_are_owned_under_a_lease(ledger, database):
+def test_a_claim_inserts_pending_rows_with_an_owner_and_a_lease(ledger, database):
     rows = claim(ledger, A, "1", "2", references={"1": "r" * 12})
     assert owned(rows, A) == {"1", "2"}
     one = row(ledger, "1")
@@ -235,14 +235,14 @@ def test_a_claim_inserts_pending_rows_that_are_owned_under_a_lease(ledger, datab
     assert row(ledger, "2").reference is None
 
 
-def test_the_second_claimer_gets_to_know_whose_the_rows_are_and_owns_only_what_was_free(ledger, database):
+def test_the_second_claimant_sees_the_owner_and_gets_only_free_rows(ledger, database):
     claim(ledger, A, "1", "2")
     rows = claim(another(ledger, database), B, "2", "3")
     assert owned(rows, B) == {"3"}
     assert rows["2"].owner == A.owner
 
 
-def test_a_claim_stays_the_owners_after_its_lease_until_somebody_takes_it_over(ledger, database):
+def test_an_expired_claim_stays_the_owners_until_it_is_taken_over(ledger, database):
     claim(ledger, A, "1")
     database.move_clock(LEASE + SETTLE + 1000)
     assert owned(claim(ledger, B, "1"), B) == set()
@@ -300,22 +300,22 @@ def test_a_key_of_255_characters_is_kept_whole(ledger, letter):
     assert owned(claim(ledger, A, *keys), A) == set(keys)
 
 
-def test_a_batch_of_a_thousand_is_claimed_and_recorded_in_one_go(ledger):
+def test_a_thousand_records_are_claimed_and_recorded_at_once(ledger):
     keys = [str(number) for number in range(1001)]
     assert owned(claim(ledger, A, *keys), A) == set(keys)
     assert ledger.record(A, [Resolution(key, customer_id=f"c{key}") for key in keys]).keys == set(keys)
     assert len(ledger.ids_with_rows(A, [f"c{key}" for key in keys])) == len(keys)
 
 
-def test_more_keys_than_a_statement_can_have_parameters_are_read_all_the_same(ledger):
+def test_more_keys_can_be_read_than_a_statement_can_have_parameters(ledger):
     claim(ledger, A, "0", "69999")
     assert ledger.rows(A, [str(number) for number in range(70_000)]).keys() == {"0", "69999"}
 
 
-def test_of_two_that_claim_overlapping_batches_at_once_each_key_has_exactly_one_owner(database, table):
+def test_each_key_of_overlapping_concurrent_claims_has_exactly_one_owner(database, table):
     Ledger(database.engine(), table).open()
     claimants = [claimant(owner) for owner in "abcd"]
-    # Overlapping, and in opposite orders: who locked in the order given would deadlock.
+    # Overlapping and in opposite orders: locking in the given order would deadlock.
     batches = [[str(number) for number in range(start, start + 60)] for start in (0, 20, 40, 10)]
     batches = [batch[::-1] if number % 2 else batch for number, batch in enumerate(batches)]
     ledgers = [Ledger(database.engine(), table) for _ in claimants]
@@ -336,7 +336,7 @@ def test_of_two_that_claim_overlapping_batches_at_once_each_key_has_exactly_one_
         assert owned(rows, me) == {key for key in batch if owners[key] == me.owner}
 
 
-def test_of_many_that_reclaim_the_same_refused_rows_at_once_exactly_one_owns_each(database, table):
+def test_each_rejected_row_of_concurrent_claims_has_exactly_one_owner(database, table):
     first = Ledger(database.engine(), table)
     first.open()
     keys = [str(number) for number in range(40)]
@@ -355,10 +355,10 @@ def test_of_many_that_reclaim_the_same_refused_rows_at_once_exactly_one_owns_eac
     assert {row.attempt for row in first.rows(A, keys).values()} == {2}
 
 
-# ---- recording -----------------------------------------------------------------------------------------------------
+# ---- recording ------------------------------------------------------------------------------------------------------
 
 
-def test_recording_settles_the_row_and_lets_go_of_it(ledger):
+def test_recording_resolves_the_row_and_releases_it(ledger):
     claim(ledger, A, "1", "2")
     answers = [Resolution("1", customer_id="c1"), Resolution("2", errors={"email": ["is taken"]})]
     assert ledger.record(A, answers) == Recorded({"1", "2"}, set())
@@ -369,7 +369,7 @@ def test_recording_settles_the_row_and_lets_go_of_it(ledger):
         assert (settled.owner, settled.lease_until, settled.settle, settled.sent_after) == (None, None, None, None)
 
 
-def test_who_does_not_own_a_row_records_nothing(ledger):
+def test_only_the_owner_of_a_row_can_record(ledger):
     claim(ledger, A, "1")
     before = row(ledger, "1")
     assert ledger.record(B, [Resolution("1", customer_id="c1"), Resolution("9", customer_id="c9")]) == Recorded(
@@ -379,7 +379,7 @@ def test_who_does_not_own_a_row_records_nothing(ledger):
     assert row(ledger, "9") is None
 
 
-def test_who_lost_a_row_drops_its_answer_and_keeps_the_others(ledger, database):
+def test_the_resolution_of_a_lost_row_is_dropped_and_the_others_are_recorded(ledger, database):
     claim(ledger, A, "1", "2")
     database.move_clock(LEASE + SETTLE + 1)
     claim(ledger, A, "3")
@@ -389,14 +389,14 @@ def test_who_lost_a_row_drops_its_answer_and_keeps_the_others(ledger, database):
     assert row(ledger, "1").state == PENDING
 
 
-def test_a_settled_row_is_never_recorded_again(ledger):
+def test_a_resolved_row_is_never_recorded_again(ledger):
     create(ledger, "1", "c1")
     assert ledger.record(A, [Resolution("1", customer_id="c2")]) == Recorded(set(), set())
     assert ledger.record(A, [Resolution("1", errors={"email": ["is taken"]})]) == Recorded(set(), set())
     assert (row(ledger, "1").state, row(ledger, "1").customer_id) == (CREATED, "c1")
 
 
-def test_an_id_that_another_row_has_is_not_recorded_and_is_reported_and_the_others_are(ledger):
+def test_an_id_that_another_row_has_is_reported_and_the_others_are_recorded(ledger):
     create(ledger, "1", "c1")
     claim(ledger, A, "2", "3", "4")
     answers = [
@@ -409,24 +409,24 @@ def test_an_id_that_another_row_has_is_not_recorded_and_is_reported_and_the_othe
     assert (row(ledger, "2").customer_id, row(ledger, "1").customer_id) == ("c2", "c1")
 
 
-def test_of_two_answers_with_one_id_one_is_recorded(ledger):
+def test_one_of_two_resolutions_with_the_same_id_is_recorded(ledger):
     claim(ledger, A, "1", "2")
     recorded = ledger.record(A, [Resolution("1", customer_id="c1"), Resolution("2", customer_id="c1")])
     assert len(recorded.keys) == len(recorded.taken_ids) == 1
     assert recorded.keys | recorded.taken_ids == {"1", "2"}
 
 
-def test_refusals_are_kept_in_any_language(ledger):
+def test_reasons_for_rejections_are_stored_in_any_language(ledger):
     claim(ledger, A, "1")
     errors = {"name": ['тоже "занято" 🙂', "x" * 300], "record": ["%s %(x)s :y \\"]}
     ledger.record(A, [Resolution("1", errors=errors)])
     assert row(ledger, "1").errors == errors
 
 
-# ---- leases, takeover ----------------------------------------------------------------------------------------------
+# ---- leases, takeover -----------------------------------------------------------------------------------------------
 
 
-def test_renewing_prolongs_what_is_owned_and_nothing_else(ledger, database):
+def test_renewing_extends_the_leases_of_owned_rows_only(ledger, database):
     claim(ledger, A, "1", "2")
     claim(ledger, B, "3")
     ledger.record(A, [Resolution("2", customer_id="c2")])
@@ -438,7 +438,7 @@ def test_renewing_prolongs_what_is_owned_and_nothing_else(ledger, database):
     assert row(ledger, "3").lease_until == others_lease
 
 
-def test_an_owner_whose_lease_has_run_out_may_renew_until_somebody_took_the_row_over(ledger, database):
+def test_an_expired_lease_can_be_renewed_until_the_row_is_taken_over(ledger, database):
     claim(ledger, A, "1")
     database.move_clock(LEASE + SETTLE + 1)
     assert ledger.renew(A) == {"1"}
@@ -467,14 +467,14 @@ def test_a_row_is_taken_over_only_when_lease_and_settle_have_passed(ledger, data
 
 
 @pytest.mark.parametrize(("settle", "taken"), [(10, True), (SETTLE, True), (1000, False)])
-def test_the_settle_that_counts_is_the_one_stored_in_the_row(ledger, database, settle, taken):
+def test_a_takeover_waits_for_the_settle_stored_in_the_row(ledger, database, settle, taken):
     claim(ledger, dataclasses.replace(A, settle=settle), "1")
     database.move_clock(LEASE + SETTLE + 1)
     eager = dataclasses.replace(B, settle=1)
     assert bool(ledger.take_over(eager)) is taken
 
 
-def test_taking_over_gives_all_rows_of_this_attempt_and_leaves_other_accounts_and_settled_rows_alone(ledger, database):
+def test_a_takeover_returns_all_own_rows_and_spares_resolved_rows_and_other_accounts(ledger, database):
     claim(ledger, A, "1")
     create(ledger, "2", "c2")
     reject(ledger, "3")
@@ -485,7 +485,7 @@ def test_taking_over_gives_all_rows_of_this_attempt_and_leaves_other_accounts_an
     assert row(ledger, "4", "test/2").owner == A.owner
 
 
-def test_of_many_that_take_over_at_once_exactly_one_gets_each_row(ledger, database):
+def test_each_row_of_concurrent_takeovers_goes_to_exactly_one(ledger, database):
     keys = {str(number) for number in range(50)}
     claim(ledger, claimant("z"), *keys)
     database.move_clock(LEASE + SETTLE + 1)
@@ -500,7 +500,7 @@ def test_of_many_that_take_over_at_once_exactly_one_gets_each_row(ledger, databa
     assert sorted(key for rows in got for key in rows) == sorted(keys)
 
 
-def test_who_waits_is_told_how_many_rows_others_hold_and_when_the_first_can_be_taken_over(ledger, database):
+def test_waiting_counts_the_open_rows_of_others_and_the_seconds_until_the_first_takeover(ledger, database):
     assert ledger.waiting(B) == (0, None)
     claim(ledger, A, "1")
     database.move_clock(20)
@@ -512,7 +512,7 @@ def test_who_waits_is_told_how_many_rows_others_hold_and_when_the_first_can_be_t
     assert ledger.waiting(B) == (2, 0.0)
 
 
-def test_what_was_proved_absent_is_free_again_and_counts_as_an_attempt(ledger):
+def test_a_row_recorded_as_absent_is_free_and_counts_one_attempt_more(ledger):
     claim(ledger, A, "1", "2")
     claim(ledger, B, "3")
     assert ledger.record_absence(A, ["1", "3", "9"]) == {"1"}
@@ -525,7 +525,7 @@ def test_what_was_proved_absent_is_free_again_and_counts_as_an_attempt(ledger):
     assert rows["1"].attempt == 2
 
 
-def test_releasing_forgets_first_attempts_frees_others_and_ends_the_lease_of_what_may_be_open(ledger, database):
+def test_releasing_deletes_first_attempts_frees_later_ones_and_ends_open_leases(ledger, database):
     claim(ledger, A, "again")
     ledger.record_absence(A, ["again"])
     claim(ledger, A, "again", "never sent", "maybe open")
@@ -545,7 +545,7 @@ def test_releasing_forgets_first_attempts_frees_others_and_ends_the_lease_of_wha
     assert set(ledger.take_over(C)) == {"maybe open"}
 
 
-def test_giving_up_some_rows_keeps_the_others_and_frees_none_before_their_settle(ledger, database):
+def test_giving_up_some_rows_keeps_the_others_and_their_settle(ledger, database):
     claim(ledger, A, "1", "2")
     claim(ledger, B, "3", references={"3": "code3"})
     ledger.give_up(A, ["1", "3", "9"])
@@ -557,7 +557,7 @@ def test_giving_up_some_rows_keeps_the_others_and_frees_none_before_their_settle
     assert set(ledger.take_over(C)) == {"1"}
 
 
-def test_what_is_given_up_is_free_with_the_last_open_row_that_bears_no_reference_either(ledger, database):
+def test_a_row_given_up_can_be_taken_over_with_the_last_open_row_without_a_reference(ledger, database):
     claim(ledger, A, "1")
     database.move_clock(50)
     claim(ledger, B, "2")
@@ -568,7 +568,7 @@ def test_what_is_given_up_is_free_with_the_last_open_row_that_bears_no_reference
     assert set(ledger.take_over(C)) == {"1", "2"}
 
 
-def test_a_thousand_can_be_released_and_proved_absent(ledger):
+def test_a_thousand_rows_can_be_released_or_recorded_as_absent(ledger):
     keys = [str(number) for number in range(1001)]
     claim(ledger, A, *keys)
     assert len(ledger.record_absence(A, keys)) == len(keys)
@@ -577,17 +577,17 @@ def test_a_thousand_can_be_released_and_proved_absent(ledger):
     assert all(row.unsent for row in ledger.rows(A, keys).values())
 
 
-# ---- refusals ------------------------------------------------------------------------------------------------------
+# ---- rejections -----------------------------------------------------------------------------------------------------
 
 
-def test_our_own_refusal_of_a_new_record_is_stored_rejected_and_owned_by_nobody(ledger):
+def test_a_new_record_that_the_rules_reject_is_stored_without_an_owner(ledger):
     rows = claim(ledger, A, records=[unfit("1")])
     assert rows["1"].state == REJECTED
     assert rows["1"].errors == unfit("1").errors
     assert (rows["1"].owner, rows["1"].lease_until, rows["1"].sent_after, rows["1"].reference) == (None,) * 4
 
 
-def test_our_own_refusal_never_alters_a_row_that_is_created_or_may_be_open(ledger, database):
+def test_a_rejection_by_the_rules_never_changes_a_created_or_open_row(ledger, database):
     create(ledger, "created", "c1")
     claim(ledger, A, "mine")
     claim(ledger, B, "another's")
@@ -598,7 +598,7 @@ def test_our_own_refusal_never_alters_a_row_that_is_created_or_may_be_open(ledge
     assert database.rows(ledger.schema.rows.name) == before
 
 
-def test_our_own_refusal_replaces_an_older_refusal_and_what_was_never_sent(ledger):
+def test_a_rejection_by_the_rules_replaces_an_older_rejection_or_an_unsent_row(ledger):
     claim(ledger, A, records=[unfit("1", "Jo")])
     claim(ledger, A, records=[unfit("1", "Ed")])
     assert row(ledger, "1").digest == unfit("1", "Ed").digest
@@ -608,7 +608,7 @@ def test_our_own_refusal_replaces_an_older_refusal_and_what_was_never_sent(ledge
     assert row(ledger, "2").state == REJECTED
 
 
-def test_a_refused_row_is_claimed_again_only_when_its_data_have_changed(ledger):
+def test_a_rejected_row_is_claimed_again_only_when_its_data_has_changed(ledger):
     reject(ledger, "1")
     assert claim(ledger, B, "1")["1"].state == REJECTED
     rows = claim(ledger, B, records=[record("1", city="Boston")])
@@ -616,7 +616,7 @@ def test_a_refused_row_is_claimed_again_only_when_its_data_have_changed(ledger):
     assert (rows["1"].attempt, rows["1"].error, rows["1"].digest) == (2, None, record("1", city="Boston").digest)
 
 
-def test_a_refused_row_is_claimed_again_on_request_and_never_for_data_that_the_rules_refuse(ledger):
+def test_retry_rejected_claims_rejected_rows_but_none_that_the_rules_reject(ledger):
     reject(ledger, "1")
     claim(ledger, A, records=[unfit("2")])
     assert owned(claim(ledger, B, "1", retry_rejected=True), B) == {"1"}
@@ -625,17 +625,17 @@ def test_a_refused_row_is_claimed_again_on_request_and_never_for_data_that_the_r
     assert row(ledger, "2").attempt == 1
 
 
-def test_a_created_row_is_never_claimed_again_whatever_its_data(ledger):
+def test_a_created_row_is_never_claimed_again(ledger):
     create(ledger, "1", "c1")
     before = row(ledger, "1")
     claim(ledger, B, records=[record("1", city="Boston")], retry_rejected=True)
     assert row(ledger, "1") == before
 
 
-# ---- what equality and matching ask --------------------------------------------------------------------------------
+# ---- ids and references ---------------------------------------------------------------------------------------------
 
 
-def test_ids_and_references_are_found_in_their_own_account_only(ledger):
+def test_ids_and_references_are_found_only_in_their_own_account(ledger):
     claim(ledger, A, "1", "2", references={"1": "q" * 12})
     ledger.record(A, [Resolution("2", customer_id="c2")])
     elsewhere = claimant(account="test/2")
@@ -655,7 +655,7 @@ def test_known_ids_are_the_latest_of_the_account(ledger, database):
     assert (ledger.has_rows("test/1"), ledger.has_rows("test/2")) == (True, False)
 
 
-def test_it_is_known_whether_others_hold_open_rows_without_a_reference(ledger):
+def test_open_rows_of_others_without_a_reference_are_noticed(ledger):
     assert ledger.open_without_reference(B) is False
     claim(ledger, A, "1", references={"1": "r" * 12})
     claim(ledger, B, "2")
@@ -666,17 +666,17 @@ def test_it_is_known_whether_others_hold_open_rows_without_a_reference(ledger):
     assert ledger.open_without_reference(B) is False
 
 
-# ---- facts ---------------------------------------------------------------------------------------------------------
+# ---- facts ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_first_to_remember_a_fact_is_believed(ledger, database):
+def test_remember_keeps_the_first_value(ledger, database):
     assert ledger.fact("who") is None
     assert ledger.remember("who", "first") == "first"
     assert another(ledger, database).remember("who", "second") == "first"
     assert ledger.facts("wh") == {"who": "first"}
 
 
-def test_many_that_remember_a_fact_at_once_agree(ledger, database):
+def test_concurrent_remember_calls_agree(ledger, database):
     ledgers = [another(ledger, database) for _ in range(4)]
     said = together(
         *(lambda one=one, n=n: patiently(lambda: one.remember("who", str(n))) for n, one in enumerate(ledgers))
@@ -684,7 +684,7 @@ def test_many_that_remember_a_fact_at_once_agree(ledger, database):
     assert len(set(said)) == 1
 
 
-def test_a_fact_is_updated_by_one_transaction_at_a_time(ledger, database):
+def test_concurrent_updates_of_a_fact_are_all_applied(ledger, database):
     ledgers = [another(ledger, database) for _ in range(4)]
 
     def count(value, _now):
@@ -694,7 +694,7 @@ def test_a_fact_is_updated_by_one_transaction_at_a_time(ledger, database):
     assert ledger.fact("n") == "40"
 
 
-def test_updating_a_fact_tells_its_value_and_the_databases_time(ledger, database):
+def test_update_fact_passes_the_value_and_the_databases_time(ledger, database):
     seen = []
 
     def change(value, now):
@@ -709,22 +709,22 @@ def test_updating_a_fact_tells_its_value_and_the_databases_time(ledger, database
     assert seen == [(None, start - 2.5), ("value 1", start)]
 
 
-def test_a_change_that_fails_leaves_no_fact_behind(ledger):
+def test_a_failed_update_leaves_no_fact_behind(ledger):
     with pytest.raises(ZeroDivisionError):
         ledger.update_fact("who", lambda _value, now: str(now / 0))
     assert ledger.fact("who") is None
 
 
-def test_an_account_name_of_150_characters_in_any_script_is_remembered(ledger):
+def test_an_account_name_of_150_characters_in_any_script_is_stored(ledger):
     def nobody(_customer_id):
         raise PayarcNotFound(status=404)
 
     account = "ж" * 150
-    assert find_scope(ledger, Identity("test", account, "17"), nobody) == f"test/{account}"
-    assert find_scope(ledger, Identity("test", account, "17"), nobody) == f"test/{account}"
+    assert find_account(ledger, Identity("test", account, "17"), nobody) == f"test/{account}"
+    assert find_account(ledger, Identity("test", account, "17"), nobody) == f"test/{account}"
 
 
-# ---- repeating, clocks, failures -----------------------------------------------------------------------------------
+# ---- repeating, clocks, failures ------------------------------------------------------------------------------------
 
 
 def _claims(ledger, _database):
@@ -770,7 +770,7 @@ def _records_absence(ledger, _database):
 @pytest.mark.parametrize(
     "prepare", [_claims, _records, _renews, _releases, _takes_over, _records_absence], ids=lambda one: one.__name__[1:]
 )
-def test_what_is_repeated_since_nobody_knows_whether_it_took_effect_changes_nothing_more(ledger, database, prepare):
+def test_repeating_a_transaction_changes_nothing_more(ledger, database, prepare):
     repeat = prepare(ledger, database)
     before = database.rows(ledger.schema.rows.name)
     repeat()
@@ -780,14 +780,14 @@ def test_what_is_repeated_since_nobody_knows_whether_it_took_effect_changes_noth
     assert database.rows(ledger.schema.rows.name) == once
 
 
-def test_a_repeated_claim_is_still_owned_and_a_repeated_record_finds_its_row_settled(ledger):
+def test_a_repeated_claim_is_still_owned_and_a_repeated_record_changes_nothing(ledger):
     assert owned(claim(ledger, A, "1"), A) == owned(claim(ledger, A, "1"), A) == {"1"}
     ledger.record(A, [Resolution("1", customer_id="c1")])
     assert ledger.record(A, [Resolution("1", customer_id="c1")]) == Recorded(set(), set())
     assert row(ledger, "1").customer_id == "c1"
 
 
-def test_every_time_is_the_databases_clock_in_utc_and_never_the_clients(ledger, database):
+def test_all_times_come_from_the_databases_clock_in_utc(ledger, database):
     far = datetime.datetime(2031, 7, 1, 12, 0, 0, 250_000, tzinfo=datetime.UTC)
     database.stop_clock(far)
     claim(ledger, A, "1")
@@ -825,7 +825,7 @@ def test_a_session_in_another_time_zone_changes_no_time(database, table):
     assert utc.take_over(B) == tokyo.take_over(B) == {}
 
 
-def test_a_lost_connection_passes_and_the_next_transaction_works(database, table):
+def test_a_lost_connection_is_temporary(database, table):
     if database.kind == "sqlite":
         pytest.skip("SQLite has no connection to lose")
     engine = database.engine()  # no pre-ping: the ledger itself must cope
@@ -840,7 +840,7 @@ def test_a_lost_connection_passes_and_the_next_transaction_works(database, table
     assert owned(claim(ledger, A, "1"), A) == {"1"}
 
 
-def test_a_server_that_is_not_there_is_unavailable(database, table):
+def test_an_unreachable_server_is_a_temporary_error(database, table):
     if database.kind == "sqlite":
         pytest.skip("SQLite has no server")
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -851,7 +851,7 @@ def test_a_server_that_is_not_there_is_unavailable(database, table):
     assert "reachable" in str(caught.value)
 
 
-def test_a_locked_database_is_unavailable_and_works_once_it_is_free(database, table, monkeypatch):
+def test_a_locked_database_is_a_temporary_error(database, table, monkeypatch):
     monkeypatch.setattr(ledger_database, "SQLITE_BUSY_SECONDS", 0)
     ledger = Ledger(database.engine(), table)
     ledger.open()
@@ -872,7 +872,7 @@ def test_a_locked_database_is_unavailable_and_works_once_it_is_free(database, ta
     assert ledger.record(A, [Resolution("1", customer_id="c1")]).keys == {"1"}
 
 
-def test_a_table_that_has_vanished_is_a_lasting_error(database, ledger):
+def test_a_missing_table_is_a_permanent_error(database, ledger):
     database.execute(f"DROP TABLE {ledger.schema.rows.name}")
     with pytest.raises(PayarcLedgerError) as caught:
         claim(ledger, A, "1")
@@ -880,7 +880,7 @@ def test_a_table_that_has_vanished_is_a_lasting_error(database, ledger):
     assert "nothing is sent twice" in str(caught.value)
 
 
-def test_a_login_that_may_not_write_is_a_lasting_error(database, ledger, table):
+def test_a_read_only_login_is_a_permanent_error(database, ledger, table):
     if database.kind == "sqlite":
         engine = sa.create_engine(f"sqlite:///file:{database.url.database}?mode=ro&uri=true", hide_parameters=True)
     else:
@@ -905,7 +905,7 @@ def test_a_login_that_may_not_write_is_a_lasting_error(database, ledger, table):
 SECRETS = ("SECRET-KEY", "SECRET-OWNER", "SECRET-ID", "SECRET-TEXT")
 
 
-def test_no_error_text_holds_a_value_that_was_sent_to_the_database(database, ledger):
+def test_no_error_contains_a_value_sent_to_the_database(database, ledger):
     secretive = dataclasses.replace(A, owner="SECRET-OWNER")
     claim(ledger, secretive, "SECRET-KEY")
     too_long = Resolution("SECRET-KEY", customer_id="SECRET-ID" * 20, errors={"name": ["SECRET-TEXT"]})

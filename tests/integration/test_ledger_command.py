@@ -1,4 +1,4 @@
-"""``python -m payarc_provider.ledger``, verb by verb, on every kind of database; PayArc is the sandbox."""
+"""``python -m payarc_provider.ledger``, command by command, on every kind of database, with the sandbox as PayArc."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from payarc_provider.api.client import PayarcClient
 from payarc_provider.api.rate_limit import RateLimiter
 from payarc_provider.exceptions import PayarcConfigError, PayarcRunStopped
-from payarc_provider.ledger import commands, restoring
+from payarc_provider.ledger import commands, rebuild
 from payarc_provider.ledger.__main__ import main
 from payarc_provider.sync.batches import Batches
 from payarc_provider.sync.engine import Run
@@ -46,7 +46,7 @@ FAST = Settings(settle=0.3, lease=1.0, timeout=0.3, batch_size=50)
 
 
 class Desk:
-    """A ledger at which a person sits, and runs come by."""
+    """A ledger on which a person runs commands and DAGs run."""
 
     def __init__(self, database, monkeypatch, capsys):
         self.database = database
@@ -54,7 +54,7 @@ class Desk:
         self.account = "test/1"
         self._capsys = capsys
         self.ledger = self.open()
-        for module in (commands, restoring):
+        for module in (commands, rebuild):
             monkeypatch.setattr(module, "sql_engine", self._engine)
 
     def _engine(self, conn_id, argument):
@@ -68,7 +68,7 @@ class Desk:
         return ledger
 
     def __call__(self, *arguments, expect=0):
-        """Give the command; returns what it says on stdout, or on stderr where it is to fail."""
+        """Run a command and return its stdout, or its stderr if it is expected to fail."""
         self._capsys.readouterr()
         status = main(["--ledger-conn-id", "ledger", "--ledger-table", self.table, *map(str, arguments)])
         said = self._capsys.readouterr()
@@ -88,7 +88,7 @@ class Desk:
         return dataclasses.replace(made, **changes)
 
     def claim(self, *keys, owner="a", sent_after=SENT_AFTER, **changes):
-        """Rows that a run holds, and may have sent."""
+        """Claim rows as a run that may have sent them."""
         me = self.claimant(owner, **changes)
         reader = RecordReader("id", None, self.ledger.ledger_id)
         records = [reader.read(0, {"id": key, "name": "John Smith"}) for key in keys]
@@ -112,7 +112,7 @@ class Desk:
     # ---- runs --------------------------------------------------------------------------------------------------------
 
     def run(self, sandbox, rows, settings=FAST, **changes):
-        """A run over these records, as the operator makes it; returns its results, and what the engine counted."""
+        """Run the engine over these records, as the operator does, and return its results."""
         settings = dataclasses.replace(settings, **changes)
         limiter = RateLimiter()
         client = PayarcClient(sandbox.url, lambda _: sandbox.token, timeout=settings.timeout, limiter=limiter)
@@ -152,20 +152,20 @@ def desk(database, monkeypatch, capsys):
 
 @pytest.fixture
 def still(desk):
-    """The desk, in a database whose clock stands still at 2030-01-01."""
+    """The desk, in a database whose clock is stopped at 2030-01-01."""
     desk.database.stop_clock()
     return desk
 
 
 @pytest.fixture
 def shop(desk, payarc_sandbox):
-    """The desk, whose account is the sandbox's merchant."""
+    """The desk, with the sandbox's merchant as its account."""
     desk.account = f"{payarc_sandbox.url.split('/')[2]}/1"
     return desk
 
 
 on_one_database = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-"""For what no database has a part in."""
+"""For behaviour that does not depend on the kind of database."""
 
 
 def people(*keys, **fields):
@@ -173,7 +173,7 @@ def people(*keys, **fields):
 
 
 def seed(sandbox, customers):
-    """Customers that PayArc has had for some time."""
+    """Create customers at PayArc that are an hour old."""
     return sandbox.seed([{"created_at": int(time.time()) - 3600} | customer for customer in customers])
 
 
@@ -220,11 +220,11 @@ def test_status_in_words(still):
         r"account test/1\n  created +1\n  rejected +0\n  pending +1  oldest since 2030-01-01T00:00:00Z", said
     )
     assert "(2 h 1 min)" in said
-    assert re.search(r"    open +1  their run is gone", said)
+    assert re.search(r"    open +1  their run has ended", said)
 
 
 @on_one_database
-def test_without_a_ledger_nothing_is_made_and_the_reason_said(still):
+def test_a_missing_ledger_is_reported_and_not_created(still):
     still.table = still.database.name()
     for command in ("status", "pending", "rejected", "retry --all", "forget a", "resolve a --absent --yes"):
         assert f"has no ledger {still.table}" in still(*command.split(), expect=1)
@@ -232,7 +232,7 @@ def test_without_a_ledger_nothing_is_made_and_the_reason_said(still):
 
 
 @on_one_database
-def test_an_account_that_is_unknown_or_one_of_several_is_refused(still):
+def test_an_unknown_or_ambiguous_account_is_rejected(still):
     still.rejected("a")
     still.claim("a", account="test/2")
     assert "it has test/1, test/2" in still("status", "--account", "test/3", expect=1)
@@ -243,7 +243,7 @@ def test_an_account_that_is_unknown_or_one_of_several_is_refused(still):
 # ---- pending, rejected ----------------------------------------------------------------------------------------------
 
 
-def test_pending_says_since_when_in_whose_hands_and_until_when(still):
+def test_pending_prints_since_when_which_run_and_until_when(still):
     still.claim("a")
     still.database.move_clock(10)
     still.claim("b", owner="b")
@@ -273,7 +273,7 @@ def test_pending_says_since_when_in_whose_hands_and_until_when(still):
     assert lines[2] == "    sync.create, run run_a; table people of crm; account test/1"
 
 
-def test_rejected_says_since_when_and_why(still):
+def test_rejected_prints_since_when_and_why(still):
     still.rejected("a", errors={"email": ["is taken."], "name": ["too short.", "no digits."]})
     assert still.json("rejected")["rejected"] == [
         {
@@ -296,18 +296,18 @@ def test_rejected_says_since_when_and_why(still):
     ]
     still("retry", "a")
     assert still.json("rejected")["rejected"][0]["retried"] is True
-    assert "a  (to be tried again)" in still("rejected")
+    assert "a  (will be tried again)" in still("rejected")
 
 
 @on_one_database
-def test_nothing_is_pending_or_rejected(still):
+def test_an_empty_list_is_said_in_words(still):
     assert still("pending") == "nothing is pending\n"
     assert still("rejected") == "nothing is rejected\n"
     assert still.json("pending") == {"total": 0, "pending": []}
 
 
 @on_one_database
-def test_pages_follow_each_other(still):
+def test_limit_and_offset_give_consecutive_pages(still):
     for key in "abcde":
         still.rejected(key)
         still.database.move_clock(1)
@@ -319,7 +319,7 @@ def test_pages_follow_each_other(still):
 
 
 @on_one_database
-def test_a_key_that_looks_like_an_email_is_never_shown(still):
+def test_a_key_that_looks_like_an_email_is_never_printed(still):
     secret = "john@example.com"
     still.rejected(secret)
     still.claim(f"x{secret}")
@@ -331,7 +331,7 @@ def test_a_key_that_looks_like_an_email_is_never_shown(still):
 
 
 @on_one_database
-def test_tables_are_readable_in_100_columns(still):
+def test_tables_fit_into_100_columns(still):
     long = {
         "dag_id": "a_dag_with_a_long_name" * 4,
         "run_id": "scheduled__2030-01-01T00:00:00+00:00",
@@ -343,10 +343,10 @@ def test_tables_are_readable_in_100_columns(still):
     assert max(len(line) for line in said.splitlines()) <= 100
 
 
-# ---- settle ---------------------------------------------------------------------------------------------------------
+# ---- resolve --------------------------------------------------------------------------------------------------------
 
 
-def test_a_row_in_a_runs_hands_is_not_settled(still):
+def test_a_claimed_row_is_not_resolved_before_its_takeover_time(still):
     still.claim("a")
     said = still("resolve", "a", "--absent", "--yes", expect=1)
     assert "is claimed by run run_a of sync until 2030-01-01T00:02:00Z" in said
@@ -360,7 +360,7 @@ def test_a_row_in_a_runs_hands_is_not_settled(still):
 
 
 @on_one_database
-def test_only_a_pending_row_is_settled(still):
+def test_only_a_pending_row_can_be_resolved(still):
     still.created(a="c1")
     still.rejected("b")
     assert "a is created, not pending" in still("resolve", "a", "--absent", "--yes", expect=1)
@@ -372,14 +372,14 @@ def test_only_a_pending_row_is_settled(still):
 
 
 @on_one_database
-def test_absence_is_to_be_confirmed(still, monkeypatch):
+def test_absence_must_be_confirmed(still, monkeypatch):
     still.claim("a")
     still.ledger.release(still.claimant(), [])
     still.database.move_clock(SETTLE + 1)
     for answer in ("", "no\n", "y\n"):
         monkeypatch.setattr("sys.stdin", io.StringIO(answer))
         said = still("resolve", "a", "--absent", expect=1)
-        assert f"its description would end in #{still.code('a')}" in said
+        assert f"its description would end with #{still.code('a')}" in said
         assert "not confirmed" in said
         assert not still.row("a").unsent
     monkeypatch.setattr("sys.stdin", io.StringIO("yes\n"))
@@ -388,12 +388,12 @@ def test_absence_is_to_be_confirmed(still, monkeypatch):
 
 
 def left_open(shop, *keys, owner="a"):
-    """Rows of a run that is gone and whose requests cannot reach PayArc any more."""
+    """Leave rows open, as a run that was killed long ago."""
     me = shop.claim(*keys, owner=owner, settle=0.0, sent_after=EPOCH)
     shop.ledger.release(me, [])
 
 
-def test_a_row_is_settled_with_a_customer_that_payarc_has(shop, payarc_sandbox):
+def test_a_row_is_resolved_with_a_customer_that_payarc_has(shop, payarc_sandbox):
     left_open(shop, "a")
     [customer] = seed(payarc_sandbox, [{"name": "John Smith", "email": "secret@example.com"}])
     said = shop("resolve", "a", "--customer-id", f"cus_{customer['customer_id']}")
@@ -412,27 +412,27 @@ def test_a_row_is_settled_with_a_customer_that_payarc_has(shop, payarc_sandbox):
 
 
 @on_one_database
-def test_a_customer_that_payarc_does_not_show_settles_nothing(shop, payarc_sandbox):
+def test_a_customer_that_payarc_does_not_have_resolves_nothing(shop, payarc_sandbox):
     left_open(shop, "a")
     [foreign] = seed(payarc_sandbox, [{"name": "John Smith", "merchant": "2"}])
     for its_id in ("nobody", foreign["customer_id"]):
         said = shop("resolve", "a", "--customer-id", its_id, expect=1)
-        assert f"shows the connection payarc_default no customer {its_id}" in said
+        assert f"has no customer {its_id} for the connection payarc_default" in said
     assert "not a PayArc customer id" in shop("resolve", "a", "--customer-id", "a/b", expect=1)
     assert shop.row("a").state == State.PENDING
 
 
 @on_one_database
-def test_a_row_in_a_runs_hands_gets_no_customer(shop, payarc_sandbox):
+def test_a_claimed_row_gets_no_customer(shop, payarc_sandbox):
     shop.claim("a")
     [customer] = seed(payarc_sandbox, [{"name": "John Smith"}])
     assert "is claimed by" in shop("resolve", "a", "--customer-id", customer["customer_id"], expect=1)
     assert shop.row("a").customer_id is None
 
 
-def test_a_customer_of_another_row_settles_nothing(shop, payarc_sandbox):
+def test_a_customer_of_another_row_resolves_nothing(shop, payarc_sandbox):
     left_open(shop, "a", "c")
-    [taken, borne, own] = seed(
+    [taken, other, own] = seed(
         payarc_sandbox,
         [
             {"name": "John Smith", "description": text}
@@ -442,23 +442,23 @@ def test_a_customer_of_another_row_settles_nothing(shop, payarc_sandbox):
     me = shop.claim("b")
     shop.ledger.record(me, [Resolution("b", customer_id=taken["customer_id"])])
     assert "belongs to the key b" in shop("resolve", "a", "--customer-id", taken["customer_id"], expect=1)
-    assert "carries another key's reference" in shop("resolve", "a", "--customer-id", borne["customer_id"], expect=1)
+    assert "carries another key's reference" in shop("resolve", "a", "--customer-id", other["customer_id"], expect=1)
     shop("resolve", "a", "--customer-id", own["customer_id"])
 
 
 @on_one_database
-def test_another_merchants_token_settles_nothing(still, payarc_sandbox):
+def test_another_merchants_token_resolves_nothing(still, payarc_sandbox):
     still.claim("a", settle=0.0)
     still.ledger.release(still.claimant(), [])
     still.database.move_clock(1)
     [customer] = seed(payarc_sandbox, [{"name": "John Smith"}])
     said = still("resolve", "a", "--customer-id", customer["customer_id"], expect=1)
     assert "belongs to the account 127.0.0.1" in said
-    assert "and not to test/1" in said
+    assert "not test/1" in said
 
 
 @on_one_database
-def test_what_is_known_to_be_absent_is_sent_by_the_next_run(shop, payarc_sandbox):
+def test_a_row_resolved_as_absent_is_sent_by_the_next_run(shop, payarc_sandbox):
     left_open(shop, "a")
     shop("resolve", "a", "--absent", "--yes")
     assert len(shop.run(payarc_sandbox, people("a")).customer_ids()) == 1
@@ -469,15 +469,15 @@ def test_what_is_known_to_be_absent_is_sent_by_the_next_run(shop, payarc_sandbox
 # ---- retry ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_refused_record_is_tried_again(shop, payarc_sandbox):
+def test_a_rejected_record_is_tried_again(shop, payarc_sandbox):
     payarc_sandbox.settings(taken={"email": ["a@example.com", "b@example.com"]})
     rows = people("a", "b", "c")
     assert len(shop.run(payarc_sandbox, rows).rejected()) == 2
     payarc_sandbox.settings(taken={})
     assert len(shop.run(payarc_sandbox, rows).rejected()) == 2
-    assert shop("retry", "a") == "1 refused records will be tried again by the next run that reads them\n"
+    assert shop("retry", "a") == "the next run tries 1 rejected record again\n"
     assert [one["key"] for one in shop.run(payarc_sandbox, rows).rejected()] == ["b"]
-    assert shop("retry", "--all").startswith("1 refused records")
+    assert shop("retry", "--all").startswith("the next run tries 1 rejected record")
     assert shop.run(payarc_sandbox, rows).rejected() == []
     assert "nothing is rejected" in shop("retry", "--all", expect=1)
     assert len(payarc_sandbox.customers()) == 3
@@ -485,7 +485,7 @@ def test_a_refused_record_is_tried_again(shop, payarc_sandbox):
 
 
 @on_one_database
-def test_all_of_the_named_records_are_tried_again_or_none(still):
+def test_retry_changes_all_of_the_given_keys_or_none(still):
     still.rejected("a")
     still.created(b="c1")
     assert "b is created, not rejected" in still("retry", "a", "b", expect=1)
@@ -507,10 +507,10 @@ def test_a_pending_key_is_not_forgotten(still):
 
 
 def forgotten(shop, sandbox, rows, **changes):
-    """The customer that the only record had until its key was forgotten."""
+    """Create and forget the only record; returns its customer."""
     [old] = shop.run(sandbox, rows, **changes).customer_ids()
     said = shop("forget", rows[0]["id"])
-    assert f"Customer {old} is still at PayArc" in said
+    assert f"Customer {old} stays at PayArc" in said
     assert shop.row(str(rows[0]["id"])) is None
     assert shop.json("status")["accounts"][0]["forgotten"] == 1
     return old
@@ -528,7 +528,7 @@ def test_a_forgotten_key_gets_a_new_customer(shop, payarc_sandbox):
 @on_one_database
 @pytest.mark.parametrize("with_reference", [True, False])
 @pytest.mark.parametrize("fault", ["lost_after", "lost_before"])
-def test_a_look_up_never_takes_the_forgotten_customer(shop, payarc_sandbox, fault, with_reference):
+def test_a_look_up_never_finds_the_forgotten_customer(shop, payarc_sandbox, fault, with_reference):
     old = forgotten(shop, payarc_sandbox, people("a"), reference=with_reference)
     payarc_sandbox.faults([{"kind": fault, "times": 1}])
     [new] = shop.run(payarc_sandbox, people("a"), reference=with_reference).customer_ids()
@@ -555,14 +555,14 @@ def test_an_answer_with_the_forgotten_customer_is_not_recorded(shop, payarc_sand
 
 
 @on_one_database
-def test_the_forgotten_customer_settles_nothing(shop, payarc_sandbox):
+def test_the_forgotten_customer_resolves_nothing(shop, payarc_sandbox):
     old = forgotten(shop, payarc_sandbox, people("a"))
     left_open(shop, "a")
     assert "forgotten key" in shop("resolve", "a", "--customer-id", old, expect=1)
 
 
 @on_one_database
-def test_a_refused_record_is_forgotten_too(shop, payarc_sandbox):
+def test_a_rejected_record_can_be_forgotten(shop, payarc_sandbox):
     payarc_sandbox.settings(taken={"email": ["a@example.com"]}, idempotency="replay")
     shop.run(payarc_sandbox, people("a"))
     assert shop("forget", "a") == "a: forgotten\n"
@@ -571,7 +571,7 @@ def test_a_refused_record_is_forgotten_too(shop, payarc_sandbox):
     assert [post["idempotency_key"][-2:] for post in payarc_sandbox.log()] == ["-1", "-2"]
 
 
-def test_what_is_released_unsent_leaves_no_row_whatever_attempts_count_from(still):
+def test_a_first_claim_released_unsent_leaves_no_row_after_attempts_were_raised(still):
     still.created(a="c1")
     still("forget", "a")
     me = still.claim("a", "b")
@@ -622,7 +622,7 @@ def test_a_lost_ledger_is_rebuilt_from_the_references(shop, payarc_sandbox):
 
 
 @on_one_database
-def test_what_a_rebuilding_cannot_find_is_adopted_by_email(shop, payarc_sandbox):
+def test_customers_without_a_reference_are_adopted_by_email_after_a_rebuild(shop, payarc_sandbox):
     rows = people(1, 2)
     rows[1]["description"] = "A description without any room left for more"
     before = shop.run(payarc_sandbox, rows).customer_ids()
@@ -639,7 +639,7 @@ def test_keys_come_from_a_file_or_from_stdin(shop, payarc_sandbox, tmp_path, mon
     source = ("--source", "task sync.create")
     ledger_id = lose(shop, "", "_facts")
     said = shop("rebuild", "--keys-from", file, *source, "--ledger-id", ledger_id)
-    assert re.search(r"3 keys looked for among PayArc's 3 customers\n  inserted +3  rows that were missing\n$", said)
+    assert re.search(r"3 keys compared with PayArc's 3 customers\n  inserted +3  rows that were missing\n$", said)
     monkeypatch.setattr("sys.stdin", io.StringIO("a\nz\n"))
     assert shop.json("rebuild", "--keys-from", "-", *source)["counts"] == {"agreed": 1, "absent": 1}
     shop.ledger = shop.open()
@@ -648,11 +648,11 @@ def test_keys_come_from_a_file_or_from_stdin(shop, payarc_sandbox, tmp_path, mon
     assert "the key in line 2 contains control characters" in shop("rebuild", "--keys-from", file, *source, expect=1)
     file.write_text("\n")
     assert "no keys" in shop("rebuild", "--keys-from", file, *source, expect=1)
-    assert "cannot be read: FileNotFoundError" in shop("rebuild", "--keys-from", tmp_path / "x", *source, expect=1)
+    assert "cannot be read (FileNotFoundError)" in shop("rebuild", "--keys-from", tmp_path / "x", *source, expect=1)
 
 
 @on_one_database
-def test_the_facts_alone_may_be_lost(shop, payarc_sandbox):
+def test_the_facts_alone_can_be_rebuilt(shop, payarc_sandbox):
     before = shop.run(payarc_sandbox, people(1, 2)).customer_ids()
     ledger_id = lose(shop, "_facts")
     table = crm(shop, 1, 2)
@@ -660,8 +660,8 @@ def test_the_facts_alone_may_be_lost(shop, payarc_sandbox):
     assert shop.run(payarc_sandbox, people(1, 2)).customer_ids() == before
 
 
-def test_a_restored_ledger_gets_what_has_happened_since_it_was_saved(shop, payarc_sandbox):
-    """Saved: 1 created, 2 refused, 3 unsent, 4 open, 5 not there. Since then all have got customers."""
+def test_a_restored_backup_gets_the_customers_created_since(shop, payarc_sandbox):
+    """In the backup, 1 is created, 2 rejected, 3 unsent, 4 open and 5 missing; all have got customers since."""
     [first] = shop.run(payarc_sandbox, people(1)).customer_ids()
     shop.rejected("2")
     shop.claim("3", owner="c")
@@ -678,8 +678,8 @@ def test_a_restored_ledger_gets_what_has_happened_since_it_was_saved(shop, payar
 
 
 @on_one_database
-def test_attempts_count_on_so_that_no_idempotency_key_comes_again(shop, payarc_sandbox):
-    """What PayArc answered before the loss it would answer again, refusals and deleted customers included."""
+def test_no_idempotency_key_is_used_twice_after_a_rebuild(shop, payarc_sandbox):
+    """PayArc would answer a repeated key as before the loss, even with a rejection or a deleted customer."""
     payarc_sandbox.settings(idempotency="replay", taken={"email": ["2@example.com"]})
     shop.run(payarc_sandbox, people(1, 2, 3))
     ledger_id = lose(shop, "", "_facts")
@@ -694,7 +694,7 @@ def test_attempts_count_on_so_that_no_idempotency_key_comes_again(shop, payarc_s
     assert len(keys) == len(set(keys)) == 5
 
 
-def test_of_two_customers_with_one_reference_a_person_decides(shop, payarc_sandbox):
+def test_two_customers_with_one_reference_leave_the_row_undecided(shop, payarc_sandbox):
     shop.run(payarc_sandbox, people(1, 2))
     ledger_id = lose(shop, "", "_facts")
     own = payarc_sandbox.customers()[0]
@@ -716,7 +716,7 @@ def test_of_two_customers_with_one_reference_a_person_decides(shop, payarc_sandb
 
 
 def _eventually(call):
-    """Once the row can be settled: a moment after the run that looked at it."""
+    """Repeat the call until the row can be resolved, a moment after the run released it."""
     for _ in range(20):
         try:
             return call()
@@ -726,7 +726,7 @@ def _eventually(call):
 
 
 @on_one_database
-def test_disagreements_are_reported_and_left(shop, payarc_sandbox):
+def test_disagreements_are_reported_and_change_nothing(shop, payarc_sandbox):
     [mine, *_] = seed(
         payarc_sandbox, [{"name": "John Smith", "description": f"ref #{shop.code(key)}"} for key in ("1", "2", "3")]
     )
@@ -754,13 +754,13 @@ def test_a_forgotten_customer_is_not_rebuilt(shop, payarc_sandbox):
 
 
 @on_one_database
-def test_nothing_is_rebuilt_while_a_run_is_at_work(shop, payarc_sandbox):
+def test_nothing_is_rebuilt_while_a_run_owns_rows(shop, payarc_sandbox):
     shop.claim("1")
     assert "a run has claimed rows until" in shop("rebuild", "--table", crm(shop, 1), expect=1)
 
 
 @on_one_database
-def test_a_wrong_ledger_id_or_account_or_key_rebuilds_nothing(shop, payarc_sandbox):
+def test_a_wrong_ledger_id_account_or_key_rebuilds_nothing(shop, payarc_sandbox):
     shop.run(payarc_sandbox, people(1))
     table = crm(shop, 1)
     assert "another id" in shop("rebuild", "--table", table, "--ledger-id", "0" * 32, expect=1)
@@ -768,21 +768,21 @@ def test_a_wrong_ledger_id_or_account_or_key_rebuilds_nothing(shop, payarc_sandb
     ledger_id = lose(shop, "", "_facts")
     for wrong in (("--ledger-id", "0" * 32), ("--ledger-id", ledger_id, "--account", "test/9")):
         said = shop("rebuild", "--table", table, *wrong, expect=1)
-        assert "none of PayArc's 1 customers carries a reference" in said
+        assert "none of PayArc's 1 customers carries a reference of the 1 keys" in said
     assert 'no column "nr"' in shop("rebuild", "--table", table, "--key", "nr", "--ledger-id", ledger_id, expect=1)
     assert not sa.inspect(shop.database.engine()).has_table(shop.table)
 
 
 @on_one_database
-def test_the_account_is_the_ledgers_where_it_knows_the_merchant(shop, payarc_sandbox):
+def test_the_account_must_be_the_one_that_the_ledger_has_for_the_merchant(shop, payarc_sandbox):
     shop.ledger.remember(identity(payarc_sandbox), "test/7")
     shop.run(payarc_sandbox, people(1))
     said = shop("rebuild", "--table", crm(shop, 1), "--account", shop.account, expect=1)
-    assert f"belongs to the account test/7, and not to {shop.account}" in said
+    assert f"belongs to the account test/7, not {shop.account}" in said
 
 
 @on_one_database
-def test_the_list_is_read_at_payarcs_pace_and_with_patience(shop, payarc_sandbox):
+def test_the_list_is_read_within_the_rate_limit_and_failures_are_retried(shop, payarc_sandbox):
     seed(payarc_sandbox, [{"name": "John Smith"}] * 350)
     shop.run(payarc_sandbox, people(1))
     payarc_sandbox.settings(rate_limit=3, rate_window=1.0)
@@ -797,7 +797,7 @@ def test_the_list_is_read_at_payarcs_pace_and_with_patience(shop, payarc_sandbox
     }
 
 
-# ---- ddl, usage, the process ----------------------------------------------------------------------------------------
+# ---- ddl, usage, process --------------------------------------------------------------------------------------------
 
 
 def test_the_ddl_makes_a_ledger_that_a_run_can_use(desk, payarc_sandbox):
@@ -829,7 +829,7 @@ def test_wrong_usage(arguments, capsys):
     assert "error:" in capsys.readouterr().err
 
 
-def test_the_ledgers_connection_must_be_given(capsys):
+def test_the_ledgers_connection_is_required(capsys):
     assert main(["status"]) == 2
     assert "--ledger-conn-id" in capsys.readouterr().err
 
@@ -874,7 +874,7 @@ def test_it_works_on_an_airflow_connection(kind, request, tmp_path, monkeypatch,
         ({"conn_type": "sqlite", "host": "/nonexistent/folder/secret.db"}, "unable to open"),
     ],
 )
-def test_a_connection_that_is_none_gives_a_reason_and_no_secret(connection, reason, monkeypatch, capsys):
+def test_an_unusable_connection_is_reported_without_its_password(connection, reason, monkeypatch, capsys):
     if connection:
         monkeypatch.setenv("AIRFLOW_CONN_LEDGER", json.dumps(connection | {"password": "pa55word"}))
     assert main(["--ledger-conn-id", "ledger", "status"]) == 1
@@ -884,7 +884,7 @@ def test_a_connection_that_is_none_gives_a_reason_and_no_secret(connection, reas
     assert "pa55word" not in said.err
 
 
-def test_as_a_process_it_says_what_it_says_and_nothing_else(tmp_path):
+def test_as_a_process_it_prints_its_result_and_nothing_else(tmp_path):
     ledger = Ledger(sa.create_engine(f"sqlite:///{tmp_path}/ledger.db"))
     ledger.open()
     connection = json.dumps({"conn_type": "sqlite", "host": str(tmp_path / "ledger.db")})
@@ -897,8 +897,8 @@ def test_as_a_process_it_says_what_it_says_and_nothing_else(tmp_path):
 
 
 @on_one_database
-def test_the_code_in_a_description_is_the_rows(shop, payarc_sandbox):
-    """What people look for in PayArc's dashboard is what ``pending`` shows."""
+def test_the_reference_in_a_description_is_the_one_in_the_row(shop, payarc_sandbox):
+    """What `pending` prints can be found in PayArc's dashboard."""
     shop.run(payarc_sandbox, people("a"))
     assert payarc_sandbox.customers()[0]["description"] == with_reference(None, shop.row("a").reference)
 
@@ -913,7 +913,7 @@ SHOWN = [
 
 @on_one_database
 @pytest.mark.parametrize("shown", SHOWN)
-def test_what_the_documentation_shows_is_done(shop, payarc_sandbox, tmp_path, monkeypatch, shown):
+def test_the_commands_in_the_documentation_work(shop, payarc_sandbox, tmp_path, monkeypatch, shown):
     its_customer = {"description": f"ref #{shop.code('1042')}", "customer_id": "KPxMADVnxMV4nNjp"}
     seed(payarc_sandbox, [{"name": "John Smith"} | its_customer])
     monkeypatch.chdir(tmp_path)

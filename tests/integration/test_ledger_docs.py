@@ -1,4 +1,4 @@
-"""What ``docs/ledger.md`` says is so: every column, state, fact and verdict is in it, and every query runs."""
+"""``docs/ledger.md`` is true: it has every column, state, fact and verdict, and every query runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.dialects import postgresql
 
-from payarc_provider.ledger.show import statements
+from payarc_provider.ledger.output import statements
 from payarc_provider.sync.ledger import Claimant, Ledger, Resolution, State
 from payarc_provider.sync.ledger.overview import Hold
 from payarc_provider.sync.ledger.rebuild import Verdict
@@ -37,7 +37,7 @@ FOUND = [
 
 
 def first_cells(heading):
-    """The first column of the table under this heading's words."""
+    """The first column of the table with this heading."""
     lines = TEXT[TEXT.index(heading) :].splitlines()[2:]
     cells = []
     for line in lines:
@@ -47,7 +47,7 @@ def first_cells(heading):
     return cells
 
 
-def test_every_column_is_documented_in_its_order():
+def test_every_column_is_documented_in_order():
     assert first_cells("| column | meaning |") == [column.name for column in SCHEMA.rows.columns]
 
 
@@ -66,13 +66,13 @@ def test_every_kind_of_fact_is_documented():
         assert name in TEXT
 
 
-def test_every_way_of_recognising_a_customer_is_documented():
+def test_every_value_of_matched_by_is_documented():
     described = next(line for line in TEXT.splitlines() if line.startswith("| `matched_by` |"))
     for how in ("reference", "fields", "email", "person"):
         assert f"`{how}`" in described
 
 
-def test_the_ddl_is_postgresqls_own():
+def test_the_ddl_is_the_one_that_the_command_prints():
     [given] = re.findall(r"^```postgresql\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
     assert given.strip() == statements(SCHEMA.ddl(DIALECT))
 
@@ -113,7 +113,7 @@ def tables(database):
     return {"payarc_customers": ledger.schema.rows.name, "people": people}
 
 
-def test_every_query_runs_and_finds_what_it_says(database, tables):
+def test_every_query_runs_and_finds_what_the_text_says(database, tables):
     assert len(QUERIES) == len(FOUND)
     for query, found in zip(QUERIES, FOUND, strict=True):
         text = re.sub(r"\b(FROM|JOIN) (payarc_customers|people)", lambda match: f"{match[1]} {tables[match[2]]}", query)

@@ -1,6 +1,6 @@
-"""The ledger in memory, with which the protocol is simulated, has the rules of the ledger in SQL.
+"""The in-memory ledger of the simulation follows the same rules as the ledger in SQL.
 
-The same random transactions run against both, and every answer and every row must be the same.
+The same random transactions run on both, and every result and every row must be the same.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def comparable(result: object) -> object:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_model_and_database_agree(database, monkeypatch, seed):
+def test_the_model_and_the_database_agree(database, monkeypatch, seed):
     rng = random.Random(seed)
     real, model, now = Ledger(database.engine(), database.name()), LedgerModel({}), 1000.0
     real.open()

@@ -14,7 +14,7 @@ from payarc_provider.sync.keys import display_key
 from payarc_provider.sync.ledger.database import database_now
 from payarc_provider.sync.ledger.facts import FIRST_ATTEMPT, bar_customer, barred_ids, raise_first_attempt
 from payarc_provider.sync.ledger.ledger import Ledger
-from payarc_provider.sync.ledger.rows import CLOSED, Row, State, at_key, in_state, read_rows
+from payarc_provider.sync.ledger.rows import CLOSED, Row, State, at_key, in_state, iso, read_rows
 from payarc_provider.sync.reference import reference
 
 BY_PERSON = "person"
@@ -162,8 +162,3 @@ class Repair:
             raise LedgerUnchanged(
                 f"customer {customer_id} carries another key's reference, {carried}: nothing was changed"
             )
-
-
-def iso(moment: datetime.datetime) -> str:
-    """A moment in UTC, to the second."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

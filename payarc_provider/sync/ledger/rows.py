@@ -174,7 +174,12 @@ def _to_be_retried(row: Row, retry_rejected: Retry) -> bool:
     return row.resolved_at is None or row.resolved_at < retry_rejected
 
 
-# ---- the same in SQL ------------------------------------------------------------------------------------------------
+def iso(moment: datetime.datetime | None) -> str:
+    """A moment in UTC, to the second; a dash for None."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ") if moment else "-"
+
+
+# ---- conditions and reading in SQL ----------------------------------------------------------------------------------
 
 
 def read_rows(connection: Connection, table: Table, *where: ColumnElement[bool], lock: bool = False) -> dict[str, Row]:

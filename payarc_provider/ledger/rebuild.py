@@ -1,4 +1,4 @@
-"""The command ``rebuild``: which keys, which ledger, which account; then PayArc's list, then the rows."""
+"""Runs the command ``rebuild``: reads the keys, then PayArc's list, then restores the rows."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 from payarc_provider.api.client import CustomerPage
 from payarc_provider.hooks.sql import sql_engine
-from payarc_provider.ledger import show
+from payarc_provider.ledger import output
 from payarc_provider.ledger.merchant import Merchant
-from payarc_provider.sync.account import fact_name, new_scope
+from payarc_provider.sync.account import fact_name, new_account
 from payarc_provider.sync.customer_index import CustomerIndex
 from payarc_provider.sync.keys import UnusableKey, key_text
 from payarc_provider.sync.ledger import Ledger
@@ -24,13 +24,13 @@ from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.sources import DatabaseSource
 
 _LEDGER_ID = re.compile(r"[0-9a-f]{32}")
-_TELL_EVERY = 10.0
+_REPORT_EVERY = 10.0  # seconds
 
 
 def rebuild(ledger: Ledger, given: argparse.Namespace) -> str:
-    """Make rows for those keys whose references PayArc's customers bear; returns what came of it.
+    """Restore the rows of the keys whose references PayArc's customers carry, and return the text to print.
 
-    :raises LedgerUnchanged: nothing can be, or is to be, rebuilt
+    :raises LedgerUnchanged: when nothing can be rebuilt
     """
     exists = ledger.open(create=False)
     ledger_id = _ledger_id(ledger, given.ledger_id)
@@ -40,59 +40,61 @@ def rebuild(ledger: Ledger, given: argparse.Namespace) -> str:
         input_keys = _Keys(given)
         keys = KeySet(input_keys.all())
         if len(keys) == 0:
-            raise LedgerUnchanged("there are no keys to look for")
+            raise LedgerUnchanged("no keys were given")
         if exists:
             work.check_unused()
-        listing = Listing(merchant.client, merchant.limiter, _Teller().tell)
+        listing = Listing(merchant.client, merchant.limiter, _Progress().report)
         index = listing.read(lambda: CustomerIndex(ledger_id))
     if not work.any_customer(keys, index):
         raise LedgerUnchanged(
-            f"none of PayArc's {len(index)} customers carries a reference that the ledger {ledger_id} gives to one "
-            f"of {len(keys)} keys in the account {account}: check --ledger-id, --account and the keys; nothing was "
-            "changed"
+            f"none of PayArc's {len(index)} customers carries a reference of the {len(keys)} keys in the ledger "
+            f"{ledger_id} and the account {account}: check --ledger-id, --account and the keys; nothing was changed"
         )
     _open_with_id(ledger, ledger_id)
     done = work.restore(keys, index)
     ledger.remember(fact_name(merchant.identity), account)  # its customers bear this account's references
     if not given.json:
-        return show.rebuilt(account, len(keys), len(index), input_keys.unusable, done)
+        return output.rebuilt(account, len(keys), len(index), input_keys.unusable, done)
     facts = {"account": account, "keys": len(keys), "customers": len(index), "unusable": input_keys.unusable}
-    return show.as_json({**facts, "counts": dict(done.counts), "doubts": done.doubts})
+    return output.as_json({**facts, "counts": dict(done.counts), "doubts": done.doubts})
 
 
 def _ledger_id(ledger: Ledger, given: str | None) -> str:
     if given is not None and not _LEDGER_ID.fullmatch(given):
-        raise LedgerUnchanged("--ledger-id: a ledger's id has 32 hexadecimal digits, as `status` shows it")
+        raise LedgerUnchanged("--ledger-id: a ledger's id has 32 hexadecimal digits, as `status` prints it")
     if given is not None and ledger.ledger_id not in ("", given):
         raise LedgerUnchanged(
-            f"the ledger there has another id, {ledger.ledger_id}, and its own references: leave --ledger-id out; or, "
-            "if it was made after the loss and has no rows, drop its two tables first"
+            f"--ledger-id: the ledger in this table has another id, {ledger.ledger_id}. Omit --ledger-id; or, if the "
+            "ledger was created after the loss and has no rows, drop its two tables first"
         )
     if not (ledger.ledger_id or given):
-        raise LedgerUnchanged("the ledger's id is lost too: give --ledger-id, as `status` showed it")
+        raise LedgerUnchanged("the ledger's id is lost too: give --ledger-id, as `status` printed it")
     return ledger.ledger_id or given or ""
 
 
 def _account(ledger: Ledger, merchant: Merchant, given: str | None, *, exists: bool) -> str:
     known = ledger.fact(fact_name(merchant.identity)) if exists else None
     if given is not None and known not in (None, given):
-        raise LedgerUnchanged(f"the connection {merchant.conn_id} belongs to the account {known}, and not to {given}")
+        raise LedgerUnchanged(f"the connection {merchant.conn_id} belongs to the account {known}, not {given}")
     if given is not None:
         return given
-    return merchant.account(ledger) if exists else new_scope(merchant.identity)
+    return merchant.account(ledger) if exists else new_account(merchant.identity)
 
 
 def _open_with_id(ledger: Ledger, ledger_id: str) -> None:
-    """Open the ledger; make what is missing of its tables, and give it its old id."""
+    """Open the ledger; if it is lost, create the missing tables and give it its old id."""
     if not ledger.ledger_id:
         with ledger.database.write() as connection:
-            ledger.schema.rows.metadata.create_all(connection, checkfirst=True)
+            ledger.schema.create(connection)
         ledger.remember("ledger_id", ledger_id)
     ledger.open()
 
 
 class _Keys:
-    """The keys that the user names; ``unusable`` counts the records that have none."""
+    """The keys that the user gives.
+
+    ``unusable``: how many records of the table have no usable key
+    """
 
     def __init__(self, given: argparse.Namespace) -> None:
         self.unusable = 0
@@ -108,7 +110,7 @@ class _Keys:
                     if line.strip():
                         yield _key(number, line.rstrip("\r\n"))
         except (OSError, UnicodeDecodeError) as error:
-            raise LedgerUnchanged(f"--keys-from: the file cannot be read: {error.__class__.__name__}") from None
+            raise LedgerUnchanged(f"--keys-from: the file cannot be read ({error.__class__.__name__})") from None
 
     def _from_table(self) -> Iterator[str]:
         given = self._given
@@ -134,15 +136,15 @@ def _key(number: int, text: str) -> str:
         raise LedgerUnchanged(f"--keys-from: the key in line {number} {problem}") from None
 
 
-class _Teller:
-    """Says on stderr how far the reading is, now and then: at PayArc's pace it may take long."""
+class _Progress:
+    """Reports on stderr which page was read; PayArc's rate limit may stretch the reading over hours."""
 
     def __init__(self) -> None:
-        self._told = time.monotonic()
+        self._reported_at = time.monotonic()
 
-    def tell(self, page: CustomerPage) -> None:
+    def report(self, page: CustomerPage) -> None:
         """A page was read."""
-        if time.monotonic() - self._told >= _TELL_EVERY:
-            self._told = time.monotonic()
+        if time.monotonic() - self._reported_at >= _REPORT_EVERY:
+            self._reported_at = time.monotonic()
             pages = f" of {page.total_pages}" if page.total_pages is not None else ""
             print(f"PayArc's list: page {page.page}{pages}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What the commands print: tables of at most 100 columns where the keys allow it, or JSON. Times are in UTC."""
+"""Formats what the commands print: tables of at most 100 columns if the keys allow it, or JSON. Times are in UTC."""
 
 from __future__ import annotations
 
@@ -13,34 +13,35 @@ from payarc_provider.sync.keys import display_key
 from payarc_provider.sync.ledger import Hold, State
 from payarc_provider.sync.ledger.overview import AccountCounts, PendingRow, RejectedRow
 from payarc_provider.sync.ledger.rebuild import Rebuilt, Verdict
+from payarc_provider.sync.ledger.rows import iso
 
 WIDTH = 100
 HOLDS = {
-    Hold.HELD: "a run is working on them, under a live lease",
-    Hold.OPEN: "their run is gone and PayArc may have them: the next run looks them up",
+    Hold.HELD: "a run is working on them",
+    Hold.OPEN: "their run has ended and PayArc may have them: the next run looks them up",
     Hold.UNSENT: "PayArc has no customer for them: the next run sends them",
 }
 _VERDICTS = {
     Verdict.INSERTED: "rows that were missing",
-    Verdict.RESOLVED: "rows that were refused or unsent, and have their customer now",
+    Verdict.RESOLVED: "rows that were rejected or unsent, and now have their customer",
     Verdict.AGREED: "rows that were right",
-    Verdict.PENDING: "rows whose outcome the next run looks up",
-    Verdict.UNDECIDED: "have several customers, and are pending until you settle them",
-    Verdict.DISAGREED: "rows that say something else, and were left as they are",
-    Verdict.ABSENT: "have no customer with their reference, and no row: a run creates them",
+    Verdict.PENDING: "rows that the next run looks up",
+    Verdict.UNDECIDED: "rows with several customers, pending until you resolve them",
+    Verdict.DISAGREED: "rows with another customer, which were not changed",
+    Verdict.ABSENT: "keys without a customer and without a row: a run creates them",
 }
 
 
 def as_json(value: Any) -> str:
-    """The same facts for programs. Keys that look personal are masked here too."""
+    """The value as JSON, with keys masked that look personal."""
     return json.dumps(_plain(value), indent=2, ensure_ascii=False)
 
 
 def status(
     ledger_id: str, tables: Sequence[str], database: str, now: datetime.datetime, counts: list[AccountCounts]
 ) -> str:
-    """The ledger and its accounts."""
-    lines = [f"ledger id  {ledger_id}  (keep it in a safe place: `rebuild` asks for it)"]
+    """The ledger and the counts of its accounts."""
+    lines = [f"ledger id  {ledger_id}  (keep it in a safe place: `rebuild` needs it)"]
     lines.append(f"tables     {', '.join(tables)} ({database})")
     for one in counts:
         oldest = (
@@ -55,7 +56,7 @@ def status(
 
 
 def pending(rows: Iterable[PendingRow]) -> str:
-    """Two lines for each row: when and what, then in whose hands."""
+    """Two lines per row: when and what, then which run claimed it."""
     lines = [f"{'SINCE':<20}  {'HOLD':<6}  {'TAKEOVER FROM':<20}  {'REFERENCE':<12}  KEY"]
     for row in rows:
         takeover, reference = iso(row.takeover_at), row.reference or "none"
@@ -67,10 +68,10 @@ def pending(rows: Iterable[PendingRow]) -> str:
 
 
 def rejected(rows: Iterable[RejectedRow]) -> str:
-    """A line for each row, then its reasons by field."""
+    """A line per row, then its reasons by field."""
     lines = [f"{'SINCE':<20}  KEY"]
     for row in rows:
-        lines.append(f"{iso(row.since):<20}  {display_key(row.key)}{'  (to be tried again)' if row.retried else ''}")
+        lines.append(f"{iso(row.since):<20}  {display_key(row.key)}{'  (will be tried again)' if row.retried else ''}")
         lines += _indented(f"{row.source}; account {row.account}")
         for name, texts in row.errors.items():
             lines += _indented(f"{name}: {' '.join(texts)}")
@@ -78,14 +79,14 @@ def rejected(rows: Iterable[RejectedRow]) -> str:
 
 
 def page(text: str, total: int, limit: int, offset: int) -> str:
-    """The rows' text, and how to see those that follow."""
+    """The rows' text, and the option that prints the following rows."""
     left = total - offset - limit
     return f"{text}\n{left} more: --offset {offset + limit}" if left > 0 else text
 
 
 def rebuilt(account: str, keys: int, customers: int, unusable: int, done: Rebuilt) -> str:
-    """What came of a rebuilding."""
-    lines = [f"account {account}: {keys} keys looked for among PayArc's {customers} customers"]
+    """The result of a rebuild."""
+    lines = [f"account {account}: {keys} keys compared with PayArc's {customers} customers"]
     lines += [
         f"  {verdict:<9} {done.counts[verdict]:>8}  {text}"
         for verdict, text in _VERDICTS.items()
@@ -99,14 +100,9 @@ def rebuilt(account: str, keys: int, customers: int, unusable: int, done: Rebuil
 
 
 def statements(ddl: Iterable[str]) -> str:
-    """SQL, ready to be run."""
+    """SQL statements, ready to be run."""
     lines = "\n\n".join(f"{statement};" for statement in ddl).expandtabs(2).splitlines()
     return "\n".join(line.rstrip() for line in lines)
-
-
-def iso(moment: datetime.datetime | None) -> str:
-    """A moment to the second, in UTC."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ") if moment else "-"
 
 
 def age(now: datetime.datetime, then: datetime.datetime) -> str:

@@ -1,0 +1,67 @@
+"""A source is cut into batches, without repeated records and for one partition only if asked."""
+
+from __future__ import annotations
+
+import pytest
+
+from payarc_provider.sync.batches import Batches
+from payarc_provider.sync.records import RecordReader
+from payarc_provider.sync.sources import ListSource
+
+
+def person(number):
+    return {"id": number, "email": f"j{number}@example.com"}
+
+
+def batches_of(rows, size=4, partition=None):
+    return Batches(ListSource(rows, "list"), RecordReader("id", None, "secret"), size, partition)
+
+
+def read_all(batches):
+    found = []
+    while (batch := batches.next_batch()) is not None:
+        found.append(batch)
+    return found
+
+
+def keys(batches):
+    return [record.key for batch in read_all(batches) for record in batch]
+
+
+def test_the_first_batches_are_small():
+    batches = batches_of([person(number) for number in range(1000)], size=300)
+    assert [len(batch) for batch in read_all(batches)] == [64, 128, 256, 300, 252]
+    assert (batches.total, batches.read, batches.repeated) == (1000, 1000, 0)
+
+
+def test_an_empty_source_has_no_batches():
+    assert read_all(batches_of([])) == []
+
+
+def test_a_repeated_record_is_skipped_and_counted():
+    batches = batches_of([person(1), person(2), person(1), {"id": "2", "email": "j2@example.com"}])
+    assert keys(batches) == ["1", "2"]
+    assert (batches.read, batches.repeated) == (4, 2)
+
+
+def test_another_record_with_the_same_key_is_rejected_and_not_stored():
+    first, contradicting = read_all(batches_of([person(1), {"id": 1, "email": "other@example.com"}]))[0]
+    assert (first.errors, first.unstorable) == ({}, False)
+    assert (contradicting.key, contradicting.fields, contradicting.unstorable) == ("1", {}, True)
+    assert "make the key unique" in contradicting.errors["id"][0]
+
+
+def test_records_without_a_key_are_never_repeated():
+    batches = batches_of([person(None), person(None)])
+    assert keys(batches) == [None, None]
+    assert batches.repeated == 0
+
+
+@pytest.mark.parametrize("partitions", [1, 2, 5])
+def test_the_partitions_share_the_records_between_them(partitions):
+    rows = [person(number) for number in [None, *range(100)]]
+    parts = [batches_of(rows, partition=(number, partitions)) for number in range(partitions)]
+    found = [keys(part) for part in parts]
+    assert sorted(map(str, (key for part in found for key in part))) == sorted(str(row["id"]) for row in rows)
+    assert all(found)
+    assert [part.total for part in parts] == [None] * partitions
