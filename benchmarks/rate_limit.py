@@ -21,6 +21,7 @@ from multiprocessing.synchronize import Barrier
 from typing import Any
 
 import sqlalchemy as sa
+from payarc_provider.sync.threads import SystemClock, ThreadedFeed, ThreadedLedger, ThreadedPayarc, threads
 
 from payarc_provider.api.client import PayarcClient
 from payarc_provider.api.rate_limit import RateLimiter
@@ -32,7 +33,6 @@ from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.results import Results
 from payarc_provider.sync.settings import Settings
 from payarc_provider.sync.sources import ListSource
-from payarc_provider.sync.threads import SystemClock, ThreadedFeed, ThreadedLedger, ThreadedPayarc, threads
 
 LIMIT, WINDOW, LATENCY = 30, 5.0, 0.05
 

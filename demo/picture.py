@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape
 PICTURE = Path(__file__).resolve().parent.parent / "docs" / "images" / "demo.svg"
 LAST = "The ledger remembers"  # the README needs nothing from this line on
 WIDTH, LINE, MARGIN = 780, 19, 18
-STYLE = "font: 13px ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace; white-space: pre"
+STYLE = "font: 13px ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 
 
 def draw(output: str) -> str:
@@ -20,9 +20,9 @@ def draw(output: str) -> str:
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}">',
             f'<rect width="{WIDTH}" height="{height}" rx="8" fill="#1b2430"/>',
-            f'<g style="{STYLE}" xml:space="preserve">',
+            f'<g style="{STYLE}">',
             *(
-                f'<text x="{MARGIN}" y="{MARGIN + LINE * number - 5}" fill="{_colour(line)}">{escape(line)}</text>'
+                f'<text x="{MARGIN}" y="{MARGIN + LINE * number - 5}" fill="{_colour(line)}">{_text(line)}</text>'
                 for number, line in enumerate(shown, start=1)
                 if line
             ),
@@ -33,10 +33,14 @@ def draw(output: str) -> str:
     )
 
 
+def _text(line: str) -> str:
+    return escape(line).replace("  ", "\u00a0\u00a0")  # SVG viewers collapse white space
+
+
 def _colour(line: str) -> str:
     if line.startswith("$"):
         return "#8fb8de"
-    return "#9be3b0" if "created" in line or "customers" in line else "#d5dde6"
+    return "#9be3b0" if "created" in line or "POSTs" in line else "#d5dde6"
 
 
 if __name__ == "__main__":

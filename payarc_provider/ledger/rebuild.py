@@ -19,8 +19,9 @@ from payarc_provider.sync.keys import UnusableKey, key_text
 from payarc_provider.sync.ledger import Ledger
 from payarc_provider.sync.ledger.rebuild import KeySet, Rebuild
 from payarc_provider.sync.ledger.repair import LedgerUnchanged
-from payarc_provider.sync.listing import Listing
+from payarc_provider.sync.listing import PatientReader
 from payarc_provider.sync.records import RecordReader
+from payarc_provider.sync.runtime import ThreadedRuntime, run_to_end
 from payarc_provider.sync.sources import DatabaseSource
 
 _LEDGER_ID = re.compile(r"[0-9a-f]{32}")
@@ -43,16 +44,17 @@ def rebuild(ledger: Ledger, given: argparse.Namespace) -> str:
             raise LedgerUnchanged("no keys were given")
         if exists:
             work.check_unused()
-        listing = Listing(merchant.client, merchant.limiter, _Progress().report)
-        index = listing.read(lambda: CustomerIndex(ledger_id))
+        with ThreadedRuntime(merchant.client) as runtime:
+            reader = PatientReader(runtime)
+            index = run_to_end(reader.read_list(0.0, lambda: CustomerIndex(ledger_id), on_page=_Progress().report))
     if not work.any_customer(keys, index):
         raise LedgerUnchanged(
-            f"none of PayArc's {len(index)} customers carries a reference of the {len(keys)} keys in the ledger "
-            f"{ledger_id} and the account {account}: check --ledger-id, --account and the keys; nothing was changed"
+            f"no customer at PayArc carries the reference of one of these keys in the ledger {ledger_id} and the "
+            f"account {account}: check --ledger-id, --account and the keys; nothing was changed"
         )
     _open_with_id(ledger, ledger_id)
     done = work.restore(keys, index)
-    ledger.remember(fact_name(merchant.identity), account)  # its customers bear this account's references
+    ledger.remember(fact_name(merchant.identity), account)  # its customers carry this account's references
     if not given.json:
         return output.rebuilt(account, len(keys), len(index), input_keys.unusable, done)
     facts = {"account": account, "keys": len(keys), "customers": len(index), "unusable": input_keys.unusable}

@@ -15,10 +15,11 @@ from payarc_provider.hooks.sql import sql_engine
 from payarc_provider.operators.records import resolve_records
 from payarc_provider.operators.reporting import TaskReporter, report_hook_lineage
 from payarc_provider.operators.results import check_mapped_ids, hand_over
-from payarc_provider.sync.account import find_scope, new_scope
+from payarc_provider.sync.account import find_account, new_account
 from payarc_provider.sync.deferral import Deferral
+from payarc_provider.sync.keys import check_key
 from payarc_provider.sync.ledger import Ledger
-from payarc_provider.sync.records import check_fields, check_key
+from payarc_provider.sync.records import check_fields
 from payarc_provider.sync.runner import run
 from payarc_provider.sync.settings import TaskIdentity
 from payarc_provider.sync.sources import DatabaseSource, ListSource, Source
@@ -81,9 +82,9 @@ class TaskRun:
         ledger = Ledger(engine, operator.ledger_table)
         ledger_exists = ledger.open(create=not settings.dry_run)
         source = self._open_source(stack)
-        account = new_scope(hook.identity)
+        account = new_account(hook.identity)
         if ledger_exists:
-            account = find_scope(ledger, hook.identity, client.get_customer, remember=not settings.dry_run)
+            account = find_account(ledger, hook.identity, client.get_customer, remember=not settings.dry_run)
         check_mapped_ids(operator, self._context, source, settings)
         self.reporter = self._make_reporter(source, account, settings)
         return run(

@@ -26,7 +26,7 @@ class Batches:
     ) -> None:
         self.total = source.total() if partition is None else None
         """Number of records in the source; None if unknown."""
-        self.read = 0
+        self.records_read = 0
         """Number of records read so far, repeated ones included."""
         self.repeated = 0
         """Number of records skipped because the same record had been read before."""
@@ -48,7 +48,7 @@ class Batches:
             if self._partition is not None and not self._is_in_partition(row, *self._partition):
                 continue
             record = self._reader.read(index, row)
-            self.read += 1
+            self.records_read += 1
             earlier = first.setdefault(record.key, record) if record.key is not None else record
             if earlier is not record:
                 if earlier.digest == record.digest:

@@ -52,7 +52,7 @@ class CustomerIndex:
         self._database.execute("CREATE INDEX by_reference ON customer (reference)")
         self._database.execute("BEGIN")
 
-    def see(self, customer: Mapping[str, Any]) -> None:
+    def add(self, customer: Mapping[str, Any]) -> None:
         """Add a listed customer, unless it is there already."""
         fields = _fields(customer)
         between = created_between(customer)

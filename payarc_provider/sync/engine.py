@@ -1,27 +1,20 @@
-"""The engine: claim, send, record, look up, each record at most once.
+"""The engine: claim, send, record, look up, until every record is done.
 
-Coroutines decide; requests and transactions run elsewhere and answer through ports. Nothing here knows Airflow, HTTP
-or SQL, so that the same code runs against real services and in a simulation.
+Nothing here knows Airflow, HTTP or SQL, so that the same code runs against the real world and in a simulation.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 
-from payarc_provider.api.tracing import NO_TRACER, Tracer
 from payarc_provider.exceptions import PayarcError, PayarcRunStopped
-from payarc_provider.sync.claim import Claimer
+from payarc_provider.sync.claim import Claimer, renew_leases
 from payarc_provider.sync.deferral import Deferral
 from payarc_provider.sync.existing import Existing
-from payarc_provider.sync.ledger import Claimant
-from payarc_provider.sync.ports import Clock, Feed, LedgerPort, PayarcPort, Sink
-from payarc_provider.sync.recorder import keep_leases
-from payarc_provider.sync.records import RecordReader
+from payarc_provider.sync.lookup import LookUp
+from payarc_provider.sync.results import SILENT, Reporter
 from payarc_provider.sync.send import Sender
-from payarc_provider.sync.settings import Settings
-from payarc_provider.sync.settler import LookUp, Settler
 from payarc_provider.sync.state import RunState
 
 log = logging.getLogger(__name__)
@@ -30,54 +23,16 @@ TERMINATION_SECONDS = 3.0  # Airflow kills a task that has not ended 5 s after i
 RELEASE_SECONDS = 5.0
 
 
-class Run:
-    """One run over one input. To be made and used in one event loop.
+class Engine:
+    """The loop of one run over one input. Create it and use it in one event loop."""
 
-    :param me: this attempt, as the ledger names it
-    :param ledger_id: the ledger's own random id
-    :param reader: gives digests of listed customers
-    :param observer: is told of each batch
-    """
-
-    def __init__(
-        self,
-        me: Claimant,
-        settings: Settings,
-        ledger_id: str,
-        reader: RecordReader,
-        *,
-        feed: Feed,
-        ledger: LedgerPort,
-        payarc: PayarcPort,
-        sink: Sink,
-        clock: Clock,
-        observer: Tracer = NO_TRACER,
-    ) -> None:
-        self._feed = feed
-        self._observer = observer
-        self._work = RunState(me, settings, ledger_id, ledger=ledger, payarc=payarc, sink=sink, clock=clock)
-        self._sender = Sender(self._work)
-        look_up = LookUp(self._work, self._sender, reader)
-        existing = Existing(self._work) if settings.match_existing else None
-        self._intake = Claimer(self._work, self._sender, existing, look_up.settle)
-        self._look_up = look_up
-        self._settler = Settler(self._work, self._sender, self._intake, look_up, self._drain)
-        self.oldest_unsent: int | None = None
-
-    @property
-    def counts(self) -> Counter[str]:
-        """Records by what became of them, and what it took."""
-        return self._work.counts
-
-    @property
-    def done(self) -> Counter[str]:
-        """What this attempt itself brought about; see RunState."""
-        return self._work.done
-
-    @property
-    def met(self) -> Counter[str]:
-        """What it only read; see RunState."""
-        return self._work.met
+    def __init__(self, state: RunState, reporter: Reporter = SILENT) -> None:
+        self._state = state
+        self._reporter = reporter
+        self._sender = Sender(state)
+        self._look_up = LookUp(state, self._sender)
+        existing = Existing(state) if state.settings.match_existing else None
+        self._claimer = Claimer(state, self._sender, existing, self._look_up.settle)
 
     @property
     def answers(self) -> int:
@@ -86,26 +41,24 @@ class Run:
 
     def terminate(self) -> None:
         """Leave quickly: start nothing more, record what is answered within seconds, release the rest."""
-        stopped = PayarcRunStopped(
-            "The task was told to stop: run it again; it goes on where it was, nothing is sent twice"
-        )
-        self._work.halt(stopped, within=TERMINATION_SECONDS)
+        stopped = PayarcRunStopped("The task was told to stop. Run it again; nothing is sent twice")
+        self._state.halt(stopped, within=TERMINATION_SECONDS)
 
     async def run(self) -> None:
-        """RunState through the input.
+        """Work through the input.
 
-        Ends in success only when every accepted record has its id; otherwise raises what stopped it, after everything
-        that can be recorded and let go has been.
+        Succeeds only when every accepted record has its id; otherwise raises what stopped it, after all that can be
+        recorded and released has been.
 
-        :raises Deferral: when the rate limit lets nothing through for ``defer_after`` or more; ``oldest_unsent`` is
-            then the index of the first record that was claimed and not sent, None if there is none
+        :raises Deferral: the rate limit holds everything back for ``defer_after`` or longer
         :raises PayarcError: what stopped the run
         """
+        state = self._state
         helpers = [
             self._sender.recorder.run(),
-            keep_leases(self._work),
-            self._work.leave_in_time(),
-            *(self._sender.run() for _ in range(self._work.settings.concurrency)),
+            renew_leases(state),
+            state.leave_in_time(),
+            *(self._sender.run() for _ in range(state.settings.concurrency)),
         ]
         tasks = [asyncio.ensure_future(part) for part in (self._main(), *helpers)]
         try:
@@ -117,77 +70,116 @@ class Run:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self._let_go()
+            await self._release()
 
     async def _main(self) -> None:
-        work = self._work
+        state = self._state
         try:
-            whole = await self._work_through()
-        except PayarcError as error:
-            work.halt(error)  # the source, the ledger or PayArc's list: what is on its way is waited for all the same
+            await self._work_through()
+        except PayarcError as error:  # requests in flight are awaited all the same
+            state.halt(error)
         await self._drain()
-        if work.stop:
-            raise work.stop
-        if self._sender.braked or not whole:
-            raise self._sender.braked_error()
-        work.raise_if_undecided()
+        if state.stop:
+            raise state.stop
+        self._look_up.raise_if_unsettled()
 
-    async def _work_through(self) -> bool:
-        """Take the input, batch by batch, and settle what is left open; returns whether it came to the input's end."""
-        work, sender = self._work, self._sender
-        await work.count_made()
-        low = work.settings.batch_size // 2
-        whole = False
-        while not work.stop:
-            batch = await self._feed.next_batch()
+    async def _work_through(self) -> None:
+        """Take the input, batch by batch, and settle what is left open."""
+        state, sender = self._state, self._sender
+        size = state.settings.batch_size
+        while not state.stop:
+            batch = await state.runtime.next_batch()
             if batch is None:
-                whole = True
                 break
-            with self._observer.span("payarc.batch", {"payarc.batch.size": len(batch)}):
-                await self._intake.take(batch)
-            await work.until(lambda: sender.outbox.qsize() <= low or bool(work.stop or sender.braked or sender.paused))
-            if sender.braked or sender.held_until is not None:
-                await self._drain()  # what is on its way may be refused, and so give way
-            if len(work.unknown) >= work.settings.batch_size or sender.paused or (sender.braked and work.unknown):
-                await self._settler.settle()
-            if sender.braked:
-                break
-        await self._settler.settle()
-        return whole
+            with self._reporter.span("payarc.batch", {"payarc.batch.size": len(batch)}):
+                await self._claimer.take(batch)
+            await state.wait_until(lambda: sender.queued <= size // 2 or bool(state.stop) or sender.paused)
+            if sender.throttled_until is not None:
+                await self._drain()
+            if len(sender.unknown) >= size or sender.paused:
+                await self._settle()
+        await self._settle()
+
+    # ---- settling -------------------------------------------------------------------------------------------------
+
+    async def _settle(self) -> None:
+        """Look up, claim what is free again, wait for other runs: until nothing is open or there is no progress."""
+        state, sender = self._state, self._sender
+        progress_at = state.runtime.now()
+        waiting_for = 0
+        while True:
+            await self._drain()
+            if state.stop or state.settings.dry_run:
+                return
+            if sender.unknown or state.postponed or self._claimer.has_prepared or await self._has_orphans():
+                await self._look_up.settle()
+            postponed = [record for record in state.postponed if record.key not in self._look_up.exhausted]
+            state.postponed = []
+            await self._claimer.take(postponed)
+            await self._drain()
+            held = [record for record in state.postponed if record.key not in self._look_up.undecided]
+            if state.stop or not (sender.unknown or held):
+                return
+            if sender.unknown or len(state.postponed) != len(postponed):
+                progress_at = state.runtime.now()
+            if not sender.unknown:
+                await self._wait_for_other_runs(progress_at, is_news=len(held) != waiting_for)
+                waiting_for = len(held)
+
+    async def _has_orphans(self) -> bool:
+        """Whether a run that died has left rows that can be taken over, of this input or not."""
+        me = self._state.me
+        held, free_in = await self._state.transact(lambda ledger: ledger.waiting(me))
+        return held > 0 and free_in == 0.0
+
+    async def _wait_for_other_runs(self, progress_at: float, *, is_news: bool) -> None:
+        state, settings = self._state, self._state.settings
+        count = len(state.postponed)
+        records = "1 record" if count == 1 else f"{count} records"
+        if state.runtime.now() - progress_at > settings.held_patience:
+            state.halt(
+                PayarcRunStopped(
+                    f"{records} still claimed by other runs, no progress for {settings.held_patience / 60:g} min. "
+                    "Run again when those have ended"
+                )
+            )
+        elif is_news:
+            log.info("Waiting for %s claimed by another run", records)
+        _, free_in = await state.transact(lambda ledger: ledger.waiting(state.me))
+        await state.sleep(max(0.05, min(free_in or 0.0, settings.lease / 4, 10.0)))
 
     async def _drain(self) -> None:
-        """Wait until nothing is on its way: all sent, answered and recorded; or stopped."""
-        await self._work.until(lambda: self._sender.idle)
-        while self._sender.held_until is not None and not self._work.stop:
-            await self._give_back_or_wait_here(self._sender.held_until)
-            await self._work.until(lambda: self._sender.idle)
+        """Wait until nothing is in flight: all sent, answered and recorded; or the run is stopped."""
+        await self._state.wait_until(lambda: self._sender.idle)
+        while self._sender.throttled_until is not None and not self._state.stop:
+            await self._defer_or_wait(self._sender.throttled_until)
+            await self._state.wait_until(lambda: self._sender.idle)
 
-    async def _give_back_or_wait_here(self, until: float) -> None:
-        """The rate limit lets nothing through for long, and nothing is on its way."""
-        work = self._work
-        if work.unknown:
-            await self._look_up.settle()  # while the wait goes on
-        left = until - work.clock.now()
-        if work.settings.defer_after is not None and left >= work.settings.defer_after:
-            work.halt(Deferral(left))
+    async def _defer_or_wait(self, until: float) -> None:
+        """The rate limit holds everything back for long, and nothing is in flight."""
+        state, sender = self._state, self._sender
+        if sender.unknown:
+            await self._look_up.settle()  # during the wait
+        left = until - state.runtime.now()
+        if state.settings.defer_after is not None and left >= state.settings.defer_after:
+            state.halt(Deferral(left))
         else:
-            self._sender.wait_here()
+            sender.wait_out_limit()
 
-    async def _let_go(self) -> None:
-        """Record what is known, then release every row: nothing goes out after this."""
-        work = self._work
+    async def _release(self) -> None:
+        """Record what is known, then release every row: nothing is sent after this."""
+        state = self._state
         if not self._sender.recorder.idle:
             try:
                 await self._sender.recorder.record_group(RELEASE_SECONDS)
             except PayarcError as error:
-                log.warning("Answers could not be recorded; a look-up will find their customers: %s", error)
-        held = {key for key, intent in work.mine.items() if intent.holds(work.clock.now())}
-        unsent = [intent for intent in work.mine.values() if not intent.close_gate()]
-        self.oldest_unsent = min((intent.record.index for intent in unsent), default=None)
-        certain = [intent.key for intent in unsent if intent.key in held]  # of the others' rows, others may have sent
-        if not (work.mine or work.taken):
+                log.warning("Answers could not be recorded; the next run will look them up: %s", error)
+        held = {key for key, claim in state.claims.items() if claim.is_held(state.runtime.now())}
+        unsent = {key for key, claim in state.claims.items() if not claim.close_gate()}
+        certain = sorted(unsent & held)  # for the other rows, other runs may have sent a request
+        if not (state.claims or state.taken_over):
             return
         try:
-            await work.in_ledger(lambda: work.ledger.release(certain), RELEASE_SECONDS)
+            await state.transact(lambda ledger: ledger.release(state.me, certain), RELEASE_SECONDS)
         except PayarcError as error:
-            log.warning("The rows could not be released; they are free when the lease ends: %s", error)
+            log.warning("Rows could not be released; they are free when their lease ends: %s", error)

@@ -1,55 +1,233 @@
-"""PayArc's whole list, read at the pace that PayArc allows and with patience for failures."""
+"""Reading PayArc's customer list, newest first, until a reading is known to be complete.
+
+The list moves while it is read. New customers push the others down, so that a customer may appear on two pages; a
+deletion pulls them up, so that one may be missed; and customers of the same second may stand in another order on each
+page, so that one may appear twice while another is missed. A reading is therefore complete only if it accounts for
+every position: the total never fell, and there were as many different customers as positions down to the first one
+that is too old, less those that were added on top in the meantime.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, Protocol, TypeVar
 
-from payarc_provider.api.client import CustomerPage, PayarcClient
-from payarc_provider.api.rate_limit import RateLimiter
-from payarc_provider.exceptions import PayarcConnectionFailed, PayarcRateLimited, PayarcUnknownOutcome
-from payarc_provider.sync.lookup import SeerT, read_window
+from payarc_provider.api.client import CustomerPage
+from payarc_provider.api.fields import created_between, customer_id
+from payarc_provider.exceptions import (
+    PayarcConnectionFailed,
+    PayarcError,
+    PayarcRateLimited,
+    PayarcRunStopped,
+    PayarcUnknownOutcome,
+)
+from payarc_provider.sync.runtime import LIST, Runtime
 
-ENDPOINT = "GET /customers"
-MAX_FAILURES_IN_A_ROW = 8
+T = TypeVar("T")
+
+MAX_READINGS = 20
+MAX_FAILURES = 8  # in a row
+FRESH_SECONDS = 5.0  # the list's times are whole seconds, and PayArc's clocks may differ a little
 
 
-class Listing:
-    """Reads the list of one merchant.
+class Collector(Protocol):
+    """Keeps what it needs of a list."""
 
-    :param limiter: the same one that the client teaches
-    :param tell: called with the page that was read last
+    def add(self, customer: dict[str, Any]) -> None:
+        """A listed customer; the same one may be added again."""
+
+
+CollectorT = TypeVar("CollectorT", bound=Collector)
+ReadPage = Callable[[int], Awaitable[CustomerPage]]
+
+
+class PatientReader:
+    """Reads from PayArc with backoff: reading changes nothing, and a failed read proves nothing.
+
+    :param on_rate_limited: called for each 429
+    :param max_failures: how many reads in a row may fail
+    :param sleep: may return early when ``stop`` has something to raise
+    :param stop: what has stopped the run, None while nothing has
     """
 
-    def __init__(self, client: PayarcClient, limiter: RateLimiter, tell: Callable[[CustomerPage], None]) -> None:
-        self._client = client
-        self._limiter = limiter
-        self._tell = tell
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        on_rate_limited: Callable[[], None] = lambda: None,
+        max_failures: int = MAX_FAILURES,
+        sleep: Callable[[float], Awaitable[None]] | None = None,
+        stop: Callable[[], PayarcError | None] = lambda: None,
+    ) -> None:
+        self._runtime = runtime
+        self._on_rate_limited = on_rate_limited
+        self._max_failures = max_failures
+        self._sleep = sleep or runtime.sleep
+        self._stop = stop
 
-    def read(self, new_window: Callable[[], SeerT]) -> SeerT:
-        """The window of a pass that has certainly met every customer.
+    async def read(self, call: Callable[[], Awaitable[T]]) -> T:
+        """The result of a request that only reads.
 
-        :raises PayarcError: when PayArc cannot be read, or the list moves so much that no pass proves anything
+        :raises PayarcError: after several failures in a row, at once where another attempt cannot help, or what has
+            stopped the run
         """
-        return asyncio.run(read_window(self._page, 0.0, new_window, asyncio.sleep))
-
-    async def _page(self, number: int) -> CustomerPage:
         failures = 0
         while True:
-            wait = self._limiter.delay(ENDPOINT)
-            if wait > 0:
-                await asyncio.sleep(wait)
+            if stop := self._stop():
+                raise stop
+            if (wait := await self._runtime.acquire(LIST)) > 0:
+                await self._sleep(wait)
                 continue
             try:
-                page = self._client.list_page(number)
+                return await call()
             except PayarcRateLimited:
-                continue  # how long to wait, the limiter knows
+                self._on_rate_limited()  # the rate limit knows how long to wait
             except (PayarcConnectionFailed, PayarcUnknownOutcome):
                 failures += 1
-                if failures > MAX_FAILURES_IN_A_ROW:
+                if failures > self._max_failures or self._stop():
                     raise
-                wait = min(30.0, 0.25 * 2**failures)
+                await self._sleep(min(30.0, 0.25 * 2**failures))
+
+    async def read_list(
+        self,
+        since: float,
+        new_collector: Callable[[], CollectorT],
+        on_page: Callable[[CustomerPage], None] = lambda page: None,
+    ) -> CollectorT:
+        """All customers created at ``since`` (PayArc's clock, Unix seconds) or later.
+
+        :param on_page: called with each page
+        :return: the collector of a reading that is known to be complete
+        :raises PayarcRunStopped: the list changed so much that no reading was
+        """
+
+        async def read_page(number: int) -> CustomerPage:
+            page = await self.read(lambda: self._runtime.list_page(number))
+            on_page(page)
+            return page
+
+        return await read_completely(read_page, since, new_collector, self._sleep)
+
+
+async def read_completely(
+    read_page: ReadPage,
+    since: float,
+    new_collector: Callable[[], CollectorT],
+    sleep: Callable[[float], Awaitable[None]],
+) -> CollectorT:
+    """Read the list again and again until a reading is known to be complete; see `PatientReader.read_list`."""
+    reading: Reading[CollectorT] | None = None
+    for number in range(MAX_READINGS):
+        if number:
+            await sleep(min(2.0, 0.25 * number))
+        if reading is None or not reading.still:
+            reading = Reading(new_collector())
+        await reading.read(read_page, since)
+        if reading.complete:
+            return reading.collector
+    raise PayarcRunStopped(
+        f"PayArc's customer list changed during each of {MAX_READINGS} readings, so nothing could be proved. "
+        "Run again when fewer customers are deleted at PayArc; nothing is sent twice"
+    )
+
+
+class Reading(Generic[CollectorT]):
+    """One pass over the list, or several over a list that stands still, whose customers then add up.
+
+    ``complete``: whether every customer has certainly been collected. ``still``: nothing shows that a customer was
+    added or deleted since the first pass began. ``_fresh``: the customers created so shortly before it that one created
+    after it might look the same; they stand on top, and are counted apart.
+    """
+
+    def __init__(self, collector: CollectorT) -> None:
+        self.collector = collector
+        self.still = True
+        self.complete = False
+        self._began: float | None = None  # PayArc's clock
+        self._fresh_from: float | None = None  # creation time from which a customer counts as fresh
+        self._total: int | None = None
+        self._fresh: set[str] = set()
+        self._seen: set[str] = set()
+        self._seen_before: set[str] | None = None
+
+    async def read(self, read_page: ReadPage, since: float) -> None:
+        """Read from the newest customer down to the first that is too old."""
+        seen: set[str] = set()
+        positions = number = added = listed = 0
+        total: int | None = None
+        last = False
+        while not last:
+            number += 1
+            page = await read_page(number)
+            if number == 1:
+                first_pass = self._begin(page)
+            elif page.total is None or total is None:
+                self.still = page.total is total
+            elif page.total < total:
+                self.still = False  # something was deleted: a customer may have slipped past
+                return
             else:
-                self._tell(page)
-                return page
-            await asyncio.sleep(wait)
+                added += page.total - total
+            total = page.total
+            wanted = [customer for customer in page.customers if not _is_before(customer, since)]
+            positions += len(wanted)
+            listed += len(page.customers)
+            for customer in wanted:
+                self.collector.add(customer)
+                self._see(customer, seen, on_top=first_pass and number == 1)
+            last = len(wanted) < len(page.customers) or not page.customers or _is_last(page)
+        if len(wanted) == len(page.customers) and total is not None and listed < total:
+            self.still = False  # the list ended early: what it left out may be anything
+            return
+        self._judge(seen, positions, added, total)
+
+    def _begin(self, page: CustomerPage) -> bool:
+        """Take in the first page of a pass; returns whether it is the first pass."""
+        if self._fresh_from is None:
+            newest = created_between(page.customers[0]) if page.customers else None
+            self._fresh_from = newest[0] - FRESH_SECONDS if newest else -math.inf
+            self._began = page.date
+            self._total = page.total
+            return True
+        self.still = self.still and page.total == self._total
+        return False
+
+    def _see(self, customer: dict[str, Any], seen: set[str], *, on_top: bool) -> None:
+        its_id = customer_id(customer) or ""
+        between = created_between(customer)
+        if between is not None and self._is_settled(*between):
+            seen.add(its_id)
+        elif on_top:
+            self._fresh.add(its_id)
+        elif its_id not in self._fresh:
+            self.still = False
+
+    def _is_settled(self, earliest: float, latest: float) -> bool:
+        """Whether it is older than any customer created since the first pass began, by PayArc's clock or its list."""
+        by_clock = self._began is not None and latest < self._began - FRESH_SECONDS
+        return by_clock or (self._fresh_from is not None and earliest < self._fresh_from)
+
+    def _judge(self, seen: set[str], positions: int, added: int, total: int | None) -> None:
+        if total is None:  # PayArc shows no totals: two passes have to agree
+            self.complete = len(seen) + len(self._fresh) == positions and seen == self._seen_before
+            self._seen_before, self.still = seen, True
+            return
+        self._seen |= seen
+        if not self.still:
+            return
+        expected = positions - len(self._fresh)
+        if added:
+            self.complete = len(seen) == expected - added
+            self.still = False
+        else:
+            self.complete = expected in (len(seen), len(self._seen))
+
+
+def _is_last(page: CustomerPage) -> bool:
+    return page.total_pages is not None and page.page >= page.total_pages
+
+
+def _is_before(customer: dict[str, Any], since: float) -> bool:
+    between = created_between(customer)
+    return between is not None and between[1] < since

@@ -1,18 +1,86 @@
-"""What a run hands on: ids in input order, refusals, counts."""
+"""What a run reports: ids in input order, rejections, counts, and how far it has come.
+
+The counts, by name:
+
+- records: ``created``, ``adopted``, ``known``, ``rejected``; ``changed`` (accepted with other data than their row's);
+  ``rejected_new`` (no earlier DAG run has reported the same rejection); in dry runs ``would_create`` and ``pending``
+- what this run itself recorded, which a retry does not count again: ``recorded_created``, ``recorded_adopted``,
+  ``recorded_rejected``; and ``known_rejected``, rejections that it only read
+- requests: ``unknown`` (no usable answer), ``rate_limited`` (answered 429), ``found`` (customers found by a look-up)
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
 
+from payarc_provider.api.tracing import NO_TRACER, Tracer
 from payarc_provider.sync.keys import display_key
 from payarc_provider.sync.records import Errors, Record
-from payarc_provider.sync.states import Status
 
 SHOWN_REASONS = 10
 
 
+class Status(StrEnum):
+    """What a run reports of an accepted record."""
+
+    CREATED = "created"
+    """Created in this DAG run, in whichever try."""
+    ADOPTED = "adopted"
+    """PayArc already had the customer, and ``match_existing`` recognized it."""
+    KNOWN = "known"
+    """The ledger had its id from an earlier DAG run."""
+
+
+class ResultSink(Protocol):
+    """Receives the result of each record, in any order."""
+
+    def accept(self, record: Record, customer_id: str, status: Status, *, changed: bool) -> None:
+        """The record has a customer."""
+
+    def reject(self, record: Record, errors: Errors, *, new: bool) -> None:
+        """The record is rejected; ``new``: no earlier DAG run has reported the same."""
+
+
+@dataclass
+class Progress:
+    """How far a run has come; its values change while the run goes on.
+
+    :param counts: see the module
+    :param records_read: records read from the source so far
+    :param total: records in the source, None where that is not known in advance
+    :param repeated: records left out because they repeat an earlier one exactly
+    :param seconds: since the run began
+    :param requests: requests sent, by HTTP method
+    :param rate_limit_wait: seconds for which the rate limit has held requests back
+    :param columns: PayArc field → source column, of the columns that were read
+    :param lookalikes: source column that is not sent → the PayArc field whose name it resembles
+    :param personal_keys: how many keys look like email addresses
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    records_read: int = 0
+    total: int | None = None
+    repeated: int = 0
+    seconds: float = 0.0
+    requests: Counter[str] = field(default_factory=Counter)
+    rate_limit_wait: float = 0.0
+    columns: Mapping[str, str] = field(default_factory=dict)
+    lookalikes: Mapping[str, str] = field(default_factory=dict)
+    personal_keys: int = 0
+
+    @property
+    def records_done(self) -> int:
+        """Records whose result is known."""
+        names = ("created", "adopted", "known", "rejected", "would_create", "pending")
+        return sum(self.counts[name] for name in names)
+
+
 class Results:
-    """Collects what the engine reports.
+    """Collects the results of a run.
 
     :param keep: False keeps counts only, so that memory does not grow with the input
     """
@@ -20,28 +88,22 @@ class Results:
     def __init__(self, *, keep: bool = True) -> None:
         self._keep = keep
         self._accepted: list[tuple[int, str, str, Status, bool]] = []
-        self._refused: list[tuple[int, str | None, Errors]] = []
-        self.refused_count = 0
-        self.refused_new = 0
-        self.reasons: list[str] = []
+        self._rejected: list[tuple[int, str | None, Errors]] = []
+        self.summary: dict[str, Any] = {}  #: the XCom ``summary``; filled when the run has succeeded
+        self.rejection_reasons: list[str] = []  #: of the first rejected records, for an error message
 
-    def accepted(self, record: Record, customer_id: str, status: Status, *, changed: bool) -> None:
+    def accept(self, record: Record, customer_id: str, status: Status, *, changed: bool) -> None:
         """The record has a customer."""
         if self._keep:
             self._accepted.append((record.index, record.key or "", customer_id, status, changed))
 
-    def refused(self, record: Record, errors: Errors, *, new: bool) -> None:
-        """The record is refused."""
-        self.refused_count += 1
-        self.refused_new += new
+    def reject(self, record: Record, errors: Errors, *, new: bool) -> None:
+        """The record is rejected."""
         if self._keep:
-            self._refused.append((record.index, record.key, errors))
-        if len(self.reasons) < SHOWN_REASONS:
-            words = "; ".join(f"{field} {' '.join(texts)}" for field, texts in errors.items())
-            self.reasons.append(f"{display_key(record.key)}: {words}")
-
-    def would_create(self, record: Record) -> None:
-        """Counted by the engine; nothing to keep."""
+            self._rejected.append((record.index, record.key, errors))
+        if len(self.rejection_reasons) < SHOWN_REASONS:
+            words = "; ".join(f"{name} {' '.join(texts)}" for name, texts in errors.items())
+            self.rejection_reasons.append(f"{display_key(record.key)}: {words}")
 
     def customer_ids(self) -> list[str]:
         """The ids of the accepted records, in input order."""
@@ -55,5 +117,44 @@ class Results:
         ]
 
     def rejected(self) -> list[dict[str, Any]]:
-        """The refused records, in input order."""
-        return [{"key": key, "errors": errors} for _, key, errors in sorted(self._refused, key=lambda one: one[0])]
+        """The rejected records, in input order."""
+        return [{"key": key, "errors": errors} for _, key, errors in sorted(self._rejected, key=lambda one: one[0])]
+
+    def summarize(self, progress: Progress, spent: Mapping[str, int], seconds: float, *, dry_run: bool) -> None:
+        """Fill ``summary``.
+
+        :param spent: requests and deferrals, of all slices of the run
+        :param seconds: since the first slice began
+        """
+        counts = progress.counts
+        self.summary = {"records": progress.records_read - progress.repeated}
+        for name in ("created", "adopted", "known", "changed", "rejected", "rejected_new"):
+            self.summary[name] = counts[name]
+        self.summary["repeated"] = progress.repeated
+        if dry_run:
+            self.summary |= {"dry_run": True, "would_create": counts["would_create"], "pending": counts["pending"]}
+        self.summary |= {**spent, "seconds": round(seconds, 3)}
+
+
+class Reporter(Tracer, Protocol):
+    """Shows people how a run is doing: logs, metrics, traces. It must not raise, and receives no record's value."""
+
+    def progress(self, progress: Progress) -> None:
+        """Called every ten seconds."""
+
+    def ended(self, progress: Progress, *, deferred: bool) -> None:
+        """Called once, however the run ended.
+
+        :param deferred: whether the run gave its worker slot back and will be resumed, reading its input again
+        """
+
+
+class _SilentReporter:
+    span = NO_TRACER.span
+
+    def progress(self, progress: Progress) -> None: ...
+
+    def ended(self, progress: Progress, *, deferred: bool) -> None: ...
+
+
+SILENT: Reporter = _SilentReporter()

@@ -1,4 +1,4 @@
-"""Sending: claimed records go out, as many at once as there are senders, each covered by its lease."""
+"""Sending: claimed records go out, up to ``concurrency`` at once, each covered by its lease."""
 
 from __future__ import annotations
 
@@ -6,249 +6,234 @@ import asyncio
 import logging
 from typing import Any
 
-from payarc_provider.exceptions import PayarcAuthError, PayarcConnectionFailed, PayarcError, PayarcRunStopped
+from payarc_provider.exceptions import PayarcConnectionFailed, PayarcError, PayarcRunStopped
 from payarc_provider.sync.checkpoints import reach
-from payarc_provider.sync.intent import Claim
 from payarc_provider.sync.ledger import Resolution
+from payarc_provider.sync.outcomes import (
+    Created,
+    LeaseTooShort,
+    Misconfigured,
+    NotCovered,
+    Outcome,
+    Rejected,
+    Throttled,
+    Unknown,
+    Unreachable,
+    outcome_of,
+)
 from payarc_provider.sync.recorder import Recorder
-from payarc_provider.sync.reference import reference, with_reference
-from payarc_provider.sync.state import RunState
-from payarc_provider.sync.states import Created, Deferred, LeaseTooShort, Outcome, Refused, Unknown, Wrong, outcome_of
-from payarc_provider.sync.throttle import Pace
+from payarc_provider.sync.reference import with_reference
+from payarc_provider.sync.runtime import CREATE
+from payarc_provider.sync.state import Claim, RunState
 
 log = logging.getLogger(__name__)
 
 
 class Sender:
-    """Sends what is in the outbox.
+    """Sends the queued claims and classifies the answers.
 
-    It pauses when PayArc gives no usable answer many times in a row, until those are looked up, and before a wait for
-    the rate limit from ``defer_after`` on, until it is decided who waits; and holds back what the ``max_new`` brake
-    does not let through.
+    It pauses when PayArc has given no usable answer many times in a row, until a look-up; and when the rate limit asks
+    for a wait of ``defer_after`` or more, until the engine has decided whether to wait or to defer.
 
-    ``answers``: how many usable answers have come. ``held_until``: until when the rate limit lets nothing through, this
-    process's clock, where that is long.
+    ``unknown``: key → claim that was sent without a usable answer, and has not been looked up. ``tries``: key → how
+    many requests for it got no usable answer. ``answers``: how many usable answers have arrived. ``throttled_until``:
+    until when, by this machine's clock, the rate limit holds everything back; None where that is not long.
     """
 
-    def __init__(self, work: RunState) -> None:
-        self._work = work
-        self._pace = Pace(work)
-        self.recorder = Recorder(work, self.release_brake)
-        self.outbox: asyncio.Queue[Claim] = asyncio.Queue()
-        self.braked: list[Claim] = []
-        self._busy = self._sending = 0
-        self._going = asyncio.Event()
-        self._going.set()
-        self._altering = False
+    def __init__(self, state: RunState) -> None:
+        self._state = state
+        self.recorder = Recorder(state, self._on_id_taken)
+        self.unknown: dict[str, Claim] = {}
+        self.tries: dict[str, int] = {}
+        self.answers = 0
+        self.throttled_until: float | None = None
+        self._queue: asyncio.Queue[Claim] = asyncio.Queue()
+        self._busy = self._in_flight = 0
+        self._running = asyncio.Event()
+        self._running.set()
+        self._alters_values = False
         self._unknown_in_a_row = 0
         self._unreachable_in_a_row = 0
         self._pauses = 0
         self._not_before = float("-inf")
-        self.answers = 0
-        self.held_until: float | None = None
+
+    @property
+    def queued(self) -> int:
+        """How many claims wait to be sent."""
+        return self._queue.qsize()
 
     @property
     def paused(self) -> bool:
-        """Whether nothing is sent until somebody says so."""
-        return not self._going.is_set()
+        """Whether nothing is sent until `resume` or `wait_out_limit`."""
+        return not self._running.is_set()
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is on its way and nothing can go out."""
-        nothing_to_send = self.outbox.empty() or self._work.stop is not None or self.paused
+        """Whether nothing is in flight, nothing is to be recorded and nothing can be sent."""
+        nothing_to_send = self._queue.empty() or self._state.stop is not None or self.paused
         return self._busy == 0 and self.recorder.idle and nothing_to_send
 
-    @property
-    def _unsent(self) -> int:
-        """How many are ready to go."""
-        return self.outbox.qsize() + self._busy - self._sending
+    def send(self, claim: Claim) -> None:
+        """Queue the claim."""
+        self._state.claims[claim.key] = claim
+        self._queue.put_nowait(claim)
 
-    def queue(self, intent: Claim) -> None:
-        """Send it when its turn comes."""
-        self._work.mine[intent.key] = intent
-        self.outbox.put_nowait(intent)
+    def adopt(self, claim: Claim, customer_id: str, matched_by: str) -> None:
+        """Record a customer that PayArc has already; nothing is sent."""
+        self._state.claims[claim.key] = claim
+        self.recorder.add(claim, Resolution(claim.key, customer_id=customer_id, matched_by=matched_by))
 
-    def adopt(self, intent: Claim, customer_id: str, how: str) -> None:
-        """Nothing is sent: PayArc has the customer already."""
-        self._work.mine[intent.key] = intent
-        self.recorder.answer(intent, Resolution(intent.key, customer_id=customer_id, matched_by=how))
-
-    def go_on(self) -> None:
-        """The unknown outcomes have been looked up."""
+    def resume(self) -> None:
+        """The unknown outcomes have been looked up: send again, unless the rate limit holds everything back."""
         self._unknown_in_a_row = 0
-        if self.held_until is None:
-            self._going.set()
+        if self.throttled_until is None:
+            self._running.set()
 
-    def wait_here(self) -> None:
-        """What is left of the long wait is waited for in this process."""
-        self.held_until = None
-        self._going.set()
+    def wait_out_limit(self) -> None:
+        """Wait in this process for the rest of a long wait."""
+        self.throttled_until = None
+        self._running.set()
 
     async def run(self) -> None:
-        """Send for ever, one at a time; there are as many of these as ``concurrency``."""
+        """Send for ever, one request at a time; the engine runs ``concurrency`` of these."""
         while True:
-            await self._going.wait()
-            intent = await self.outbox.get()
+            await self._running.wait()
+            claim = await self._queue.get()
             self._busy += 1
             try:
-                await self._send(intent)
+                await self._send(claim)
             finally:
                 self._busy -= 1
-                self._work.changed()
+                self._state.notify()
 
-    async def _send(self, intent: Claim) -> None:
-        work = self._work
-        while not work.stop:
-            if intent.lost:
-                work.put_aside(intent)
+    async def _send(self, claim: Claim) -> None:
+        state = self._state
+        while not state.stop:
+            if claim.lost:
+                state.postpone(claim)
                 return
             if self.paused:
-                self.outbox.put_nowait(intent)
+                self._queue.put_nowait(claim)
                 return
-            if self._brake_holds(intent):
-                return
-            if (wait := self._not_before - work.clock.now()) > 0:
-                await work.sleep(wait)
-            elif (wait := await self._pace.wait(self._unsent)) > 0:
+            if (wait := self._not_before - state.runtime.now()) > 0:
+                await state.sleep(wait)
+            elif (wait := await state.runtime.acquire(CREATE, self._ready)) > 0:
                 await self._wait_for_limit(wait)
-            elif await self._sent(intent):
+            elif await self._send_once(claim):
                 return
+
+    @property
+    def _ready(self) -> int:
+        """How many requests could go now."""
+        return min(self._state.settings.concurrency, self._queue.qsize() + self._busy - self._in_flight)
 
     async def _wait_for_limit(self, wait: float) -> None:
-        """Wait, or until an answer tells more, unless that is long: then everybody stops sending."""
-        longest = self._work.settings.defer_after
+        """Wait, unless that is long: then everything pauses and the engine decides."""
+        longest = self._state.settings.defer_after
         if longest is None or wait < longest:
-            await self._work.sleep(wait, or_heard=True)
+            await self._state.sleep_until_answer(wait)
             return
-        self.held_until = self._work.clock.now() + wait
-        self._going.clear()
-        self._work.changed()
+        self.throttled_until = self._state.runtime.now() + wait
+        self._running.clear()
+        self._state.notify()
 
-    async def _sent(self, intent: Claim) -> bool:
-        """Send once; returns whether the intent is done with, for now or for good."""
-        self._sending += 1
+    async def _send_once(self, claim: Claim) -> bool:
+        """Send one request; returns False if the claim is to be sent again by the caller."""
+        self._in_flight += 1
         try:
-            outcome = await self._attempt(intent)
+            outcome = await self._request(claim)
         finally:
-            self._sending -= 1
-            self._work.hear()
+            self._in_flight -= 1
+            self._state.notify_answer()
         match outcome:
             case Created(customer_id=customer_id):
-                self._answered(intent, Resolution(intent.key, customer_id=customer_id))
-            case Refused(errors=errors):
-                self._answered(intent, Resolution(intent.key, errors=errors))
+                self._answered(claim, Resolution(claim.key, customer_id=customer_id))
+            case Rejected(errors=errors):
+                self._answered(claim, Resolution(claim.key, errors=errors))
             case Unknown():
-                self._note_unknown(intent)
-            case Wrong(error=error):
-                # A 401 comes before the request is handled; of other strange answers nobody knows who gave them.
-                intent.open = not (isinstance(error, PayarcAuthError) and error.status == 401)
-                self._work.halt(error)
-            case Deferred():
-                await self._defer(intent, outcome)
+                self._note_unknown(claim)
+            case Misconfigured(error=error, processed=processed):
+                claim.sent = processed
+                self._state.halt(error)
+            case Throttled():
+                claim.sent = False
+                self._state.counts["rate_limited"] += 1  # the rate limit knows how long to wait
+                return False
+            case Unreachable():
+                claim.sent = False
+                self._note_unreachable()
+                return False
+            case NotCovered():
+                self._state.runtime.release(CREATE)
+                await self._state.sleep(self._state.settings.renew_every / 4)
                 return False
         return True
 
-    async def _attempt(self, intent: Claim) -> Outcome:
-        work = self._work
-        fields = dict(intent.record.fields)
-        if intent.reference:
-            fields["description"] = with_reference(fields.get("description"), intent.reference) or ""
+    async def _request(self, claim: Claim) -> Outcome:
+        state, runtime = self._state, self._state.runtime
+        fields = dict(claim.record.fields)
+        if claim.reference:
+            fields["description"] = with_reference(fields.get("description"), claim.reference) or ""
 
-        def guard() -> None:
-            intent.let_out(work.clock.now(), work.settings.timeout)
+        def pass_gate() -> None:
+            claim.pass_gate(runtime.now(), state.settings.timeout)
             reach("sending")
 
         reach("before_send")
+        # Committed before sending. Whether PayArc honours it is unknown.
+        idempotency_key = f"{state.reference_of(claim.key)}-{claim.attempt}"
         try:
-            created = await work.payarc.create(fields, idempotency_key(work, intent), guard)
+            customer = await runtime.create(fields, idempotency_key, claim.attempt, pass_gate)
         except (PayarcError, LeaseTooShort) as error:
             return outcome_of(error)
         reach("after_answer")
-        if not self._altering and not _as_sent(fields, created.customer):
-            self._altering = await work.in_ledger(lambda: work.ledger.alters_values(noticed=True))
-        return created
+        if not self._alters_values and not _is_stored_as_sent(fields, customer):
+            self._alters_values = True
+            await state.transact(lambda ledger: ledger.note_altered_values(state.me.account))
+        return Created(customer["customer_id"], customer)
 
-    async def _defer(self, intent: Claim, outcome: Deferred) -> None:
-        """Nothing was processed: the intent is as good as unsent; wait and go again."""
-        work = self._work
-        if not outcome.leased:
-            work.payarc.unreserve(reading=False)
-            await work.sleep(work.settings.renew_every / 4)
-            return
-        intent.open = False
-        if outcome.connected:
-            work.counts["rate_limited"] += 1  # how long to wait, the rate limit knows
-            return
-        self._unreachable_in_a_row += 1
-        rounds = self._unreachable_in_a_row // work.settings.concurrency
-        if rounds > work.settings.max_connection_failures_in_a_row:
-            work.halt(PayarcConnectionFailed())
-        self._not_before = work.clock.now() + min(30.0, 0.5 * 2**rounds)
-
-    def _answered(self, intent: Claim, settled: Resolution) -> None:
+    def _answered(self, claim: Claim, resolution: Resolution) -> None:
         self.answers += 1
         self._unknown_in_a_row = self._unreachable_in_a_row = self._pauses = 0
-        self.recorder.answer(intent, settled)
+        self.recorder.add(claim, resolution)
 
-    def _note_unknown(self, intent: Claim) -> None:
-        work = self._work
-        work.counts["unknown"] += 1
-        work.done["unknown"] += 1
-        work.tries[intent.key] += 1
-        work.unknown[intent.key] = intent
+    def _note_unreachable(self) -> None:
+        state = self._state
+        self._unreachable_in_a_row += 1
+        rounds = self._unreachable_in_a_row // state.settings.concurrency
+        if rounds > state.settings.max_connection_failures_in_a_row:
+            state.halt(PayarcConnectionFailed())
+        self._not_before = state.runtime.now() + min(30.0, 0.5 * 2**rounds)
+
+    def _note_unknown(self, claim: Claim) -> None:
+        state = self._state
+        state.counts["unknown"] += 1
+        self._add_unknown(claim)
         self._unknown_in_a_row += 1
-        if self._unknown_in_a_row < work.settings.max_unknown_in_a_row or self.paused:
+        if self._unknown_in_a_row < state.settings.max_unknown_in_a_row or self.paused:
             return
         self._pauses += 1
-        if self._pauses > work.settings.max_pauses:
-            work.halt(
+        if self._pauses > state.settings.max_pauses:
+            state.halt(
                 PayarcRunStopped(
-                    f"PayArc has given no usable answer {self._unknown_in_a_row} times in a row, {self._pauses} "
-                    "times over: "
-                    "run again when it works; what was sent will be looked up, and nothing is sent twice"
+                    f"PayArc gave no usable answer {self._unknown_in_a_row} times in a row, {self._pauses} times over. "
+                    "Run again when it works: what was sent will be looked up, nothing is sent twice"
                 )
             )
-        log.warning("No usable answer %d times in a row: pausing until these are looked up", self._unknown_in_a_row)
-        self._going.clear()
-        work.changed()
+        log.warning("No usable answer %d times in a row: looking these records up first", self._unknown_in_a_row)
+        self._running.clear()
+        state.notify()
 
-    # ---- the max_new brake --------------------------------------------------------------------------------------
+    def _on_id_taken(self, claim: Claim) -> None:
+        """Another row has the answer's customer, an equal record's: the list will show what this request came to."""
+        self._add_unknown(claim)
 
-    def _brake_holds(self, intent: Claim) -> bool:
-        """Whether ``max_new`` forbids to send this one now; it is kept apart, and freed when another is refused."""
-        most = self._work.settings.max_new
-        if most is None or intent.key in self._work.promised:
-            return False
-        if self._work.made + len(self._work.promised) < most:
-            self._work.promised.add(intent.key)
-            return False
-        self.braked.append(intent)
-        return True
-
-    def release_brake(self) -> None:
-        """Let those that were held try again: a place may have become free."""
-        while self.braked:
-            self.outbox.put_nowait(self.braked.pop())
-
-    def braked_error(self) -> PayarcRunStopped:
-        """What ends a run that the brake held."""
-        return PayarcRunStopped(
-            f"max_new={self._work.settings.max_new} customers have been created in this run, and more records "
-            "are left: check that key and source are the right ones, then raise max_new and run again"
-        )
+    def _add_unknown(self, claim: Claim) -> None:
+        self.tries[claim.key] = self.tries.get(claim.key, 0) + 1
+        self.unknown[claim.key] = claim
 
 
-def idempotency_key(work: RunState, intent: Claim) -> str:
-    """The record's code and the attempt, both committed before sending. PayArc may or may not honour it."""
-    return f"{reference(work.ledger_id, work.me.account, intent.key)}-{intent.attempt}"
-
-
-def attempt_of(idempotency_key: str) -> int:
-    """The attempt that an `idempotency_key` names."""
-    return int(idempotency_key.rpartition("-")[2])
-
-
-def _as_sent(fields: dict[str, str], customer: dict[str, Any]) -> bool:
+def _is_stored_as_sent(fields: dict[str, str], customer: dict[str, Any]) -> bool:
     """Whether PayArc stored what was sent, as far as its answer shows it."""
     shown = {name: customer[name] for name in fields if name in customer}
     return all(value is not None and str(value).strip() == fields[name] for name, value in shown.items())

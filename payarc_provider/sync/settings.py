@@ -1,32 +1,52 @@
-"""What one run is told, and its limits."""
+"""What the user chooses for a run, and which task it belongs to."""
 
 from __future__ import annotations
 
+import datetime
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from payarc_provider.exceptions import PayarcConfigError
-from payarc_provider.sync.ledger import Retry
+
+
+@dataclass(frozen=True, slots=True)
+class TaskIdentity:
+    """The task instance that a run belongs to."""
+
+    dag_id: str | None = None
+    run_id: str | None = None
+    task_id: str | None = None
+    map_index: int = -1
+    try_number: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One run's parameters; times in seconds.
+    """A run's parameters; times in seconds. See CreateCustomerOperator for those that have its parameters' names.
 
-    :param timeout: the total deadline of one request
-    :param settle: within which PayArc commits a request after the lease check that precedes it
-    :param lease: for which a claim holds without being renewed
-    :param max_new: how many customers the DAG run may create, None for any number
+    :param keep_results: False keeps counts only, so that memory does not grow with the input
+    :param retry_rejected: send rejected records again: all, none, or those that were rejected before a moment
+    :param defer_after: the shortest wait for the rate limit that ends the run with a `Deferral`; None waits always
+    :param timeout: the total deadline of one request, from the connection
     :param margin: by how much PayArc's clocks may differ from each other
-    :param defer_after: waits for the rate limit from this on end the run with a Deferral; None waits them out
-    :param patience: for which an unreachable ledger, or records in other hands that do not move, are waited for
+    :param ledger_patience: for how long an unavailable ledger is waited for
+    :param held_patience: for how long records claimed by other runs are waited for without any progress
+    :param max_unknown_in_a_row: requests in a row without a usable answer that pause sending until a look-up
+    :param max_connection_failures_in_a_row: failures to connect, of each concurrent request, that stop the run
+    :param max_pauses: pauses in a row, without a usable answer between them, after which the run stops
+    :param max_tries: requests without a usable answer after which a record is not sent again in this run
     """
 
+    key: str | Sequence[str] = "id"
+    fields: Mapping[str, str] | None = field(default=None, hash=False)
+    partition: tuple[int, int] | None = None
+    keep_results: bool = True
     concurrency: int = 8
     batch_size: int = 500
     reference: bool = True
-    retry_rejected: Retry = False
+    retry_rejected: bool | datetime.datetime = False
     max_new: int | None = None
     match_existing: Literal["email"] | None = None
     dry_run: bool = False
@@ -44,7 +64,7 @@ class Settings:
 
     def check_counts(self) -> None:
         """
-        Refuse what can be seen to be wrong before the connection is known.
+        Reject what is wrong whatever the connection says.
 
         :raises PayarcConfigError: naming the parameter and what to set
         """
@@ -52,7 +72,7 @@ class Settings:
             if type(getattr(self, name)) is not int or getattr(self, name) < 1:
                 raise PayarcConfigError(f"{name}: give a whole number from 1")
         if self.max_new is not None and (type(self.max_new) is not int or self.max_new < 0):
-            raise PayarcConfigError("max_new: give a whole number, or None for no brake")
+            raise PayarcConfigError("max_new: give a whole number from 0, or None for no limit")
         if self.match_existing not in (None, "email"):
             raise PayarcConfigError('match_existing: give "email", or None')
         for name in ("settle", "lease", "defer_after"):
@@ -60,19 +80,18 @@ class Settings:
             if seconds is None and name == "defer_after":
                 continue
             if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
-                raise PayarcConfigError(f"{name}: give seconds, more than 0")
+                raise PayarcConfigError(f"{name}: give a number of seconds above 0")
 
     def check(self) -> None:
         """
-        Refuse what would break the guarantee.
+        Reject what would break the guarantee.
 
         :raises PayarcConfigError: naming the parameter and what to set
         """
         if self.settle < self.timeout:
             raise PayarcConfigError(
-                f"settle: {self.settle:g} s is shorter than the connection's timeout of {self.timeout:g} s, so a "
-                "request could be "
-                f"committed after it is looked up; give at least {self.timeout:g}"
+                f"settle: {self.settle:g} s is shorter than the connection's timeout of {self.timeout:g} s, so PayArc "
+                f"could process a request after it was looked up; give at least {self.timeout:g}"
             )
         if self.lease < 1.5 * self.timeout:
             raise PayarcConfigError(

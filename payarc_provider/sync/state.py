@@ -1,203 +1,231 @@
-"""What the parts of a run share: the rows it owns, what is unknown, what is put aside, and how it stops."""
+"""What the parts of a run share: the claims it holds, the records it has to look at again, and how it stops."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TypeVar
 
-from payarc_provider.exceptions import PayarcError, PayarcRunStopped
+from payarc_provider.exceptions import PayarcError
 from payarc_provider.sync.deferral import Deferral
-from payarc_provider.sync.intent import Claim
-from payarc_provider.sync.keys import display_key
-from payarc_provider.sync.ledger import Claimant, LedgerUnavailable, Row
-from payarc_provider.sync.ports import Clock, LedgerPort, PayarcPort, Sink
-from payarc_provider.sync.records import Errors, Record
+from payarc_provider.sync.ledger import Claimant, Ledger, LedgerUnavailable
+from payarc_provider.sync.listing import PatientReader
+from payarc_provider.sync.outcomes import LeaseTooShort
+from payarc_provider.sync.records import Record, RecordReader
+from payarc_provider.sync.reference import reference
+from payarc_provider.sync.results import ResultSink, Status
+from payarc_provider.sync.runtime import Runtime
 from payarc_provider.sync.settings import Settings
-from payarc_provider.sync.states import Status
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-MOMENT = 0.001  # seconds; less might not move a clock on
+
+SHORTEST_WAIT = 0.001  # seconds; a clock might not advance in less
+
+
+@dataclass(slots=True)
+class Claim:
+    """A row that this run has claimed, the record to send for it, and the gate that its request has to pass.
+
+    :param attempt: the row's attempt number, committed before the request is sent
+    :param reference: the code that the description carries; None where it has no room or references are turned off
+    :param lease_end: this machine's clock when the lease ends, counted from before it was requested
+    :param sent: whether the request was handed to the HTTP library, so that PayArc may have created a customer
+    :param checked_at: this machine's clock at the lease check that let the request pass
+    :param lost: whether somebody else may have the row by now; nothing is sent for it any more
+    """
+
+    record: Record
+    attempt: int
+    reference: str | None
+    lease_end: float
+    sent: bool = False
+    checked_at: float = 0.0
+    lost: bool = False
+    _gate: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def key(self) -> str:
+        """The record's key."""
+        return self.record.key or ""
+
+    def is_held(self, now: float) -> bool:
+        """Whether nobody else can have had the row since it was claimed."""
+        return not self.lost and now < self.lease_end
+
+    def pass_gate(self, now: float, deadline: float) -> None:
+        """Let the request go if the lease covers all of it.
+
+        :param deadline: seconds from now until the request can no longer be processed
+        :raises LeaseTooShort: the lease does not cover it, and nothing was sent
+        """
+        with self._gate:
+            if self.lost or self.lease_end - now < deadline:
+                raise LeaseTooShort
+            self.checked_at = now
+            self.sent = True
+
+    def close_gate(self) -> bool:
+        """Let nothing go any more; returns whether a request that went may have created a customer."""
+        with self._gate:
+            self.lost = True
+            return self.sent
 
 
 class RunState:
-    """The desk of one run.
+    """What every part of a run needs.
 
-    ``mine``: key → intent, for every row this attempt owns and has a record for. ``unknown``: those of them that were
-    sent and got no usable answer. ``aside``: records to be looked at again, since somebody else holds their row or the
-    look-up freed it. ``taken``: rows taken over from others and not settled. ``undecided``: key → why the list cannot
-    decide. ``exhausted``: key → why it is not tried again in this run. ``promised``: keys that ``max_new`` let pass and
-    that are not finished. ``made``: how many customers the DAG run has created, as ``max_new`` counts them.
-
-    For metrics, which count nothing twice: ``done``: what this attempt itself brought about, rows that it recorded and
-    requests without a usable answer. ``met``: records that it only read, known or refused before, and that it would
-    meet again if it read them again. ``found``: keys whose customer this attempt found in PayArc's list.
+    ``counts``: records by what became of them, requests by trouble; see `payarc_provider.sync.results`. ``claims``: key
+    → claim, for every row that this run owns and has a record for. ``taken_over``: keys of the rows that it has taken
+    over from other runs and not settled. ``postponed``: records to look at again, because another run holds their rows
+    or a look-up has freed them. ``payarc``: reads from PayArc. ``stop``: what ends the run.
     """
 
     def __init__(
         self,
         me: Claimant,
-        settings: Settings,
         ledger_id: str,
-        *,
-        ledger: LedgerPort,
-        payarc: PayarcPort,
-        sink: Sink,
-        clock: Clock,
+        settings: Settings,
+        reader: RecordReader,
+        runtime: Runtime,
+        results: ResultSink,
     ) -> None:
         self.me = me
-        self.settings = settings
         self.ledger_id = ledger_id
-        self.ledger = ledger
-        self.payarc = payarc
-        self.sink = sink
-        self.clock = clock
+        self.settings = settings
+        self.reader = reader
+        self.runtime = runtime
+        self.results = results
         self.counts: Counter[str] = Counter()
-        self.done: Counter[str] = Counter()
-        self.met: Counter[str] = Counter()
-        self.found: set[str] = set()
-        self.mine: dict[str, Claim] = {}
-        self.unknown: dict[str, Claim] = {}
-        self.aside: list[Record] = []
-        self.taken: set[str] = set()
-        self.promised: set[str] = set()
-        self.made = 0
-        self.tries: Counter[str] = Counter()
-        self.undecided: dict[str, str] = {}
-        self.exhausted: dict[str, str] = {}
+        self.claims: dict[str, Claim] = {}
+        self.taken_over: set[str] = set()
+        self.postponed: list[Record] = []
         self.stop: PayarcError | None = None
-        self.leave_by: float | None = None
+        self.payarc = PatientReader(
+            runtime,
+            on_rate_limited=lambda: self.counts.update(rate_limited=1),
+            max_failures=settings.max_connection_failures_in_a_row,
+            sleep=self.sleep,
+            stop=lambda: self.stop,
+        )
+        self._leave_by: float | None = None
         self._stopped = asyncio.Event()
-        self._heard = asyncio.Event()
+        self._answered = asyncio.Event()
         self._changed = asyncio.Event()
 
-    # ---- results ------------------------------------------------------------------------------------------------
+    def reference_of(self, key: str) -> str:
+        """The code by which a key's customer is recognized."""
+        return reference(self.ledger_id, self.me.account, key)
+
+    # ---- results --------------------------------------------------------------------------------------------------
 
     def accept(self, record: Record, customer_id: str, status: Status, *, changed: bool) -> None:
         """The record has its customer."""
-        self.promised.discard(record.key or "")
         self.counts[status] += 1
-        if status is Status.KNOWN and record.key not in self.found:
-            self.met[status] += 1
         self.counts["changed"] += changed
-        self.sink.accepted(record, customer_id, status, changed=changed)
+        self.results.accept(record, customer_id, status, changed=changed)
 
-    def refuse(self, record: Record, errors: Errors, *, new: bool) -> None:
-        """The record is refused."""
-        self.promised.discard(record.key or "")
+    def reject(self, record: Record, errors: dict[str, list[str]], *, new: bool) -> None:
+        """The record is rejected; ``new``: no earlier DAG run has reported the same."""
         self.counts["rejected"] += 1
-        self.sink.refused(record, errors, new=new)
+        self.counts["rejected_new"] += new
+        self.results.reject(record, errors, new=new)
 
-    async def count_made(self) -> None:
-        """Ask the ledger how many customers the DAG run has created, where ``max_new`` wants to know."""
-        if self.settings.max_new is not None and not self.settings.dry_run:
-            self.made = await self.in_ledger(self.ledger.made)
+    def postpone(self, claim: Claim) -> None:
+        """The row is free again or another run's: look at its record again before the run ends."""
+        if self.claims.get(claim.key) is claim:
+            del self.claims[claim.key]
+        self.postponed.append(claim.record)
 
-    def same_run(self, row: Row | None) -> bool:
-        """Whether this DAG run, in whichever try, wrote the row."""
-        return (
-            row is not None
-            and self.me.run_id is not None
-            and (row.dag_id, row.run_id) == (self.me.dag_id, self.me.run_id)
-        )
-
-    def put_aside(self, intent: Claim) -> None:
-        """The row is not this attempt's any more, or is free: its record is looked at again before the run ends."""
-        if self.mine.get(intent.key) is intent:
-            del self.mine[intent.key]
-        self.unknown.pop(intent.key, None)
-        self.aside.append(intent.record)
-
-    # ---- stopping and waiting -----------------------------------------------------------------------------------
+    # ---- stopping and waiting -------------------------------------------------------------------------------------
 
     def halt(self, error: PayarcError, *, within: float | None = None) -> None:
-        """Start nothing more; what is on its way is waited for and recorded.
+        """Start nothing more; requests in flight are still awaited and recorded.
 
-        :param within: seconds after which even that is given up
+        :param within: seconds after which the run leaves even so
         """
         if self.stop is None or isinstance(self.stop, Deferral):
             self.stop = error
         if within is not None:
-            self.leave_by = self.clock.now() + within
+            self._leave_by = self.runtime.now() + within
         self._stopped.set()
-        self._heard.set()
-        self.changed()
+        self._answered.set()
+        self.notify()
 
-    def hear(self) -> None:
-        """An answer has come: whoever waits for one goes on, and whoever waits from now on waits for another."""
-        self._heard.set()
-        if self.stop is None:
-            self._heard.clear()
-
-    def raise_if_undecided(self) -> None:
-        """
-        End badly if a person must look.
-
-        :raises PayarcRunStopped: naming at most ten of the records
-        """
-        left = self.undecided | self.exhausted
-        if not left:
-            return
-        first = "; ".join(f"{display_key(key)}: {why}" for key, why in list(left.items())[:10])
-        raise PayarcRunStopped(
-            f"{len(left)} records are left pending: {first}. Look at them in PayArc's dashboard, settle them with "
-            "python -m payarc_provider.ledger, and run again; nothing is sent twice"
-        )
-
-    def changed(self) -> None:
-        """Something that others wait for may have happened."""
+    def notify(self) -> None:
+        """Something that `wait_until` waits for may have happened."""
         self._changed.set()
 
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until the condition holds, or it is time to leave."""
+    def notify_answer(self) -> None:
+        """An answer has arrived: wake whoever waits in `sleep_until_answer`."""
+        self._answered.set()
+        if self.stop is None:
+            self._answered.clear()
+
+    async def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait until the condition holds or the run has to leave."""
         while not condition():
             self._changed.clear()
-            if self.leave_by is None:
+            if self._leave_by is None:
                 await self._changed.wait()
                 continue
-            if (left := self.leave_by - self.clock.now()) <= 0:
+            if (left := self._leave_by - self.runtime.now()) <= 0:
                 return
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(left, MOMENT)):
+                async with asyncio.timeout(max(left, SHORTEST_WAIT)):
                     await self._changed.wait()
 
+    async def sleep(self, seconds: float) -> None:
+        """Wait, but no longer than until the run is stopped."""
+        await self._sleep(seconds, self._stopped)
+
+    async def sleep_until_answer(self, seconds: float) -> None:
+        """Wait, but no longer than until an answer arrives or the run is stopped."""
+        await self._sleep(seconds, self._answered)
+
+    @staticmethod
+    async def _sleep(seconds: float, event: asyncio.Event) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(seconds, SHORTEST_WAIT)):
+                await event.wait()
+
     async def leave_in_time(self) -> None:
-        """End the run when the time to leave has come, whatever it is at.
+        """End the run when it has to leave, whatever it is doing.
 
         :raises PayarcError: what stopped the run
         """
         await self._stopped.wait()
-        while self.leave_by is None:
+        while self._leave_by is None:
             self._changed.clear()
             await self._changed.wait()
-        await self.clock.sleep(max(self.leave_by - self.clock.now(), MOMENT))
+        await self.runtime.sleep(max(self._leave_by - self.runtime.now(), SHORTEST_WAIT))
         if self.stop:
             raise self.stop
 
-    async def sleep(self, seconds: float, *, or_heard: bool = False) -> None:
-        """Wait, or until the run is stopped, or an answer has come."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(seconds, MOMENT)):
-                await (self._heard if or_heard else self._stopped).wait()
+    # ---- the ledger -----------------------------------------------------------------------------------------------
 
-    async def in_ledger(self, call: Callable[[], Awaitable[T]], patience: float | None = None) -> T:
-        """A transaction, repeated while the ledger's database cannot be reached; each may be repeated safely.
+    async def transact(self, call: Callable[[Ledger], T], patience: float | None = None) -> T:
+        """Run one transaction, again and again while the ledger's database is unavailable.
 
-        :raises LedgerUnavailable: when patience (seconds) is at its end
+        Each transaction of the ledger may be repeated safely.
+
+        :param patience: seconds after which to give up; by default the setting ``ledger_patience``
+        :raises LedgerUnavailable: the database stayed unavailable
         """
-        started = self.clock.now()
+        started = self.runtime.now()
         patience = self.settings.ledger_patience if patience is None else patience
         pause = 0.1
         while True:
             try:
-                return await call()
+                return await self.runtime.transact(call)
             except LedgerUnavailable as error:
-                if self.clock.now() - started > patience:
+                if self.runtime.now() - started > patience:
                     raise
                 log.warning("%s; trying again", error)
-            await self.clock.sleep(pause)
+            await self.runtime.sleep(pause)
             pause = min(5.0, pause * 2)

@@ -18,7 +18,7 @@ from payarc_provider.api.fields import FIELDS
 from payarc_provider.get_provider_info import CONN_FIELDS
 from payarc_provider.operators.customer import CreateCustomerOperator
 from payarc_provider.sync.ledger import State
-from payarc_provider.sync.states import Status
+from payarc_provider.sync.results import Status
 
 README = pages.text("README.md")
 OPERATOR = pages.text("docs/operator.md")

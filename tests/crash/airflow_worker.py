@@ -32,7 +32,7 @@ def attempt(spec: Spec) -> dict[str, Any]:
     """Run the DAG once, as the same DAG run each time."""
     if spec.table == PREPARE:
         initdb()
-        return {"error": None, "refused": False}
+        return {"error": None, "rejected_too_many": False}
     os.environ["PAYARC_CRASH_SPEC"] = json.dumps(json.loads(spec.as_line()))
     extra = {"timeout": spec.settings["timeout"]}
     payarc = {"conn_type": "payarc", "password": spec.token, "host": spec.url, "extra": extra}
@@ -43,7 +43,7 @@ def attempt(spec: Spec) -> dict[str, Any]:
         raise RuntimeError(bag.import_errors)
     run = bag.dags["killed"].test(logical_date=datetime(2026, 1, 1, tzinfo=UTC))
     pulled = {name: _pull(run, key) for name, key in _XCOMS.items()}
-    return {"error": None if run.state == DagRunState.SUCCESS else run.state, "refused": False, **pulled}
+    return {"error": None if run.state == DagRunState.SUCCESS else run.state, "rejected_too_many": False, **pulled}
 
 
 _XCOMS = {"ids": "return_value", "customers": "customers", "rejected": "rejected", "summary": "summary"}

@@ -25,7 +25,7 @@ from payarc_provider.exceptions import PayarcError
 
 FAILED = 1  # the attempt ended with one of the package's own errors, as a task fails that Airflow then retries
 BROKEN = 2  # anything else, which no attempt may end with
-REFUSED = 3  # records were refused: Airflow does not retry
+REJECTED = 3  # records were refused: Airflow does not retry
 
 
 @dataclass
@@ -91,7 +91,7 @@ def _in_child(line: str, run: Run) -> int:
     try:
         result = run(spec)
     except PayarcError as problem:
-        result = {"error": f"{type(problem).__name__}: {problem}", "refused": False}
+        result = {"error": f"{type(problem).__name__}: {problem}", "rejected_too_many": False}
     except BaseException:  # noqa: BLE001 - the process ends here, and its exit status tells
         traceback.print_exc()
         return BROKEN
@@ -100,7 +100,7 @@ def _in_child(line: str, run: Run) -> int:
     part.replace(spec.path("json"))
     if result["error"]:
         return FAILED
-    return REFUSED if result["refused"] else 0
+    return REJECTED if result["rejected_too_many"] else 0
 
 
 def serve(run: Run) -> None:

@@ -5,41 +5,29 @@ As a program, a fork server of such attempts (see :mod:`.forking`).
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import threading
 import time
-import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from watcher import Watcher
 
-from payarc_provider.api.client import CustomerPage, PayarcClient
-from payarc_provider.api.rate_limit import RateLimiter
+from payarc_provider.api.client import LARGEST_PAGE, CustomerPage, PayarcClient
 from payarc_provider.api.token import Identity
 from payarc_provider.exceptions import PayarcError
 from payarc_provider.sync import checkpoints, engine
 from payarc_provider.sync.account import find_account
-from payarc_provider.sync.batches import Batches
-from payarc_provider.sync.engine import Run
-from payarc_provider.sync.ledger import Claimant, Ledger, database
-from payarc_provider.sync.records import RecordReader
+from payarc_provider.sync.keys import check_key
+from payarc_provider.sync.ledger import Ledger, database
 from payarc_provider.sync.results import Results
-from payarc_provider.sync.settings import Settings
+from payarc_provider.sync.runner import run
+from payarc_provider.sync.settings import Settings, TaskIdentity
 from payarc_provider.sync.sources import DatabaseSource, ListSource, Source
-from payarc_provider.sync.states import Created
-from payarc_provider.sync.threads import (
-    SystemClock,
-    ThreadedFeed,
-    ThreadedLedger,
-    ThreadedPayarc,
-    run_to_end,
-    threads,
-)
 
 from .forking import Spec, serve
 
@@ -70,27 +58,28 @@ class Listener:
         time.sleep(0.05)  # a signal may reach another thread first, and this one goes on for a moment
 
 
-class TracedPayarc(ThreadedPayarc):
-    """Notes when each request asked its lease, so that a judge can tell whether PayArc kept to ``settle``."""
+class TracedClient(PayarcClient):
+    """Notes when each request checked its lease, so that a judge can tell whether PayArc kept to ``settle``."""
 
-    def __init__(self, *args: Any, trace: Path) -> None:
-        super().__init__(*args)
+    def __init__(self, *args: Any, trace: Path, **options: Any) -> None:
+        super().__init__(*args, **options)
         self._trace = os.open(trace, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self.pages = 0
 
-    async def create(self, fields: Mapping[str, str], idempotency_key: str, guard: Callable[[], None]) -> Created:
+    def create_customer(self, *args: Any, **options: Any) -> dict[str, Any]:
         """One POST."""
+        pass_gate = options["before_send"]
 
         def traced() -> None:
-            os.write(self._trace, f"{idempotency_key} {time.monotonic()}\n".encode())
-            guard()
+            os.write(self._trace, f"{options['idempotency_key']} {time.monotonic()}\n".encode())
+            pass_gate()
 
-        return await super().create(fields, idempotency_key, traced)
+        return super().create_customer(*args, **{**options, "before_send": traced})
 
-    async def list_page(self, page: int) -> CustomerPage:
-        """One page of a look-up."""
-        self.pages += 1
-        return await super().list_page(page)
+    def list_page(self, page: int, limit: int = LARGEST_PAGE) -> CustomerPage:
+        """One page of PayArc's list; a ping asks for a page of one customer."""
+        self.pages += limit > 1
+        return super().list_page(page, limit)
 
 
 def _engine(url: str, spec: Spec) -> sa.Engine:
@@ -104,12 +93,12 @@ def _engine(url: str, spec: Spec) -> sa.Engine:
     return made
 
 
-def _source(spec: Spec, reader: RecordReader) -> Source:
+def _source(spec: Spec) -> Source:
     if spec.rows is not None:
         return ListSource(spec.rows, f"task {spec.source}")
     made = sa.create_engine(spec.source_url, hide_parameters=True, pool_pre_ping=True)
     name = f"table {spec.source_table} of {spec.source}"
-    return DatabaseSource(made, reader.key_columns, None, name=name, table_name=spec.source_table)
+    return DatabaseSource(made, check_key(spec.key), None, name=name, table_name=spec.source_table)
 
 
 def attempt(spec: Spec) -> dict[str, Any]:
@@ -120,65 +109,44 @@ def attempt(spec: Spec) -> dict[str, Any]:
         database.SQLITE_BUSY_SECONDS = spec.busy
     if spec.release is not None:
         engine.RELEASE_SECONDS = spec.release
-    settings = Settings(**spec.settings)
+    settings = Settings(key=spec.key, **spec.settings)
     settings.check()
-    limiter = RateLimiter()
-    client = PayarcClient(spec.url, lambda renewed: spec.token, timeout=settings.timeout, limiter=limiter)
+    client = TracedClient(spec.url, lambda renewed: spec.token, timeout=settings.timeout, trace=spec.path("trace"))
     ledger = Ledger(_engine(spec.ledger, spec), spec.table)
     ledger.open()
     identity = Identity.of(spec.url.split("/")[2], None, spec.token)
-    reader = RecordReader(spec.key, None, ledger.ledger_id)
-    source = _source(spec, reader)
-    me = Claimant(
-        account=find_account(ledger, identity, client.get_customer),
-        owner=uuid.uuid4().hex,
-        source=source.name,
-        lease=settings.lease,
-        settle=settings.settle,
-        dag_id="dag",
-        run_id=spec.run_id,
-        task_id="create",
-    )
-    results = Results()
-    with threads(settings.concurrency) as pools:
-        payarc = TracedPayarc(client, limiter, pools, trace=spec.path("trace"))
-        run = Run(
-            me,
+    watcher, results, error = Watcher(), Results(), None
+    try:
+        results = run(
+            _source(spec),
+            client,
+            ledger,
             settings,
-            ledger.ledger_id,
-            reader,
-            feed=ThreadedFeed(Batches(source, reader, settings.batch_size), pools.source),
-            ledger=ThreadedLedger(ledger, me, pools, retry_rejected=settings.retry_rejected),
-            payarc=payarc,
-            sink=results,
-            clock=SystemClock(),
+            account=find_account(ledger, identity, client.get_customer),
+            task=TaskIdentity("dag", spec.run_id, "create"),
+            reporter=watcher,
+            on_start=_terminate_on_signal,
         )
-        error: PayarcError | None = None
-        try:
-            run_to_end(_until_told_to_stop(run))
-        except PayarcError as problem:
-            error = problem
+    except PayarcError as problem:
+        error = problem
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return {
         "error": f"{type(error).__name__}: {error}" if error else None,
-        "refused": results.refused_count > spec.max_rejected,
+        "rejected_too_many": len(results.rejected()) > spec.max_rejected,
         "ids": results.customer_ids(),
         "customers": results.customers(),
         "rejected": results.rejected(),
-        "counts": dict(run.counts),
+        "counts": dict(watcher.counts),
         "requests": client.requests_sent,
-        "pages": payarc.pages,
+        "pages": client.pages,
         "reached": dict(listener.reached),
     }
 
 
-async def _until_told_to_stop(run: Run) -> None:
-    """As the operator does: SIGTERM makes Airflow call ``on_kill``, which tells the engine to leave."""
-    loop = asyncio.get_running_loop()
-    signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(run.terminate))
-    try:
-        await run.run()
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _terminate_on_signal(terminate: Callable[[], None]) -> None:
+    """As Airflow does: SIGTERM makes it call ``on_kill``, which tells the run to leave."""
+    signal.signal(signal.SIGTERM, lambda *_: terminate())
 
 
 if __name__ == "__main__":

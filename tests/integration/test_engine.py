@@ -6,7 +6,6 @@ again.
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import datetime
 import socket
@@ -18,9 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
+from watcher import Watcher
 
 from payarc_provider.api.client import PayarcClient
-from payarc_provider.api.rate_limit import RateLimiter
 from payarc_provider.exceptions import (
     PayarcAuthError,
     PayarcConnectionFailed,
@@ -31,23 +30,13 @@ from payarc_provider.exceptions import (
     PayarcUnexpectedAnswer,
 )
 from payarc_provider.sandbox import SandboxServer, make_token
-from payarc_provider.sync import checkpoints, engine
-from payarc_provider.sync.batches import Batches
-from payarc_provider.sync.engine import Run
+from payarc_provider.sync import checkpoints, engine, runner
 from payarc_provider.sync.ledger import Claimant, Ledger, LedgerUnavailable
 from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.reference import reference, with_reference
-from payarc_provider.sync.results import Results
-from payarc_provider.sync.settings import Settings
+from payarc_provider.sync.results import Progress, Results
+from payarc_provider.sync.settings import Settings, TaskIdentity
 from payarc_provider.sync.sources import DatabaseSource, ListSource
-from payarc_provider.sync.threads import (
-    SystemClock,
-    ThreadedFeed,
-    ThreadedLedger,
-    ThreadedPayarc,
-    run_to_end,
-    threads,
-)
 
 ACCOUNT = "test/1"
 NOT_HANDLED = ("rate_limited", "unauthorized")
@@ -62,10 +51,16 @@ class Outcome:
     """What one run came to."""
 
     results: Results
-    counts: Counter[str]
-    requests: dict[str, int]
+    end: Progress
     error: PayarcError | None
-    done: Counter[str]
+
+    @property
+    def counts(self):
+        return self.end.counts
+
+    @property
+    def requests(self):
+        return dict(self.end.requests)
 
     @property
     def ids(self):
@@ -74,6 +69,12 @@ class Outcome:
     @property
     def statuses(self):
         return Counter(one["status"] for one in self.results.customers())
+
+    @property
+    def recorded(self):
+        """What this run itself recorded, for metrics."""
+        names = ("recorded_created", "recorded_adopted", "recorded_rejected", "unknown")
+        return {name.removeprefix("recorded_"): self.counts[name] for name in names if self.counts[name]}
 
     def ok(self):
         """Itself, unless it failed."""
@@ -91,57 +92,46 @@ class Bench:
         self.table = database.name()
         self.ledger = self.open()
 
-    def open(self):
-        ledger = Ledger(self.database.engine(), self.table)
+    def open(self, kind=Ledger):
+        ledger = kind(self.database.engine(), self.table)
         ledger.open()
         return ledger
 
-    def run(
-        self, rows, settings=QUICK, *, run_id="run 1", source=None, ledger_port=ThreadedLedger, token=None, url=None
-    ):
-        """One run; never raises, so that what it leaves behind can be looked at."""
-        limiter = RateLimiter()
+    def run(self, rows, settings=QUICK, *, run_id="run 1", source=None, ledger=Ledger, token=None, url=None):
+        """One run; never raises, so that what it leaves behind can be looked at.
+
+        :param ledger: a subclass that fails in some way
+        """
         client = PayarcClient(
-            url or self.sandbox.url,
-            lambda _fresh: token or self.sandbox.token,
-            timeout=settings.timeout,
-            limiter=limiter,
+            url or self.sandbox.url, lambda _fresh: token or self.sandbox.token, timeout=settings.timeout
         )
-        ledger = self.open()
-        reader = RecordReader("id", None, ledger.ledger_id)
         rows = ListSource(rows, source or "table people") if isinstance(rows, list) else rows
-        me = Claimant(ACCOUNT, uuid.uuid4().hex, rows.name, settings.lease, settings.settle, "dag", run_id, "task")
-        batches, results = Batches(rows, reader, settings.batch_size), Results()
-        counts, error = Counter(), None
-        with threads(settings.concurrency) as pools:
-            run = None
+        watcher, results, error, hanging = Watcher(), Results(), None, []
+        watchdog = []
 
-            async def main():
-                nonlocal run
-                run = Run(
-                    me,
-                    settings,
-                    ledger.ledger_id,
-                    reader,
-                    feed=ThreadedFeed(batches, pools.source),
-                    ledger=ledger_port(ledger, me, pools, retry_rejected=settings.retry_rejected),
-                    payarc=ThreadedPayarc(client, limiter, pools),
-                    sink=results,
-                    clock=SystemClock(),
-                )
-                try:
-                    await asyncio.wait_for(run.run(), WATCHDOG)
-                except TimeoutError:
-                    raise AssertionError(f"the run hangs: {dict(run.counts)}") from None
+        def watch(terminate):
+            watchdog.append(threading.Timer(WATCHDOG, lambda: (hanging.append(True), terminate())))
+            watchdog[-1].start()
 
-            try:
-                run_to_end(main())
-            except PayarcError as stopped:
-                error = stopped
-            counts = run.counts
-        client.close()
-        counts["repeated"] = batches.repeated
-        return Outcome(results, counts, client.requests_sent, error, run.done + run.met)
+        try:
+            results = runner.run(
+                rows,
+                client,
+                self.open(ledger),
+                settings,
+                account=ACCOUNT,
+                task=TaskIdentity("dag", run_id, "task"),
+                reporter=watcher,
+                on_start=watch,
+            )
+        except PayarcError as stopped:
+            error = stopped
+        finally:
+            client.close()
+            for timer in watchdog:
+                timer.cancel()
+        assert not hanging, f"the run hangs: {watcher.end}"
+        return Outcome(results, watcher.end, error)
 
     def rows(self):
         """key → ledger row."""
@@ -258,17 +248,19 @@ def test_over_all_attempts_what_was_done_is_counted_once(on_sqlite):
     on_sqlite.sandbox.faults([{"kind": "lost_after", "method": "POST"}, {"kind": "lost_before", "method": "POST"}])
     rows = [*people(8), {"id": "bad", "name": "Jo"}]
     first, retry = on_sqlite.run(rows).ok(), on_sqlite.run(rows).ok()
-    assert first.done == {"created": 7, "rejected": 2, "unknown": 2}
+    assert first.recorded == {"created": 7, "rejected": 2, "unknown": 2}
     assert retry.statuses == {"created": 7}
-    assert retry.done == {}
-    assert on_sqlite.run(rows, run_id="run 2").ok().done == {"known": 7, "rejected": 2}
+    assert retry.recorded == {}
+    third = on_sqlite.run(rows, run_id="run 2").ok()
+    assert third.recorded == {}
+    assert (third.counts["known"], third.counts["known_rejected"]) == (7, 2)
 
 
 def test_what_is_adopted_is_counted_as_adopted(on_sqlite):
     on_sqlite.sandbox.seed(people(2))
     settings = dataclasses.replace(QUICK, match_existing="email")
-    assert on_sqlite.run(people(3), settings).ok().done == {"adopted": 2, "created": 1}
-    assert on_sqlite.run(people(3), settings).ok().done == {}
+    assert on_sqlite.run(people(3), settings).ok().recorded == {"adopted": 2, "created": 1}
+    assert on_sqlite.run(people(3), settings).ok().recorded == {}
 
 
 def test_a_table_is_read_and_created_page_by_page_into_a_ledger_in_the_same_database(bench):
@@ -426,14 +418,14 @@ def test_workers_on_one_token_share_windows_out_through_the_ledger(bench):
 
 
 def test_a_ledger_that_cannot_share_windows_out_holds_nothing_up(on_sqlite):
-    class Unable(ThreadedLedger):
-        async def places(self, asking):
+    class Unable(Ledger):
+        def update_fact(self, name, change):
             raise LedgerUnavailable("not now")
 
     on_sqlite.sandbox.settings(rate_limit=20, rate_window=1.0)
     parts = [people(20, first=1 + 20 * number) for number in range(2)]
     with ThreadPoolExecutor(2) as pool:
-        outcomes = list(pool.map(lambda rows: on_sqlite.run(rows, ledger_port=Unable), parts))
+        outcomes = list(pool.map(lambda rows: on_sqlite.run(rows, ledger=Unable), parts))
     for rows, outcome in zip(parts, outcomes, strict=True):
         assert len(outcome.ok().ids) == len(rows)
     assert len(on_sqlite.sandbox.customers()) == 40
@@ -456,7 +448,7 @@ def test_an_answer_that_never_becomes_usable_stops_the_run_and_a_later_one_finds
     settings = dataclasses.replace(QUICK, max_unknown_in_a_row=4, max_pauses=1, max_tries=3)
     stopped = on_sqlite.run(rows, settings)
     assert isinstance(stopped.error, PayarcRunStopped)
-    assert "run again" in str(stopped.error)
+    assert "Run again" in str(stopped.error)
     assert on_sqlite.nothing_is_held()
     on_sqlite.sandbox.clear_faults()
     on_sqlite.prove(rows, on_sqlite.run(rows).ok())
@@ -467,9 +459,9 @@ def test_a_record_that_payarc_never_answers_does_not_keep_the_others_from_being_
     on_sqlite.sandbox.faults([{"kind": "lost_before", "times": None, "match": {"email": "j3@example.com"}}])
     outcome = on_sqlite.run(rows, dataclasses.replace(QUICK, max_tries=2))
     assert isinstance(outcome.error, PayarcRunStopped)
-    assert "1 records" in str(outcome.error)
+    assert "1 record is" in str(outcome.error)
     assert "3: " in str(outcome.error)
-    assert len(outcome.ids) == len(on_sqlite.sandbox.customers()) == 7
+    assert outcome.counts["created"] == len(on_sqlite.sandbox.customers()) == 7
     on_sqlite.sandbox.clear_faults()
     on_sqlite.prove(rows, on_sqlite.run(rows).ok())
 
@@ -490,7 +482,7 @@ def test_an_answer_that_means_the_run_is_wrong_stops_it_and_a_later_run_complete
     on_sqlite.sandbox.faults([{"kind": kind, "skip": 10, "times": None}])
     stopped = on_sqlite.run(rows)
     assert isinstance(stopped.error, error)
-    assert len(on_sqlite.sandbox.customers()) == len(stopped.ids) == 10
+    assert len(on_sqlite.sandbox.customers()) == stopped.counts["created"] == 10
     refused = on_sqlite.sandbox.stats()["faults"][kind]
     assert refused <= QUICK.concurrency, "what was on its way, and nothing after it"
     assert on_sqlite.nothing_is_held()
@@ -563,15 +555,15 @@ def test_what_payarc_refuses_is_reported_by_field_and_next_time_without_a_reques
     again = bench.run(rows, run_id="run 2").ok()
     assert again.results.rejected() == rejected
     assert again.requests == {}
-    assert (outcome.results.refused_new, again.results.refused_new) == (2, 0)
+    assert (outcome.counts["rejected_new"], again.counts["rejected_new"]) == (2, 0)
 
 
 def test_in_a_retry_of_the_same_dag_run_a_refusal_is_still_new(on_sqlite):
     on_sqlite.sandbox.settings(taken={"email": ["j0@example.com"]})
     rows = [*people(1), {"id": "bad", "name": "Jo"}]
-    assert on_sqlite.run(rows).ok().results.refused_new == 2
-    assert on_sqlite.run(rows).ok().results.refused_new == 2
-    assert on_sqlite.run(rows, run_id="run 2").ok().results.refused_new == 0
+    assert on_sqlite.run(rows).ok().counts["rejected_new"] == 2
+    assert on_sqlite.run(rows).ok().counts["rejected_new"] == 2
+    assert on_sqlite.run(rows, run_id="run 2").ok().counts["rejected_new"] == 0
 
 
 @pytest.mark.parametrize("envelope", ["422", "409-message", "409-list"])
@@ -640,7 +632,7 @@ def test_changed_data_of_the_same_source_keep_the_id_and_are_marked(on_sqlite):
 def test_the_same_record_twice_in_a_batch_is_one_record(on_sqlite):
     outcome = on_sqlite.run([*people(3), *people(3)]).ok()
     assert len(outcome.ids) == len(on_sqlite.sandbox.customers()) == 3
-    assert outcome.counts["repeated"] == 3
+    assert outcome.end.repeated == 3
 
 
 def test_the_same_key_with_other_data_in_a_batch_is_refused_for_the_later_one(on_sqlite):
@@ -671,51 +663,28 @@ def test_the_same_key_in_another_batch_whose_first_was_refused_is_tried_with_its
     assert [one["key"] for one in outcome.results.rejected()] == ["0", "bad"]
 
 
-# ---- the brake, the dry run ----------------------------------------------------------------------------------------
+# ---- the guard and the dry run -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("batch_size", [3, 500])
-def test_the_brake_lets_so_many_through_and_a_later_run_does_the_rest(on_sqlite, batch_size):
+def test_more_new_records_than_max_new_stop_the_run_before_its_first_request(on_sqlite, batch_size):
     rows = people(20)
-    braking = dataclasses.replace(QUICK, max_new=7, batch_size=batch_size)
-    stopped = on_sqlite.run(rows, braking)
+    guarded = dataclasses.replace(QUICK, max_new=7, batch_size=batch_size)
+    stopped = on_sqlite.run(rows, guarded)
     assert isinstance(stopped.error, PayarcRunStopped)
     assert "max_new=7" in str(stopped.error)
-    assert len(on_sqlite.sandbox.customers()) == 7
-    assert on_sqlite.states() == {"created": 7}
-    retry = on_sqlite.run(rows, braking)
-    assert len(on_sqlite.sandbox.customers()) == 7, "a retry of the same DAG run may create no more"
-    assert isinstance(retry.error, PayarcRunStopped)
-    next_run = on_sqlite.run(rows, braking, run_id="run 2")
-    assert isinstance(next_run.error, PayarcRunStopped)
-    assert len(on_sqlite.sandbox.customers()) == 14
-    on_sqlite.prove(rows, on_sqlite.run(rows, run_id="run 3").ok())
+    assert "20 customers" in str(stopped.error)
+    assert on_sqlite.sandbox.customers() == []
+    assert on_sqlite.states() == {}
+    assert on_sqlite.run(rows, dataclasses.replace(guarded, max_new=20)).ok().statuses == {"created": 20}
 
 
-def test_the_brake_counts_neither_what_is_known_nor_what_is_refused(on_sqlite):
+def test_max_new_counts_neither_known_nor_rejected_records(on_sqlite):
     on_sqlite.run(people(5)).ok()
-    on_sqlite.sandbox.settings(taken={"email": [f"j{number}@example.com" for number in range(5, 10)]})
-    outcome = on_sqlite.run(people(13), dataclasses.replace(QUICK, max_new=4), run_id="run 2").ok()
+    rows = [*people(8), {"id": "bad", "name": "Jo"}]
+    outcome = on_sqlite.run(rows, dataclasses.replace(QUICK, max_new=3), run_id="run 2").ok()
     assert outcome.statuses == {"known": 5, "created": 3}
-    assert len(outcome.results.rejected()) == 5
-
-
-def test_the_brake_never_ends_a_run_in_success_before_its_input_does(on_sqlite):
-    on_sqlite.sandbox.settings(taken={"email": ["j0@example.com"]}, latency=0.05)
-    rows = [*people(4), *people(40, first=100)]
-    on_sqlite.run(people(40, first=100)).ok()
-    braking = dataclasses.replace(QUICK, max_new=3, batch_size=4, concurrency=4)
-    outcome = on_sqlite.run(rows, braking, run_id="run 2").ok()
-    assert outcome.statuses == {"created": 3, "known": 40}
     assert len(outcome.results.rejected()) == 1
-
-
-def test_the_brake_counts_what_a_look_up_found(on_sqlite):
-    rows = people(12)
-    on_sqlite.sandbox.faults([{"kind": "lost_after", "every": 2}])
-    stopped = on_sqlite.run(rows, dataclasses.replace(QUICK, max_new=6))
-    assert isinstance(stopped.error, PayarcRunStopped)
-    assert len(on_sqlite.sandbox.customers()) == 6
 
 
 def test_a_dry_run_sends_nothing_and_writes_nothing_and_tells_what_would_happen(bench):
@@ -778,7 +747,7 @@ def test_what_a_killed_run_left_is_adopted_where_payarc_has_it_and_sent_where_it
     assert len(bench.sandbox.customers()) == 270
     assert outcome.statuses == {"known": 6, "created": 4}
     assert bench.states() == {"created": 10}
-    assert outcome.done == {"created": 10}, "each customer is counted once, whatever the run says of it"
+    assert outcome.recorded == {"created": 10}, "each customer is counted once, whatever the run says of it"
     assert bench.run(rows).ok().requests == {}
 
 
@@ -845,8 +814,8 @@ def test_two_customers_where_one_is_expected_are_left_for_a_person_and_everythin
     on_sqlite.sandbox.seed([rows[0], rows[0]])
     outcome = on_sqlite.run(rows)
     assert isinstance(outcome.error, PayarcRunStopped)
-    assert "1 records are left pending" in str(outcome.error)
-    assert len(outcome.ids) == 3
+    assert "1 record is left pending" in str(outcome.error)
+    assert outcome.counts["created"] == 3
     assert on_sqlite.rows()["0"].state == "pending"
     again = on_sqlite.run(rows, run_id="run 2")
     assert isinstance(again.error, PayarcRunStopped)
@@ -873,7 +842,7 @@ def test_that_payarc_alters_values_is_kept_in_mind_when_a_look_up_notices_it(on_
     made = commit(on_sqlite, rows, codes)
     first = on_sqlite.run(rows)
     assert isinstance(first.error, PayarcRunStopped)
-    assert first.ids == made[:1], "recognised by its reference, and seen to be altered"
+    assert on_sqlite.rows()["0"].customer_id == made[0], "recognized by its reference, and seen to be altered"
     second = on_sqlite.run(rows, run_id="run 2")
     assert isinstance(second.error, PayarcRunStopped), "the other one may be there, altered: a person must look"
     assert len(on_sqlite.sandbox.customers()) == 2
@@ -921,7 +890,7 @@ def test_a_source_that_fails_half_way_stops_the_run_and_a_later_one_completes(on
     outcome = on_sqlite.run(BrokenSource(rows[:20], "table people"), dataclasses.replace(QUICK, batch_size=5))
     assert isinstance(outcome.error, PayarcSourceError)
     assert on_sqlite.nothing_is_held()
-    assert len(outcome.ids) == len(on_sqlite.sandbox.customers()), "what was on its way is waited for and recorded"
+    assert outcome.counts["created"] == len(on_sqlite.sandbox.customers()), "what was in flight is recorded"
     assert "pending" not in on_sqlite.states()
     on_sqlite.prove(rows, on_sqlite.run(rows).ok())
 
@@ -942,23 +911,17 @@ def test_what_stops_a_run_ends_its_waits_for_the_rate_limit_too(on_sqlite):
 def failing(which, times, state):
     """A ledger whose database is away for so many calls of the named methods."""
 
-    class Failing(ThreadedLedger):
-        pass
+    def fails(name):
+        def method(self, *args, **options):
+            if state.is_set() and state.left > 0:
+                state.left -= 1
+                raise LedgerUnavailable
+            return getattr(Ledger, name)(self, *args, **options)
 
-    for name in which:
+        return method
 
-        def method(self, *args, _name=name, **options):
-            async def call():
-                if state.is_set() and state.left > 0:
-                    state.left -= 1
-                    raise LedgerUnavailable
-                return await getattr(ThreadedLedger, _name)(self, *args, **options)
-
-            return call()
-
-        setattr(Failing, name, method)
     state.left = times
-    return Failing
+    return type("Failing", (Ledger,), {name: fails(name) for name in which})
 
 
 class Away(threading.Event):
@@ -973,7 +936,7 @@ def test_a_ledger_that_is_away_for_a_moment_is_waited_for(on_sqlite):
     rows = people(12)
     every = ("rows", "claim", "record", "take_over", "record_absence", "renew", "waiting")
     on_sqlite.sandbox.faults([{"kind": "lost_before", "every": 4}])
-    outcome = on_sqlite.run(rows, ledger_port=failing(every, 3, away)).ok()
+    outcome = on_sqlite.run(rows, ledger=failing(every, 3, away)).ok()
     on_sqlite.prove(rows, outcome)
     assert away.left == 0
 
@@ -984,8 +947,8 @@ def test_a_ledger_that_stays_away_ends_the_run_and_what_was_made_is_found_later(
     listen(lambda point: away.set() if point == "before_record" else None)
     rows = people(12)
     settings = dataclasses.replace(QUICK, ledger_patience=0.5, lease=16)
-    port = failing(("rows", "record", "renew", "release", "take_over", "waiting"), float("inf"), away)
-    outcome = on_sqlite.run(rows, settings, ledger_port=port)
+    ledger = failing(("rows", "record", "renew", "release", "take_over", "waiting"), float("inf"), away)
+    outcome = on_sqlite.run(rows, settings, ledger=ledger)
     assert isinstance(outcome.error, PayarcLedgerError)
     assert on_sqlite.states()["pending"] > 0
     for row in on_sqlite.rows().values():
@@ -1002,7 +965,7 @@ def test_a_ledger_that_stays_away_while_nothing_is_answered_ends_the_run_too(on_
     listen(lambda point: away.set() if point == "after_claim" else None)
     on_sqlite.sandbox.faults([{"kind": "rate_limited", "seconds": 1}])
     settings = Settings(timeout=0.4, settle=0.5, lease=0.8, concurrency=1, ledger_patience=1.5)
-    port = failing(("record", "renew", "release", "take_over", "waiting"), float("inf"), away)
-    outcome = on_sqlite.run(people(2), settings, ledger_port=port)
+    ledger = failing(("record", "renew", "release", "take_over", "waiting"), float("inf"), away)
+    outcome = on_sqlite.run(people(2), settings, ledger=ledger)
     assert isinstance(outcome.error, PayarcLedgerError)
     assert on_sqlite.sandbox.customers() == [], "the second try would have made one"

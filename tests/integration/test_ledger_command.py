@@ -17,28 +17,18 @@ import uuid
 import pages
 import pytest
 import sqlalchemy as sa
+from watcher import Watcher
 
 from payarc_provider.api.client import PayarcClient
-from payarc_provider.api.rate_limit import RateLimiter
 from payarc_provider.exceptions import PayarcConfigError, PayarcRunStopped
 from payarc_provider.ledger import commands, rebuild
 from payarc_provider.ledger.__main__ import main
-from payarc_provider.sync.batches import Batches
-from payarc_provider.sync.engine import Run
 from payarc_provider.sync.ledger import EPOCH, Claimant, Ledger, Resolution, State
 from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.reference import reference, with_reference
-from payarc_provider.sync.results import Results
-from payarc_provider.sync.settings import Settings
+from payarc_provider.sync.runner import run
+from payarc_provider.sync.settings import Settings, TaskIdentity
 from payarc_provider.sync.sources import ListSource
-from payarc_provider.sync.threads import (
-    SystemClock,
-    ThreadedFeed,
-    ThreadedLedger,
-    ThreadedPayarc,
-    run_to_end,
-    threads,
-)
 
 LEASE, SETTLE = 120.0, 60.0
 SENT_AFTER = datetime.datetime(2029, 12, 31, 23, 55, tzinfo=datetime.UTC)
@@ -114,35 +104,20 @@ class Desk:
     def run(self, sandbox, rows, settings=FAST, **changes):
         """Run the engine over these records, as the operator does, and return its results."""
         settings = dataclasses.replace(settings, **changes)
-        limiter = RateLimiter()
-        client = PayarcClient(sandbox.url, lambda _: sandbox.token, timeout=settings.timeout, limiter=limiter)
+        client = PayarcClient(sandbox.url, lambda _: sandbox.token, timeout=settings.timeout)
         ledger = self.open()
         ledger.remember(identity(sandbox), self.account)
-        reader = RecordReader("id", None, ledger.ledger_id)
-        me = self.claimant("r", lease=settings.lease, settle=settings.settle)
-        me = dataclasses.replace(me, owner=uuid.uuid4().hex)
-        results = Results()
-        with threads(settings.concurrency) as pools:
-            run = Run(
-                me,
-                settings,
-                ledger.ledger_id,
-                reader,
-                feed=ThreadedFeed(Batches(ListSource(rows, me.source), reader, settings.batch_size), pools.source),
-                ledger=ThreadedLedger(ledger, me, pools, retry_rejected=False),
-                payarc=ThreadedPayarc(client, limiter, pools),
-                sink=results,
-                clock=SystemClock(),
+        source = ListSource(rows, self.claimant().source)
+        watcher = Watcher()
+        try:
+            return run(
+                source, client, ledger, settings, account=self.account, task=TaskIdentity("d", "r"), reporter=watcher
             )
-            try:
-                run_to_end(run.run())
-            finally:
-                client.close()
-                ledger.database.engine.dispose()
-                # A reading of the list waits out the second in which customers may still come: let it have passed.
-                sandbox.settings(clock_offset=sandbox.settings()["clock_offset"] + 3)
-        self.counts = run.counts
-        return results
+        finally:
+            self.counts = watcher.counts
+            client.close()
+            # A reading of the list waits out the second in which customers may still come: let it have passed.
+            sandbox.settings(clock_offset=sandbox.settings()["clock_offset"] + 3)
 
 
 @pytest.fixture
@@ -639,7 +614,7 @@ def test_keys_come_from_a_file_or_from_stdin(shop, payarc_sandbox, tmp_path, mon
     source = ("--source", "task sync.create")
     ledger_id = lose(shop, "", "_facts")
     said = shop("rebuild", "--keys-from", file, *source, "--ledger-id", ledger_id)
-    assert re.search(r"3 keys compared with PayArc's 3 customers\n  inserted +3  rows that were missing\n$", said)
+    assert re.search(r"keys given: 3, customers at PayArc: 3\n  inserted +3  rows that were missing\n$", said)
     monkeypatch.setattr("sys.stdin", io.StringIO("a\nz\n"))
     assert shop.json("rebuild", "--keys-from", "-", *source)["counts"] == {"agreed": 1, "absent": 1}
     shop.ledger = shop.open()
@@ -768,7 +743,7 @@ def test_a_wrong_ledger_id_account_or_key_rebuilds_nothing(shop, payarc_sandbox)
     ledger_id = lose(shop, "", "_facts")
     for wrong in (("--ledger-id", "0" * 32), ("--ledger-id", ledger_id, "--account", "test/9")):
         said = shop("rebuild", "--table", table, *wrong, expect=1)
-        assert "none of PayArc's 1 customers carries a reference of the 1 keys" in said
+        assert "no customer at PayArc carries the reference of one of these keys" in said
     assert 'no column "nr"' in shop("rebuild", "--table", table, "--key", "nr", "--ledger-id", ledger_id, expect=1)
     assert not sa.inspect(shop.database.engine()).has_table(shop.table)
 

@@ -1,12 +1,11 @@
-"""The ledger's rules in memory. That they are the SQL ledger's, `tests/integration/test_ledger_model.py` shows."""
+"""The ledger's rules in memory; `tests/integration/test_ledger_model.py` compares them with the SQL ledger's."""
 
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from payarc_provider.api.shared_window import Asking, Granted, take
 from payarc_provider.sync.ledger import Claimant, Known, Recorded, Resolution, Row, State, is_free
 
 UTC = datetime.UTC
@@ -18,23 +17,19 @@ def moment(seconds: float) -> datetime.datetime:
 
 @dataclass
 class LedgerModel:
-    """Every method is one transaction at the time given."""
+    """Every method is one transaction, at the database's time ``now``."""
 
-    rows: dict[str, Row]
+    table: dict[str, Row]
     altering: bool = False
-    on_record: Any = None
-    window: dict[str, Any] = field(default_factory=dict)
+    now: float = 0.0
 
-    def take_places(self, asking: Asking, now: float) -> Granted:
-        return take(self.window, asking, now, asked_for=0.0, at=0.0)
-
-    def read(self, keys: Any) -> dict[str, Row]:
-        return {key: self.rows[key] for key in keys if key in self.rows}
+    def rows(self, me: Claimant, keys: Any) -> dict[str, Row]:
+        return {key: self.table[key] for key in keys if key in self.table}
 
     def known(self, me: Claimant, keys: Any) -> dict[str, Known]:
         return {
             key: Known(row.customer_id, row.digest, row.source == me.source, row.run_id == me.run_id, row.matched_by)
-            for key, row in self.read(keys).items()
+            for key, row in self.rows(me, keys).items()
             if row.customer_id
         }
 
@@ -47,16 +42,16 @@ class LedgerModel:
         records: Any,
         references: Any,
         sent_after: datetime.datetime,
-        now: float,
+        *,
         retry_rejected: bool = False,
     ) -> dict[str, Row]:
         for record in records:
-            row = self.rows.get(record.key)
+            row = self.table.get(record.key)
             if not self.free(record, row, retry_rejected):
                 continue
             refused = bool(record.errors)
             attempt = 1 if row is None else row.attempt + (row.state == State.REJECTED)
-            self.rows[record.key] = Row(
+            self.table[record.key] = Row(
                 key=record.key,
                 state=State.REJECTED if refused else State.PENDING,
                 customer_id=None,
@@ -65,7 +60,7 @@ class LedgerModel:
                 fields=record.names,
                 source=me.source,
                 owner=None if refused else me.owner,
-                lease_until=None if refused else moment(now + me.lease),
+                lease_until=None if refused else moment(self.now + me.lease),
                 settle=None if refused else me.settle,
                 sent_after=None if refused else sent_after,
                 attempt=attempt,
@@ -74,22 +69,22 @@ class LedgerModel:
                 dag_id=me.dag_id,
                 run_id=me.run_id,
             )
-        return self.read([record.key for record in records])
+        return self.rows(me, [record.key for record in records])
 
     def mine(self, me: Claimant, row: Row) -> bool:
         return row.state == State.PENDING and row.owner == me.owner
 
-    def record(self, me: Claimant, answers: Any, now: float) -> Recorded:
+    def record(self, me: Claimant, answers: Any) -> Recorded:
         done: set[str] = set()
         taken: set[str] = set()
         for answer in answers:
-            row = self.rows.get(answer.key)
+            row = self.table.get(answer.key)
             if row is None or not self.mine(me, row):
                 continue
             if answer.customer_id and self.id_taken(answer):
                 taken.add(answer.key)
                 continue
-            self.rows[answer.key] = replace(
+            self.table[answer.key] = replace(
                 row,
                 state=State.CREATED if answer.customer_id else State.REJECTED,
                 customer_id=answer.customer_id,
@@ -104,73 +99,83 @@ class LedgerModel:
         return Recorded(done, taken)
 
     def id_taken(self, answer: Resolution) -> bool:
-        return any(row.customer_id == answer.customer_id and row.key != answer.key for row in self.rows.values())
+        return any(row.customer_id == answer.customer_id and row.key != answer.key for row in self.table.values())
 
-    def renew(self, me: Claimant, now: float) -> set[str]:
-        mine = {key for key, row in self.rows.items() if self.mine(me, row)}
+    def renew(self, me: Claimant) -> set[str]:
+        mine = {key for key, row in self.table.items() if self.mine(me, row)}
         for key in mine:
-            self.rows[key] = replace(self.rows[key], lease_until=moment(now + me.lease))
+            self.table[key] = replace(self.table[key], lease_until=moment(self.now + me.lease))
         return mine
 
-    def release(self, me: Claimant, unsent: Any, now: float) -> None:
+    def release(self, me: Claimant, unsent: Any) -> None:
         unsent = set(unsent)
-        for key, row in list(self.rows.items()):
+        for key, row in list(self.table.items()):
             if not self.mine(me, row):
                 continue
             if key not in unsent:
-                self.rows[key] = replace(row, owner=None, lease_until=moment(now))
+                self.table[key] = replace(row, owner=None, lease_until=moment(self.now))
             elif row.attempt == 1:
-                del self.rows[key]
+                del self.table[key]
             else:
-                self.rows[key] = replace(row, owner=None, lease_until=None, settle=None, sent_after=None)
+                self.table[key] = replace(row, owner=None, lease_until=None, settle=None, sent_after=None)
 
-    def give_up(self, me: Claimant, keys: Any, now: float) -> None:
+    def give_up(self, me: Claimant, keys: Any) -> None:
         others = [
             row
-            for row in self.rows.values()
+            for row in self.table.values()
             if row.state == State.PENDING and row.lease_until and row.owner != me.owner and row.reference is None
         ]
-        last = max((row.lease_until.timestamp() + (row.settle or 0) for row in others if row.lease_until), default=now)
-        until = moment(last - me.settle if last > now else now)
+        last = max(
+            (row.lease_until.timestamp() + (row.settle or 0) for row in others if row.lease_until), default=self.now
+        )
+        until = moment(last - me.settle if last > self.now else self.now)
         for key in keys:
-            if key in self.rows and self.mine(me, self.rows[key]):
-                self.rows[key] = replace(self.rows[key], owner=None, lease_until=until)
+            if key in self.table and self.mine(me, self.table[key]):
+                self.table[key] = replace(self.table[key], owner=None, lease_until=until)
 
-    def ripe(self, me: Claimant, row: Row, now: float) -> bool:
-        return row.lease_until is not None and row.lease_until.timestamp() + (row.settle or 0) < now
+    def ripe(self, me: Claimant, row: Row) -> bool:
+        return row.lease_until is not None and row.lease_until.timestamp() + (row.settle or 0) < self.now
 
-    def take_over(self, me: Claimant, now: float) -> dict[str, Row]:
-        for key, row in self.rows.items():
-            if row.state == State.PENDING and row.owner != me.owner and self.ripe(me, row, now):
-                self.rows[key] = replace(row, owner=me.owner, lease_until=moment(now + me.lease), settle=me.settle)
-        return {key: row for key, row in self.rows.items() if self.mine(me, row)}
+    def take_over(self, me: Claimant) -> dict[str, Row]:
+        for key, row in self.table.items():
+            if row.state == State.PENDING and row.owner != me.owner and self.ripe(me, row):
+                self.table[key] = replace(
+                    row, owner=me.owner, lease_until=moment(self.now + me.lease), settle=me.settle
+                )
+        return {key: row for key, row in self.table.items() if self.mine(me, row)}
 
-    def waiting(self, me: Claimant, now: float) -> tuple[int, float | None]:
+    def waiting(self, me: Claimant) -> tuple[int, float | None]:
         held = [
             row
-            for row in self.rows.values()
+            for row in self.table.values()
             if row.state == State.PENDING and row.owner != me.owner and row.lease_until
         ]
-        ripe = [row.lease_until.timestamp() + (row.settle or 0) - now for row in held if row.lease_until]
+        ripe = [row.lease_until.timestamp() + (row.settle or 0) - self.now for row in held if row.lease_until]
         return len(held), max(0.0, min(ripe)) if ripe else None
 
     def record_absence(self, me: Claimant, keys: Any) -> set[str]:
-        done = {key for key in keys if key in self.rows and self.mine(me, self.rows[key])}
+        done = {key for key in keys if key in self.table and self.mine(me, self.table[key])}
         for key in done:
-            row = self.rows[key]
-            self.rows[key] = replace(
+            row = self.table[key]
+            self.table[key] = replace(
                 row, owner=None, lease_until=None, settle=None, sent_after=None, attempt=row.attempt + 1
             )
         return done
 
     def ids_with_rows(self, me: Claimant, ids: Any) -> set[str]:
-        return {row.customer_id for row in self.rows.values() if row.customer_id in ids}  # type: ignore[misc]
+        return {row.customer_id for row in self.table.values() if row.customer_id in ids}  # type: ignore[misc]
 
     def references_with_rows(self, me: Claimant, references: Any) -> set[str]:
-        return {row.reference for row in self.rows.values() if row.reference in references}  # type: ignore[misc]
+        return {row.reference for row in self.table.values() if row.reference in references}  # type: ignore[misc]
 
     def open_without_reference(self, me: Claimant) -> bool:
         return any(
             row.state == State.PENDING and row.owner != me.owner and row.reference is None and row.sent_after
-            for row in self.rows.values()
+            for row in self.table.values()
         )
+
+    def alters_values(self, account: str) -> bool:
+        return self.altering
+
+    def note_altered_values(self, account: str) -> None:
+        self.altering = True

@@ -1,4 +1,7 @@
-"""The protocol with one rule taken out. The simulation must find each of these within 10,000 histories."""
+"""The protocol with one rule taken out. The simulation must find each of these within 10,000 histories.
+
+Most are taken out of the ledger's model, the claim's gate or the decision about a look-up, whose meaning is fixed.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,14 @@ from unittest import mock
 
 from payarc_provider.api.client import CustomerPage
 from payarc_provider.exceptions import PayarcConnectionFailed, PayarcUnknownOutcome
-from payarc_provider.sync import claim as intake
-from payarc_provider.sync import lookup, recorder, settler
-from payarc_provider.sync import send as sender
-from payarc_provider.sync.intent import Claim
+from payarc_provider.sync import claim, engine, listing, lookup, send
 from payarc_provider.sync.ledger import LedgerUnavailable, Recorded, Row, State
-from payarc_provider.sync.lookup import Window
-from payarc_provider.sync.states import Deferred, Unknown, outcome_of
+from payarc_provider.sync.matching import Candidates
+from payarc_provider.sync.outcomes import NotCovered, Throttled, Unknown, outcome_of
+from payarc_provider.sync.state import Claim
 
 from .ledger import LedgerModel, moment
-from .world import World
+from .world import SimRuntime, World
 
 MUTANTS: dict[str, Callable[[], contextlib.AbstractContextManager[type[World]]]] = {}
 
@@ -40,23 +41,19 @@ def with_ledger(**methods: Any) -> type[World]:
     return type("MutantWorld", (World,), {"ledger_model": model})
 
 
-# ---- 1: claim, then send ------------------------------------------------------------------------------------------
+def anything_but_created_is_free(record: Any, row: Row | None, retry_rejected: Any) -> bool:
+    return row is None or row.state != State.CREATED
 
 
-@mutant("a batch is claimed, and committed, before its requests go out")
+# ---- claim, then send ---------------------------------------------------------------------------------------------
+
+
+@mutant("a batch is claimed, and committed, before its requests are sent")
 def _claim_without_commit() -> Iterator[type[World]]:
-    def claim(
-        self: LedgerModel,
-        me: Any,
-        records: Any,
-        references: Any,
-        sent_after: Any,
-        now: float,
-        retry_rejected: bool = False,
-    ) -> Any:
-        kept = dict(self.rows)
-        seen = LedgerModel.claim(self, me, records, references, sent_after, now, retry_rejected)
-        self.rows = kept
+    def claim(self: LedgerModel, *args: Any, **options: Any) -> Any:
+        kept = dict(self.table)
+        seen = LedgerModel.claim(self, *args, **options)
+        self.table = kept
         return seen
 
     yield with_ledger(claim=claim)
@@ -64,16 +61,8 @@ def _claim_without_commit() -> Iterator[type[World]]:
 
 @mutant("who owns a claimed row is read back")
 def _assume_ownership() -> Iterator[type[World]]:
-    def claim(
-        self: LedgerModel,
-        me: Any,
-        records: Any,
-        references: Any,
-        sent_after: Any,
-        now: float,
-        retry_rejected: bool = False,
-    ) -> Any:
-        rows = LedgerModel.claim(self, me, records, references, sent_after, now, retry_rejected)
+    def claim(self: LedgerModel, me: Any, *args: Any, **options: Any) -> Any:
+        rows = LedgerModel.claim(self, me, *args, **options)
         return {key: replace(row, owner=me.owner) if row.state == State.PENDING else row for key, row in rows.items()}
 
     yield with_ledger(claim=claim)
@@ -84,32 +73,32 @@ def _claim_from_others() -> Iterator[type[World]]:
     def free(self: LedgerModel, record: Any, row: Row | None, retry_rejected: bool) -> bool:
         return LedgerModel.free(self, record, row, retry_rejected) or (row is not None and row.state == State.PENDING)
 
-    with mock.patch.object(intake, "is_free", lambda record, row, retry: row is None or row.state != State.CREATED):
+    with mock.patch.object(claim, "is_free", anything_but_created_is_free):
         yield with_ledger(free=free)
 
 
-@mutant("a row is sent only by the claim that asked for it")
+@mutant("a row is sent only by the claim that requested it")
 def _send_whatever_is_owned() -> Iterator[type[World]]:
-    real = intake.Claimer._sort
+    real = claim.Claimer._sort
 
-    def sort(self: Any, record: Any, before: Any, row: Any, asked: Any) -> None:
-        real(self, record, before, row, self._work.clock.now() if asked is None else asked)
+    def sort(self: Any, record: Any, before: Any, row: Any, requested: Any) -> None:
+        real(self, record, before, row, self._state.runtime.now() if requested is None else requested)
 
-    with mock.patch.object(intake.Claimer, "_sort", sort):
+    with mock.patch.object(claim.Claimer, "_sort", sort):
         yield World
 
 
-# ---- 3: record ----------------------------------------------------------------------------------------------------
+# ---- record -------------------------------------------------------------------------------------------------------
 
 
 @mutant("recording is conditional on still being the owner")
 def _record_always() -> Iterator[type[World]]:
-    def record(self: LedgerModel, me: Any, answers: Any, now: float) -> Recorded:
+    def record(self: LedgerModel, me: Any, answers: Any) -> Recorded:
         for answer in answers:
-            row = self.rows.get(answer.key)
+            row = self.table.get(answer.key)
             if row is not None and not self.id_taken(answer):
-                self.rows[answer.key] = replace(row, state=State.PENDING, owner=me.owner)
-        return LedgerModel.record(self, me, answers, now)
+                self.table[answer.key] = replace(row, state=State.PENDING, owner=me.owner)
+        return LedgerModel.record(self, me, answers)
 
     yield with_ledger(record=record)
 
@@ -119,313 +108,283 @@ def _no_unique_constraint() -> Iterator[type[World]]:
     yield with_ledger(id_taken=lambda self, answer: False)
 
 
-# ---- 4: kinds of answer -------------------------------------------------------------------------------------------
+@mutant("an answer whose id another row has is looked up, not dropped")
+def _drop_taken_ids() -> Iterator[type[World]]:
+    def record(self: LedgerModel, me: Any, answers: Any) -> Recorded:
+        result = LedgerModel.record(self, me, answers)
+        return Recorded(result.keys | result.taken_ids, set())
+
+    yield with_ledger(record=record)
+
+
+# ---- classify -----------------------------------------------------------------------------------------------------
 
 
 @mutant("an unknown outcome is not sent again before it has been looked up")
 def _send_unknown_again() -> Iterator[type[World]]:
     def lax(error: Any) -> Any:
         outcome = outcome_of(error)
-        return Deferred(wait=0.1) if isinstance(outcome, Unknown) else outcome
+        return Throttled() if isinstance(outcome, Unknown) else outcome
 
-    with mock.patch.object(sender, "outcome_of", lax):
+    with mock.patch.object(send, "outcome_of", lax):
         yield World
 
 
-# ---- 5: look up ---------------------------------------------------------------------------------------------------
+# ---- look up ------------------------------------------------------------------------------------------------------
 
 
-@mutant("the list is read only when the last moment of a commit has passed")
+@mutant("the list is read only when an unanswered request can no longer be processed")
 def _look_at_once() -> Iterator[type[World]]:
     async def at_once(self: Any) -> None:
         return None
 
-    with mock.patch.object(settler.LookUp, "_wait_until_ripe", at_once):
+    with mock.patch.object(lookup.LookUp, "_wait_until_settled", at_once):
         yield World
 
 
 @mutant("the list is read back to the earliest open request")
 def _first_page_only() -> Iterator[type[World]]:
-    with mock.patch.object(lookup, "_is_last", return_value=True):
+    with mock.patch.object(listing, "_is_last", return_value=True):
         yield World
 
 
 @mutant("the time since which a request may be open is moved on only by absence")
 def _takeover_forgets_since() -> Iterator[type[World]]:
-    def take_over(self: LedgerModel, me: Any, now: float) -> dict[str, Row]:
-        before = dict(self.rows)
-        LedgerModel.take_over(self, me, now)
-        for key, row in self.rows.items():
+    def take_over(self: LedgerModel, me: Any) -> dict[str, Row]:
+        before = dict(self.table)
+        LedgerModel.take_over(self, me)
+        for key, row in self.table.items():
             if row.owner != before[key].owner and row.sent_after is not None:
-                self.rows[key] = replace(
-                    row, sent_after=row.sent_after + datetime.timedelta(seconds=now - row_time(before[key]))
-                )
-        return {key: row for key, row in self.rows.items() if self.mine(me, row)}
-
-    def row_time(row: Row) -> float:
-        return (row.lease_until.timestamp() if row.lease_until else 0.0) - 9.0
+                until = before[key].lease_until
+                claimed_at = (until.timestamp() if until else 0.0) - 9.0
+                since = row.sent_after + datetime.timedelta(seconds=self.now - claimed_at)
+                self.table[key] = replace(row, sent_after=since)
+        return {key: row for key, row in self.table.items() if self.mine(me, row)}
 
     yield with_ledger(take_over=take_over)
 
 
-@mutant("absence needs a pass that accounts for every place")
-def _any_pass_proves() -> Iterator[type[World]]:
+@mutant("absence needs a reading that accounts for every position")
+def _any_reading_proves() -> Iterator[type[World]]:
     def judge(self: Any, *_: Any) -> None:
-        self.proves = True
+        self.complete = True
 
-    with mock.patch.object(lookup._Reading, "_judge", judge):
+    with mock.patch.object(listing.Reading, "_judge", judge):
         yield World
 
 
 @mutant("a deletion while the list is read is noticed")
-def _deletions_pass() -> Iterator[type[World]]:
-    real_read, real_judge = lookup._Reading.read, lookup._Reading._judge
+def _overlook_deletions() -> Iterator[type[World]]:
+    real_read, real_judge = listing.Reading.read, listing.Reading._judge
 
     async def read(self: Any, read_page: Any, since: float) -> None:
         async def without_total(number: int) -> CustomerPage:
-            page = await read_page(number)
-            return replace(page, total=0)
+            return replace(await read_page(number), total=0)
 
         await real_read(self, without_total, since)
 
-    def judge(self: Any, met: set[str], places: int, came: int, total: Any) -> None:
+    def judge(self: Any, *args: Any) -> None:
         self.still = True
-        real_judge(self, met, places, came, total)
+        real_judge(self, *args)
 
-    with mock.patch.object(lookup._Reading, "read", read), mock.patch.object(lookup._Reading, "_judge", judge):
+    with mock.patch.object(listing.Reading, "read", read), mock.patch.object(listing.Reading, "_judge", judge):
         yield World
 
 
-@mutant("a customer met twice is not taken for two places")
-def _repeats_pass() -> Iterator[type[World]]:
-    def judge(self: Any, met: set[str], places: int, came: int, total: Any) -> None:
-        self.proves = came == 0 and self.still
+@mutant("a customer that appears twice does not count as two positions")
+def _count_repeats() -> Iterator[type[World]]:
+    def judge(self: Any, seen: set[str], positions: int, added: int, total: int | None) -> None:
+        self.complete = added == 0 and self.still
 
-    with mock.patch.object(lookup._Reading, "_judge", judge):
+    with mock.patch.object(listing.Reading, "_judge", judge):
         yield World
 
 
 @mutant("a failed read proves nothing")
 def _failed_read_is_the_end() -> Iterator[type[World]]:
-    async def read(work: Any, call: Any) -> Any:
+    async def read(self: Any, call: Any) -> Any:
         try:
             return await call()
         except (PayarcConnectionFailed, PayarcUnknownOutcome):
-            return CustomerPage([], 1, None, None, None)
+            return None if call == self._runtime.ping else CustomerPage([], 1, None, None, None)
 
-    async def read_window(read_page: Any, since: float, new_window: Any, sleep: Any) -> Any:
-        window, number = new_window(), 1
+    async def read_completely(read_page: Any, since: float, new_collector: Any, sleep: Any) -> Any:
+        collector, number = new_collector(), 1
         while (page := await read_page(number)).customers:
             for customer in page.customers:
-                window.see(customer)
+                collector.add(customer)
             number += 1
-        return window
+        return collector
 
-    with mock.patch.object(settler, "read", read), mock.patch.object(settler, "read_window", read_window):
+    with (
+        mock.patch.object(listing.PatientReader, "read", read),
+        mock.patch.object(listing, "read_completely", read_completely),
+    ):
         yield World
 
 
 @mutant("two matches where one is expected are undecided")
 def _take_the_first_match() -> Iterator[type[World]]:
-    def decide(self: Window, rows: Any, eligible: Any, doubtful: Any, findings: Any) -> None:
-        free = sorted(eligible)
+    def decide(self: Candidates, rows: Any, equal: Any, altered: Any, findings: Any) -> None:
+        free = sorted(equal)
         for row in rows:
             if free:
                 findings.found[row.key] = (free.pop(0), "fields")
             else:
                 findings.absent.add(row.key)
 
-    class Twins(World):
-        """Somebody makes, by hand, a customer that is equal to a record's; it is not the record's own."""
-
-        twins = True
-
-    with mock.patch.object(Window, "_decide_by_fields", decide):
-        yield Twins
-
-
-@mutant("where PayArc alters values, equality proves no absence")
-def _altered_is_absent() -> Iterator[type[World]]:
-    real = Window._decide_by_fields
-
-    def decide(self: Window, rows: Any, eligible: Any, doubtful: Any, findings: Any) -> None:
-        real(self, rows, eligible, [], findings)
-
-    with mock.patch.object(Window, "_decide_by_fields", decide):
+    with mock.patch.object(Candidates, "_decide_by_fields", decide):
         yield World
 
 
-@mutant("a customer that a row has is nobody else's, whatever it bears or equals")
-def _adopt_taken() -> Iterator[type[World]]:
-    real = Window.decide
+@mutant("where PayArc alters values, that no customer is equal proves nothing")
+def _altered_is_absent() -> Iterator[type[World]]:
+    real = Candidates._decide_by_fields
 
-    with mock.patch.object(Window, "decide", lambda self, ids_with_rows: real(self, set())):
+    def decide(self: Candidates, rows: Any, equal: Any, altered: Any, findings: Any) -> None:
+        real(self, rows, equal, [], findings)
+
+    with mock.patch.object(Candidates, "_decide_by_fields", decide):
+        yield World
+
+
+@mutant("a customer that a row has is nobody else's, whatever its reference or its fields")
+def _adopt_taken() -> Iterator[type[World]]:
+    real = Candidates.decide
+
+    with mock.patch.object(Candidates, "decide", lambda self, ids_with_rows: real(self, set())):
         yield with_ledger(id_taken=lambda self, answer: False)
 
 
 @mutant("a row keeps the digest of what was sent")
 def _digest_of_today() -> Iterator[type[World]]:
-    def claim(
-        self: LedgerModel,
-        me: Any,
-        records: Any,
-        references: Any,
-        sent_after: Any,
-        now: float,
-        retry_rejected: bool = False,
-    ) -> Any:
+    def claim_(self: LedgerModel, me: Any, records: Any, *args: Any, **options: Any) -> Any:
         for record in records:
-            self.remember(record)
-        return LedgerModel.claim(self, me, records, references, sent_after, now, retry_rejected)
+            row = self.table.get(record.key)
+            if row is not None and row.state == State.PENDING and not record.errors:
+                self.table[record.key] = replace(row, digest=record.digest, fields=record.names)
+        return LedgerModel.claim(self, me, records, *args, **options)
 
-    def read(self: LedgerModel, keys: Any) -> dict[str, Row]:
-        return LedgerModel.read(self, keys)
-
-    def remember(self: LedgerModel, record: Any) -> None:
-        row = self.rows.get(record.key)
-        if row is not None and row.state == State.PENDING and not record.errors:
-            self.rows[record.key] = replace(row, digest=record.digest, fields=record.names)
-
-    with mock.patch.object(intake, "is_free", lambda record, row, retry: row is None or row.state != State.CREATED):
-        yield with_ledger(claim=claim, remember=remember, read=read)
+    with mock.patch.object(claim, "is_free", anything_but_created_is_free):
+        yield with_ledger(claim=claim_)
 
 
-@mutant("our own refusals never alter an open row")
-def _refusal_alters_open_row() -> Iterator[type[World]]:
-    def claim(
-        self: LedgerModel,
-        me: Any,
-        records: Any,
-        references: Any,
-        sent_after: Any,
-        now: float,
-        retry_rejected: bool = False,
-    ) -> Any:
+@mutant("our own rejections never alter an open row")
+def _rejection_alters_open_row() -> Iterator[type[World]]:
+    def claim_(self: LedgerModel, me: Any, records: Any, *args: Any, **options: Any) -> Any:
         for record in records:
-            row = self.rows.get(record.key)
+            row = self.table.get(record.key)
             if record.errors and row is not None and row.state == State.PENDING:
-                changes = {
-                    "state": State.REJECTED,
-                    "owner": None,
-                    "lease_until": None,
-                    "sent_after": None,
-                    "digest": record.digest,
-                }
-                self.rows[record.key] = replace(row, error="{}", **changes)
-        return LedgerModel.claim(self, me, records, references, sent_after, now, retry_rejected)
+                closed = {"owner": None, "lease_until": None, "sent_after": None}
+                self.table[record.key] = replace(row, state=State.REJECTED, digest=record.digest, error="{}", **closed)
+        return LedgerModel.claim(self, me, records, *args, **options)
 
-    with mock.patch.object(intake, "is_free", lambda record, row, retry: row is None or row.state != State.CREATED):
-        yield with_ledger(claim=claim)
+    with mock.patch.object(claim, "is_free", anything_but_created_is_free):
+        yield with_ledger(claim=claim_)
 
 
-@mutant("our own refusals never alter a created row")
-def _refusal_alters_created_row() -> Iterator[type[World]]:
+@mutant("our own rejections never alter a created row")
+def _rejection_alters_created_row() -> Iterator[type[World]]:
     def free(self: LedgerModel, record: Any, row: Row | None, retry_rejected: bool) -> bool:
         return bool(record.errors and row and row.state == State.CREATED) or LedgerModel.free(
             self, record, row, retry_rejected
         )
 
-    real = intake.is_free
+    real = claim.is_free
 
-    def is_free(record: Any, row: Row | None, retry: bool) -> bool:
-        return bool(record.errors and row and row.state == State.CREATED) or real(record, row, retry)
+    def is_free(record: Any, row: Row | None, retry_rejected: Any) -> bool:
+        return bool(record.errors and row and row.state == State.CREATED) or real(record, row, retry_rejected)
 
-    with mock.patch.object(intake, "is_free", is_free):
+    with mock.patch.object(claim, "is_free", is_free):
         yield with_ledger(free=free)
 
 
 @mutant("take the row over, then read the list, then send")
 def _read_before_takeover() -> Iterator[type[World]]:
-    real_settle, real_decide = settler.LookUp.settle, settler.read_window
+    real = lookup.LookUp.settle
 
     async def settle(self: Any) -> None:
         pages: list[CustomerPage] = []
-        number = 1
-        while True:
-            pages.append(await self._read_page(number))
-            if lookup._is_last(pages[-1]) or not pages[-1].customers:
-                break
-            number += 1
-        self._old_pages = pages
-        await real_settle(self)
+        while not pages or (pages[-1].customers and not listing._is_last(pages[-1])):
+            number = len(pages) + 1
+            pages.append(await self._state.payarc.read(lambda number=number: self._state.runtime.list_page(number)))
 
-    async def read_window(read_page: Any, since: float, new_window: Any, sleep: Any) -> Any:
-        window = new_window()
-        for page in read_page.__self__._old_pages:
-            for customer in page.customers:
-                window.see(customer)
-        return window
+        async def read_list(since: float, new_collector: Any) -> Any:
+            collector = new_collector()
+            for page in pages:
+                for customer in page.customers:
+                    collector.add(customer)
+            return collector
 
-    assert real_decide is not None
-    with mock.patch.object(settler.LookUp, "settle", settle), mock.patch.object(settler, "read_window", read_window):
+        with mock.patch.object(self._state.payarc, "read_list", read_list):
+            await real(self)
+
+    with mock.patch.object(lookup.LookUp, "settle", settle):
         yield World
 
 
-# ---- 6: fencing ---------------------------------------------------------------------------------------------------
+# ---- fence --------------------------------------------------------------------------------------------------------
 
 
 @mutant("nothing is sent that its lease does not cover")
 def _no_lease_check() -> Iterator[type[World]]:
-    def let_out(self: Claim, now: float, deadline: float) -> None:
-        self.checked_at, self.open = now, True
+    def pass_gate(self: Claim, now: float, deadline: float) -> None:
+        self.checked_at, self.sent = now, True
 
-    with mock.patch.object(Claim, "let_out", let_out):
+    with mock.patch.object(Claim, "pass_gate", pass_gate):
         yield World
 
 
 @mutant("the lease is checked after any wait, directly before sending")
 def _check_before_waiting() -> Iterator[type[World]]:
-    real = sender.Sender._attempt
+    real_request, real_create = send.Sender._request, SimRuntime.create
+    early: list[Claim] = []
 
-    async def attempt(self: Any, intent: Claim) -> Any:
-        create, work = self._work.payarc.create, self._work
-        if intent.lost or intent.lease_end - work.clock.now() < work.settings.timeout:
-            return Deferred(leased=False)
+    async def request(self: Any, claim: Claim) -> Any:
+        now = self._state.runtime.now()
+        if claim.lost or claim.lease_end - now < self._state.settings.timeout:
+            return NotCovered()
+        early.append(claim)
+        return await real_request(self, claim)
 
-        async def checked_too_early(fields: Any, key: str, guard: Any) -> Any:
-            def unchecked() -> None:
-                intent.checked_at, intent.open = work.clock.now(), True
+    async def create(self: Any, fields: Any, idempotency_key: str, attempt: int, pass_gate: Any) -> Any:
+        claim = early.pop()
 
-            return await create(fields, key, unchecked)
+        def checked_too_early() -> None:
+            claim.checked_at, claim.sent = self.now(), True
 
-        with mock.patch.object(self._work.payarc, "create", checked_too_early):
-            return await real(self, intent)
+        return await real_create(self, fields, idempotency_key, attempt, checked_too_early)
 
-    with mock.patch.object(sender.Sender, "_attempt", attempt):
+    with mock.patch.object(send.Sender, "_request", request), mock.patch.object(SimRuntime, "create", create):
         yield World
 
 
-@mutant("the lease is reckoned from before it was asked for")
+@mutant("the lease counts from before it was requested")
 def _lease_from_the_answer() -> Iterator[type[World]]:
-    real = intake.Claimer._intent
+    real = claim.Claimer._claim_of
 
-    def intent(self: Any, record: Any, row: Any, asked: float) -> Claim:
-        made: Claim = real(self, record, row, self._work.clock.now())
-        return made
+    def claim_of(self: Any, record: Any, row: Any, requested: float) -> Claim:
+        return real(self, record, row, self._state.runtime.now())
 
-    yield from _late_reckoning(intent)
-
-
-def _late_reckoning(intent: Any) -> Iterator[type[World]]:
-    async def keep(work: Any) -> None:
+    async def renew(state: Any) -> None:
         while True:
-            await work.clock.sleep(work.settings.renew_every)
-            held = dict(work.mine)
-            if not held and not work.taken:
+            await state.runtime.sleep(state.settings.renew_every)
+            claims = dict(state.claims)
+            if not claims and not state.taken_over:
                 continue
             try:
-                renewed = await work.ledger.renew()
+                renewed = await state.runtime.transact(lambda ledger: ledger.renew(state.me))
             except LedgerUnavailable:
                 continue
-            for key, one in held.items():
+            for key, one in claims.items():
                 if key in renewed:
-                    one.lease_end = work.clock.now() + work.settings.lease
-                elif work.mine.get(key) is one:
+                    one.lease_end = state.runtime.now() + state.settings.lease
+                elif state.claims.get(key) is one:
                     one.lost = True
 
     with (
-        mock.patch.object(intake.Claimer, "_intent", intent),
-        mock.patch("payarc_provider.sync.engine.keep_leases", keep),
+        mock.patch.object(claim.Claimer, "_claim_of", claim_of),
+        mock.patch.object(engine, "renew_leases", renew),
     ):
         yield World
 
@@ -437,81 +396,67 @@ def _clock_stops() -> Iterator[type[World]]:
 
 @mutant("only rows that are still owned are renewed")
 def _renew_lost_rows() -> Iterator[type[World]]:
-    def renew(self: LedgerModel, me: Any, now: float) -> set[str]:
-        LedgerModel.renew(self, me, now)
-        return set(self.rows)
+    def renew(self: LedgerModel, me: Any) -> set[str]:
+        LedgerModel.renew(self, me)
+        return set(self.table)
 
     yield with_ledger(renew=renew)
 
 
 @mutant("takeover waits for the end of the lease")
 def _takeover_of_live_leases() -> Iterator[type[World]]:
-    yield with_ledger(ripe=lambda self, me, row, now: row.lease_until is not None)
+    yield with_ledger(ripe=lambda self, me, row: row.lease_until is not None)
 
 
 @mutant("takeover waits for the settle time after the lease")
 def _takeover_without_settle() -> Iterator[type[World]]:
-    yield with_ledger(ripe=lambda self, me, row, now: row.lease_until is not None and row.lease_until.timestamp() < now)
+    def ripe(self: LedgerModel, me: Any, row: Row) -> bool:
+        return row.lease_until is not None and row.lease_until.timestamp() < self.now
+
+    yield with_ledger(ripe=ripe)
 
 
 @mutant("takeover waits for the settle time that the row has stored")
 def _takeover_with_own_settle() -> Iterator[type[World]]:
-    def ripe(self: LedgerModel, me: Any, row: Row, now: float) -> bool:
-        return row.lease_until is not None and row.lease_until.timestamp() + me.settle < now
+    def ripe(self: LedgerModel, me: Any, row: Row) -> bool:
+        return row.lease_until is not None and row.lease_until.timestamp() + me.settle < self.now
 
     yield with_ledger(ripe=ripe)
 
 
 @mutant("takeover is conditional on the row being open and expired")
 def _takeover_of_anything() -> Iterator[type[World]]:
-    def take_over(self: LedgerModel, me: Any, now: float) -> dict[str, Row]:
-        stale = getattr(self, "stale", {})
-        for key, row in stale.items():
-            if self.ripe(me, row, now) and key in self.rows and row.owner != me.owner:
-                self.rows[key] = replace(
-                    row, state=State.PENDING, owner=me.owner, lease_until=moment(now + me.lease), settle=me.settle
-                )
-        self.stale = {key: row for key, row in self.rows.items() if row.state == State.PENDING}
-        return {key: row for key, row in self.rows.items() if self.mine(me, row)}
+    def take_over(self: LedgerModel, me: Any) -> dict[str, Row]:
+        for key, row in getattr(self, "stale", {}).items():
+            if self.ripe(me, row) and key in self.table and row.owner != me.owner:
+                until = moment(self.now + me.lease)
+                self.table[key] = replace(row, state=State.PENDING, owner=me.owner, lease_until=until, settle=me.settle)
+        self.stale = {key: row for key, row in self.table.items() if row.state == State.PENDING}
+        return {key: row for key, row in self.table.items() if self.mine(me, row)}
 
     yield with_ledger(take_over=take_over)
 
 
-@mutant("letting go frees only what was certainly not sent")
+@mutant("releasing frees only what was certainly not sent")
 def _release_everything() -> Iterator[type[World]]:
-    def release(self: LedgerModel, me: Any, unsent: Any, now: float) -> None:
-        LedgerModel.release(self, me, {key for key, row in self.rows.items() if self.mine(me, row)}, now)
+    def release(self: LedgerModel, me: Any, unsent: Any) -> None:
+        LedgerModel.release(self, me, {key for key, row in self.table.items() if self.mine(me, row)})
 
     yield with_ledger(release=release)
 
 
-@mutant("nothing goes out once the rows have been let go")
+@mutant("nothing is sent once the rows have been released")
 def _gate_stays_open() -> Iterator[type[World]]:
-    with mock.patch.object(Claim, "close_gate", lambda self: self.open):
+    with mock.patch.object(Claim, "close_gate", lambda self: self.sent):
         yield World
 
 
 # ---- whose rows ---------------------------------------------------------------------------------------------------
 
 
-@mutant("a known key with other data from another source is refused")
+@mutant("a known key with other data from another source is rejected")
 def _other_sources_welcome() -> Iterator[type[World]]:
-    real = intake.Claimer._accept_known
+    def known(self: LedgerModel, me: Any, keys: Any) -> Any:
+        return {key: row._replace(ours=True) for key, row in LedgerModel.known(self, me, keys).items()}
 
-    def accept(self: Any, record: Any, row: Row) -> None:
-        real(self, record, replace(row, source=self._work.me.source))
-
-    with mock.patch.object(intake.Claimer, "_accept_known", accept):
-        yield World
-
-
-@mutant("an answer whose id another row has is looked up, not dropped")
-def _taken_ids_dropped() -> Iterator[type[World]]:
-    real = recorder.Recorder._finish
-
-    def record(self: LedgerModel, me: Any, answers: Any, now: float) -> Recorded:
-        result = LedgerModel.record(self, me, answers, now)
-        return Recorded(result.keys | result.taken_ids, set())
-
-    assert real is not None
-    yield with_ledger(record=record)
+    yield with_ledger(known=known)

@@ -6,11 +6,10 @@ import functools
 import math
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from payarc_provider.api.client import CustomerPage
-from payarc_provider.api.shared_window import Asking, Granted
 from payarc_provider.exceptions import (
     PayarcAuthError,
     PayarcConnectionFailed,
@@ -20,12 +19,15 @@ from payarc_provider.exceptions import (
     PayarcUnknownOutcome,
 )
 from payarc_provider.sync.deferral import Deferral
-from payarc_provider.sync.engine import Run
+from payarc_provider.sync.engine import Engine
 from payarc_provider.sync.ledger import Claimant, LedgerUnavailable, Row
+from payarc_provider.sync.outcomes import LeaseTooShort
 from payarc_provider.sync.records import Record, RecordReader
 from payarc_provider.sync.reference import reference
+from payarc_provider.sync.results import Status
+from payarc_provider.sync.runtime import CREATE
 from payarc_provider.sync.settings import Settings
-from payarc_provider.sync.states import Created, LeaseTooShort, Status
+from payarc_provider.sync.state import RunState
 
 from .ledger import LedgerModel
 from .loop import Process, Scheduler
@@ -90,7 +92,7 @@ class Shape:
     long_descriptions: bool = False
     equal_records: bool = False
     changed: bool = False
-    refusals: bool = False
+    rejections: bool = False
     other_source: bool = False
     people: int = 4
     """How many records there are: most of what can go wrong takes two or three."""
@@ -117,8 +119,6 @@ class World:
         self.rng = rng = random.Random(seed)
         self.scheduler = Scheduler()
         self.told: list[str] | None = [] if tell else None
-        # Whether a place in PayArc's window is to be got from the ledger before each POST.
-        self.sharing = random.Random(f"sharing {seed}").random() < 0.25
         self.shape = self._shape()
         self.weather = self._weather()
         self.ledger = self.ledger_model({})
@@ -148,7 +148,7 @@ class World:
         if shape.equal_records and rng.random() < 0.6:
             shape.references = False
         shape.changed = rng.random() < 0.35
-        shape.refusals = rng.random() < 0.35
+        shape.rejections = rng.random() < 0.35
         shape.other_source = rng.random() < 0.15
         shape.altering = rng.random() < 0.1
         shape.moving = rng.random() < 0.5
@@ -250,12 +250,10 @@ class World:
 
     # ---- attempts -----------------------------------------------------------------------------------------------
 
-    def attempt(
-        self, number: int, *, last: bool = False, again: int = 0, slice_of: tuple[list[Record], int] | None = None
-    ) -> Any:
+    def attempt(self, number: int, *, last: bool = False, again: int = 0, resumed: list[Record] | None = None) -> Any:
         """A process that runs the engine over the records; it may be suspended or killed, and is then run again.
 
-        :param slice_of: the records of a run that was deferred, and at which of them it goes on
+        :param resumed: the records of a run that was deferred
         """
         rng = self.rng
         self.owners += 1
@@ -263,7 +261,7 @@ class World:
         process = Process(self.scheduler, name)
         self.processes.append(process)
         second_source = self.shape.other_source and number % 2 == 1 and not last
-        records = slice_of[0] if slice_of else self.records(number, second_source=second_source)
+        records = resumed if resumed is not None else self.records(number, second_source=second_source)
         settle = self.shape.settles[number % 2]
         settings = Settings(
             concurrency=2,
@@ -277,7 +275,7 @@ class World:
             held_patience=120.0,
             max_unknown_in_a_row=4,
             max_connection_failures_in_a_row=3,
-            defer_after=2.0 if self.shape.limit is not None and not last and (slice_of or rng.random() < 0.7) else None,
+            defer_after=2.0 if self.shape.limit is not None and not last and (resumed or rng.random() < 0.7) else None,
         )
         me = Claimant(
             ACCOUNT,
@@ -289,49 +287,31 @@ class World:
             "last" if last else f"run{number}",
             "task",
         )
-        clock = SimClock(self, process, rng.uniform(-500, 500))
-        payarc = SimPayarc(self, process, settings)
-        runs: list[Run] = []
+        sink = Sink(self, records)
+        runtime = SimRuntime(
+            self, process, me, records, settings, clock_offset=rng.uniform(-500, 500), rate_limit=RateLimit(self)
+        )
+        engine = Engine(RunState(me, LEDGER_ID, settings, READER, runtime, sink))
 
-        async def slices() -> None:
-            if slice_of is not None and slice_of[1] > 0:
-                await over(records[slice_of[1] :], slice_of[1])
-            await over(records, 0)
-
-        async def over(part: list[Record], first: int) -> None:
-            owner = replace(me, owner=f"{name}{'abc'[len(runs)]}")
-            sink = Sink(self, part)
-            run = Run(
-                owner,
-                settings,
-                LEDGER_ID,
-                READER,
-                feed=SimFeed(self, process, part, settings.batch_size),
-                ledger=SimLedgerPort(self, process, owner),
-                payarc=payarc.of(owner),
-                sink=sink,
-                clock=clock,
-            )
-            runs.append(run)
+        async def run() -> None:
             try:
-                await run.run()
+                await engine.run()
             except Deferral as deferral:
-                place = min(len(records) - 1, first if run.oldest_unsent is None else run.oldest_unsent)
-                self._defer(number, records, place, deferral.seconds)
+                self._defer(number, records, deferral.seconds)
                 raise
             self.ended_well += 1
             sink.check_complete()
 
         if self.told is not None:
             given = [(record.key, record.fields.get("name"), bool(record.errors)) for record in records]
-            self.tell(name, "starts as", me.source, "with", given, f"from {slice_of[1]} on" if slice_of else "")
-        task = process.start(slices())
+            self.tell(name, "starts as", me.source, "with", given, "resumed" if resumed else "")
+        task = process.start(run())
         task.add_done_callback(lambda task: self._ended(process, task))
         if not last:
             self._doom(process, number, again)
             if rng.random() < 0.15:
                 when = rng.choice((rng.uniform(0, 2), rng.uniform(0, 20)))
-                self.scheduler.after(when, lambda: process.act(lambda: self._stop(process, runs[-1])))
+                self.scheduler.after(when, lambda: process.act(lambda: self._stop(process, engine)))
         return task
 
     def _doom(self, process: Process, number: int, again: int) -> None:
@@ -361,17 +341,17 @@ class World:
             self.fault(process.name, "is killed")
             process.kill()
 
-    def _stop(self, process: Process, run: Run) -> None:
+    def _stop(self, process: Process, engine: Engine) -> None:
         self.fault(process.name, "is told to stop")
-        run.terminate()
+        engine.terminate()
 
-    def _defer(self, number: int, records: list[Record], place: int, seconds: float) -> None:
-        """Its slot is given back; later another process goes on."""
-        self.fault("run", number, "is deferred at", place, "for", seconds)
+    def _defer(self, number: int, records: list[Record], seconds: float) -> None:
+        """Its slot is given back; later another process reads the input again."""
+        self.fault("run", number, "is deferred for", seconds)
         self.deferrals += 1
         when = self.scheduler.now + seconds
         if when < HISTORY_SECONDS - 5:
-            self.scheduler.after(seconds, lambda: self.attempt(number, again=2, slice_of=(records, place)))
+            self.scheduler.after(seconds, lambda: self.attempt(number, again=2, resumed=records))
 
     def _ended(self, process: Process, task: Any) -> None:
         problem = task.exception() if not task.cancelled() else None
@@ -399,10 +379,10 @@ class World:
             if self.shape.changed and rng.random() < 0.3:
                 fields["city"] = f"City {rng.choice('ab')}"
             errors = {}
-            if self.shape.refusals and rng.random() < 0.2 and number != 0:
+            if self.shape.rejections and rng.random() < 0.2 and number != 0:
                 errors = {"phone": ["is wrong today"]}
-            if self.shape.refusals and rng.random() < 0.15 and not second_source:
-                fields["name"] = "Refused " + rng.choice("ab")
+            if self.shape.rejections and rng.random() < 0.15 and not second_source:
+                fields["name"] = "Rejected " + rng.choice("ab")
             record = Record(
                 place, key, {} if errors else fields, digest_of(*(fields | errors_mark(errors)).items()), errors
             )
@@ -449,9 +429,9 @@ class World:
                 return self._trouble(name, request, fields, settings)
             dice -= chance
         quick = rng.uniform(0.01, 0.3) if rng.random() < 0.9 else rng.uniform(0.3, settings.timeout * 1.2)
-        if fields["name"].startswith("Refused"):
+        if fields["name"].startswith("Rejected"):
             request.harmless = True
-            return quick, PayarcRefused("refused", status=422, errors={"name": ["is refused"]})
+            return quick, PayarcRefused("rejected", status=422, errors={"name": ["is rejected"]})
         customer = self._commit_at(quick * rng.random(), request, fields)
         if quick >= settings.timeout:
             self.fault(key, "is answered too late")
@@ -476,12 +456,12 @@ class World:
             self._commit_at(rng.uniform(0, settings.settle * 0.999), request, fields)
         return soon, PayarcUnknownOutcome(status=rng.choice((None, 500, 502)))
 
-    def _commit_at(self, delay: float, request: Request, fields: Mapping[str, str]) -> Callable[[], Created]:
-        if fields["name"].startswith("Refused"):
-            return lambda: Created("never")
+    def _commit_at(self, delay: float, request: Request, fields: Mapping[str, str]) -> Callable[[], dict[str, str]]:
+        if fields["name"].startswith("Rejected"):
+            return dict
         made: list[Customer] = []
         self.scheduler.after(delay, lambda: made.append(self._commit(request, fields)))
-        return lambda: Created(made[0].customer_id, {"customer_id": made[0].customer_id, **made[0].fields})
+        return lambda: {"customer_id": made[0].customer_id, **made[0].fields}
 
     def _commit(self, request: Request, fields: Mapping[str, str]) -> Customer:
         stored = {
@@ -530,7 +510,7 @@ class World:
     # ---- invariants ---------------------------------------------------------------------------------------------
 
     def _check_sending(self, process: Process, me: Claimant, request: Request) -> None:
-        row = self.ledger.rows.get(request.key)
+        row = self.ledger.table.get(request.key)
         ledger_now = self.scheduler.now + self.ledger_offset
         if row is None or row.owner != me.owner or row.lease_until is None or row.lease_until.timestamp() < ledger_now:
             self.violated(f"{process.name} sends {request.key} without a lease: {row}")
@@ -551,15 +531,15 @@ class World:
             self.violated(f"{made} customers for {request.person} ({request.key})")
 
     def _settled(self, key: str) -> bool:
-        """A record that is refused today leaves yesterday's open row to a later run that has reason to look."""
-        row = self.ledger.rows.get(key)
+        """A record that is rejected today leaves yesterday's open row to a later run that has reason to look."""
+        row = self.ledger.table.get(key)
         return row is None or row.state != "pending"
 
     def _check_end(self) -> None:
-        ids = [row.customer_id for row in self.ledger.rows.values() if row.customer_id]
+        ids = [row.customer_id for row in self.ledger.table.values() if row.customer_id]
         if len(ids) != len(set(ids)):
             raise Violation(f"two rows have the same customer: {ids}")
-        for row in self.ledger.rows.values():
+        for row in self.ledger.table.values():
             if row.state == "created":
                 owner = next((one for one in self.customers if one.customer_id == row.customer_id), None)
                 if owner is None:
@@ -577,8 +557,8 @@ def digest_of(*fields: tuple[str, str]) -> str:
 
 
 def errors_mark(errors: Mapping[str, Any]) -> dict[str, str]:
-    """What is refused by the rules has another digest than what is fit, as with the real reader."""
-    return {"refused": "yes"} if errors else {}
+    """What is rejected by the rules has another digest than what is fit, as with the real reader."""
+    return {"rejected": "yes"} if errors else {}
 
 
 class Sink:
@@ -588,9 +568,9 @@ class Sink:
         self.world = world
         self.open = {id(record) for record in records}
 
-    def accepted(self, record: Record, customer_id: str, status: Status, *, changed: bool) -> None:
+    def accept(self, record: Record, customer_id: str, status: Status, *, changed: bool) -> None:
         self.open.discard(id(record))
-        row = self.world.ledger.rows[record.key or ""]
+        row = self.world.ledger.table[record.key or ""]
         if row.state != "created" or row.customer_id != customer_id:
             self.world.violated(f"{record.key} is given {customer_id}, but its row says {row.state} {row.customer_id}")
         customer = next((one for one in self.world.customers if one.customer_id == customer_id), None)
@@ -600,53 +580,39 @@ class Sink:
                 f"{record.key} of {person} is given {customer_id}, which is {customer and customer.person}'s"
             )
 
-    def refused(self, record: Record, errors: Any, *, new: bool) -> None:
+    def reject(self, record: Record, errors: Any, *, new: bool) -> None:
         self.open.discard(id(record))
         name = record.fields.get("name", "")
-        allowed = record.errors or name.startswith("Refused") or self.world.shape.other_source
+        allowed = record.errors or name.startswith("Rejected") or self.world.shape.other_source
         if not allowed:
-            self.world.violated(f"{record.key} is refused without a reason: {errors}")
-
-    def would_create(self, record: Record) -> None:
-        raise NotImplementedError
+            self.world.violated(f"{record.key} is rejected without a reason: {errors}")
 
     def check_complete(self) -> None:
         if self.open:
-            self.world.violated(f"success, but {len(self.open)} records have neither id nor refusal")
+            self.world.violated(f"success, but {len(self.open)} records have neither an id nor a rejection")
 
 
-class SimClock:
-    def __init__(self, world: World, process: Process, offset: float) -> None:
-        self.world, self.process, self.offset = world, process, offset
-
-    def now(self) -> float:
-        stopped = self.process.suspended_for if self.world.process_clock_stops else 0.0
-        return self.world.scheduler.now + self.offset - stopped
-
-    async def sleep(self, seconds: float) -> None:
-        future = self.process.create_future()
-        self.process.call_later(seconds, lambda: future.done() or future.set_result(None))
-        await future
-
-
-class SimFeed:
-    def __init__(self, world: World, process: Process, records: list[Record], size: int) -> None:
-        self.world, self.process = world, process
-        self.total = None
-        self._batches = [records[start : start + size] for start in range(0, len(records), size)]
-
-    async def next_batch(self) -> list[Record] | None:
-        return self._batches.pop(0) if self._batches else None
-
-
-class _Wire:
-    """Calls that take time: out, something happens there, back."""
+class RecordingLedger:
+    """The ledger's model as one transaction sees it; tells the history what was called and what came of it."""
 
     def __init__(self, world: World, process: Process) -> None:
         self.world, self.process = world, process
+        self.name = "transaction"
 
-    def _answer(self, future: Any, delay: float, result: Any) -> None:
-        self.world.scheduler.after(delay, lambda: self.process.act(lambda: _deliver(future, result)))
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self.world.ledger, name)
+        self.name = name
+
+        def call(*args: Any, **options: Any) -> Any:
+            world = self.world
+            result = method(*args, **options)
+            if name == "record_absence":
+                world.absences.update(dict.fromkeys(result, world.scheduler.now))
+            if world.told is not None:
+                world.tell(self.process.name, name, "->", _short(result))
+            return result
+
+        return call
 
 
 def _deliver(future: Any, result: Any) -> None:
@@ -672,132 +638,124 @@ def _short(result: Any) -> Any:
     return result
 
 
-class SimLedgerPort(_Wire):
-    """Transactions of one process, one after the other; each may fail before it took effect, or after."""
+class RateLimit:
+    """What PayArc's rate limit allows one process."""
 
-    def __init__(self, world: World, process: Process, me: Claimant) -> None:
-        super().__init__(world, process)
-        self.me = me
-        self._queue: list[tuple[str, Callable[[float], Any], Any]] = []
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.left = world.shape.limit
+        self.shut_until = 0.0
+
+    def acquire(self) -> float:
+        now, limit = self.world.scheduler.now, self.world.shape.limit
+        if now < self.shut_until:
+            return self.shut_until - now
+        if limit is not None and self.left is not None:
+            if self.left == 0:
+                self.left = limit
+                self.shut_until = now + self.world.rng.uniform(0.5, 8.0)
+                return self.shut_until - now
+            self.left -= 1
+        return 0.0
+
+    def release(self) -> None:
+        if self.left is not None:
+            self.left += 1
+
+
+class SimRuntime:
+    """The simulated world as one run of one process reaches it.
+
+    Its transactions come one after the other; each may fail before it took effect, or after.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        process: Process,
+        me: Claimant,
+        records: list[Record],
+        settings: Settings,
+        *,
+        clock_offset: float,
+        rate_limit: RateLimit,
+    ) -> None:
+        self.world, self.process, self.me = world, process, me
+        self.settings = settings
+        self._clock_offset = clock_offset
+        self._rate_limit = rate_limit
+        size = settings.batch_size
+        self._batches = [records[start : start + size] for start in range(0, len(records), size)]
+        self._queue: list[tuple[Callable[[Any], Any], Any]] = []
         self._running = False
 
-    def _call(self, name: str, transaction: Callable[[float], Any]) -> Any:
-        future = self.process.create_future()
-        self._queue.append((name, transaction, future))
-        if not self._running:
-            self._next()
-        return future
+    # ---- time -----------------------------------------------------------------------------------------------------
 
-    def _next(self) -> None:
+    def now(self) -> float:
+        stopped = self.process.suspended_for if self.world.process_clock_stops else 0.0
+        return self.world.scheduler.now + self._clock_offset - stopped
+
+    async def sleep(self, seconds: float) -> None:
+        future = self.process.create_future()
+        self.process.call_later(seconds, lambda: future.done() or future.set_result(None))
+        await future
+
+    def _answer(self, future: Any, delay: float, result: Any) -> None:
+        self.world.scheduler.after(delay, lambda: self.process.act(lambda: _deliver(future, result)))
+
+    # ---- the input ------------------------------------------------------------------------------------------------
+
+    async def next_batch(self) -> list[Record] | None:
+        return self._batches.pop(0) if self._batches else None
+
+    # ---- the ledger -----------------------------------------------------------------------------------------------
+
+    async def transact(self, call: Callable[[Any], Any]) -> Any:
+        future = self.process.create_future()
+        self._queue.append((call, future))
+        if not self._running:
+            self._next_transaction()
+        return await future
+
+    def _next_transaction(self) -> None:
         if not self._queue:
             self._running = False
             return
         self._running = True
-        name, transaction, future = self._queue.pop(0)
-        self.world.scheduler.after(_between(self.world.rng), lambda: self._happen(name, transaction, future))
+        call, future = self._queue.pop(0)
+        self.world.scheduler.after(_between(self.world.rng), lambda: self._happen(call, future))
 
-    def _happen(self, name: str, transaction: Callable[[float], Any], future: Any) -> None:
+    def _happen(self, call: Callable[[Any], Any], future: Any) -> None:
         world = self.world
         if self.process.dead and world.rng.random() < 0.5:
             return
         dice = world.rng.random()
         outage = world.shape.outage
         if dice < world.weather.ledger_before or (outage and outage[0] < world.scheduler.now < outage[1]):
-            world.fault(self.process.name, name, "does not reach the ledger")
+            world.fault(self.process.name, "does not reach the ledger")
             result: Any = LedgerUnavailable("unreachable")
         else:
-            result = transaction(world.scheduler.now + world.ledger_offset)
-            if world.told is not None:
-                world.tell(self.process.name, name, "->", _short(result))
+            world.ledger.now = world.scheduler.now + world.ledger_offset
+            ledger = RecordingLedger(world, self.process)
+            result = call(ledger)
             if dice < world.weather.ledger_before + world.weather.ledger_after:
-                world.fault(self.process.name, name, "takes effect, but its answer is lost")
+                world.fault(self.process.name, ledger.name, "takes effect, but its answer is lost")
                 result = LedgerUnavailable("answer lost")
 
         def answer() -> None:
             _deliver(future, result)
-            self._next()
+            self._next_transaction()
 
         world.scheduler.after(_between(world.rng), lambda: self.process.act(answer))
 
-    async def known(self, keys: Any) -> Any:
-        keys = list(keys)
-        return await self._call("known", lambda now: self.world.ledger.known(self.me, keys))
+    # ---- PayArc ---------------------------------------------------------------------------------------------------
 
-    async def rows(self, keys: Any) -> Any:
-        keys = list(keys)
-        return await self._call("rows", lambda now: self.world.ledger.read(keys))
+    async def acquire(self, endpoint: str, ready: int = 1) -> float:
+        return self._rate_limit.acquire() if endpoint == CREATE else 0.0
 
-    async def claim(self, records: Any, references: Any, sent_after: Any) -> Any:
-        return await self._call(
-            "claim", lambda now: self.world.ledger.claim(self.me, records, references, sent_after, now)
-        )
-
-    async def record(self, answers: Any) -> Any:
-        return await self._call("record", lambda now: self.world.ledger.record(self.me, answers, now))
-
-    async def renew(self) -> Any:
-        return await self._call("renew", lambda now: self.world.ledger.renew(self.me, now))
-
-    async def release(self, unsent: Any) -> Any:
-        return await self._call("release", lambda now: self.world.ledger.release(self.me, unsent, now))
-
-    async def give_up(self, keys: Any) -> Any:
-        keys = set(keys)
-        return await self._call("give_up", lambda now: self.world.ledger.give_up(self.me, keys, now))
-
-    async def take_over(self) -> Any:
-        return await self._call("take_over", lambda now: self.world.ledger.take_over(self.me, now))
-
-    async def waiting(self) -> Any:
-        return await self._call("waiting", lambda now: self.world.ledger.waiting(self.me, now))
-
-    async def record_absence(self, keys: Any) -> Any:
-        keys = set(keys)
-
-        def absence(now: float) -> set[str]:
-            done = self.world.ledger.record_absence(self.me, keys)
-            self.world.absences.update(dict.fromkeys(done, self.world.scheduler.now))
-            return done
-
-        return await self._call("record_absence", absence)
-
-    async def ids_with_rows(self, customer_ids: Any) -> Any:
-        return await self._call("ids_with_rows", lambda now: self.world.ledger.ids_with_rows(self.me, customer_ids))
-
-    async def references_with_rows(self, references: Any) -> Any:
-        return await self._call(
-            "references_with_rows", lambda now: self.world.ledger.references_with_rows(self.me, references)
-        )
-
-    async def open_without_reference(self) -> Any:
-        return await self._call("open_without_reference", lambda now: self.world.ledger.open_without_reference(self.me))
-
-    async def places(self, asking: Asking) -> Granted:
-        return await self._call("places", lambda now: self.world.ledger.take_places(asking, now))
-
-    async def alters_values(self, noticed: bool) -> Any:
-        def altering(now: float) -> bool:
-            self.world.ledger.altering = self.world.ledger.altering or noticed
-            return self.world.ledger.altering
-
-        return await self._call("alters_values", altering)
-
-
-class SimPayarc(_Wire):
-    """PayArc as one process reaches it."""
-
-    def __init__(self, world: World, process: Process, settings: Settings) -> None:
-        super().__init__(world, process)
-        self.settings = settings
-        self.me: Any = None
-        self._left = world.shape.limit
-        self._shut_until = 0.0
-        self._places = 0  # where workers share out PayArc's windows
-
-    def of(self, me: Claimant) -> SimPayarc:
-        """As this owner reaches it; the limit is the process's."""
-        self.me = me
-        return self
+    def release(self, endpoint: str) -> None:
+        if endpoint == CREATE:
+            self._rate_limit.release()
 
     async def ping(self) -> float | None:
         return await self._read(lambda: self.world.payarc_now)
@@ -814,70 +772,35 @@ class SimPayarc(_Wire):
                 world.fault(self.process.name, "cannot read")
                 result = PayarcUnknownOutcome(may_have_acted=False)
             elif world.told is not None and isinstance(result, CustomerPage):
-                world.tell(
-                    self.process.name,
-                    "reads page",
-                    result.page,
-                    [one["customer_id"] for one in result.customers],
-                    "of",
-                    result.total,
-                )
+                ids = [one["customer_id"] for one in result.customers]
+                world.tell(self.process.name, "reads page", result.page, ids, "of", result.total)
             self._answer(future, world.rng.uniform(0.005, 0.1), result)
 
         world.scheduler.after(world.rng.uniform(0.005, 0.3), there)
         return await future
 
-    async def create(self, fields: Mapping[str, str], idempotency_key: str, guard: Callable[[], None]) -> Created:
+    async def create(
+        self, fields: Mapping[str, str], idempotency_key: str, attempt: int, pass_gate: Callable[[], None]
+    ) -> dict[str, Any]:
         world, future = self.world, self.process.create_future()
 
         def hand_over() -> None:
             try:
-                guard()
+                pass_gate()
             except LeaseTooShort as refusal:
                 world.tell(self.process.name, "holds", idempotency_key, "back:", repr(refusal))
                 self._answer(future, 0.0, refusal)
                 return
             delay, answer = world.receive(self.process, self.me, fields, idempotency_key, self.settings)
             if isinstance(answer, PayarcRateLimited):
-                self._shut_until = max(self._shut_until, world.scheduler.now + delay + (answer.retry_after or 0.0))
+                until = world.scheduler.now + delay + (answer.retry_after or 0.0)
+                self._rate_limit.shut_until = max(self._rate_limit.shut_until, until)
             self._answer(future, delay, answer)
 
         # From the decision to send to the lease check: a thread's turn, the rate limit, a suspension.
         wait = world.rng.uniform(0.0, 0.02) if world.rng.random() < 0.8 else world.rng.uniform(0.0, 12.0)
         world.scheduler.after(wait, lambda: self.process.act(hand_over))
         return await future
-
-    def delay(self, reading: bool) -> float:
-        now, limit = self.world.scheduler.now, self.world.shape.limit
-        if reading:
-            return 0.0
-        if now < self._shut_until:
-            return self._shut_until - now
-        if self.world.sharing and self._places == 0:
-            return 0.05
-        if limit is not None and self._left is not None:
-            if self._left == 0:
-                self._left = limit
-                self._shut_until = now + self.world.rng.uniform(0.5, 8.0)
-                return self._shut_until - now
-            self._left -= 1
-        self._places -= 1
-        return 0.0
-
-    def unreserve(self, reading: bool) -> None:
-        if reading:
-            return
-        self._places += 1
-        if self._left is not None:
-            self._left += 1
-
-    def asking(self, worker: str, want: int) -> Asking | None:
-        if not self.world.sharing or self._places > 0:
-            return None
-        return Asking(worker, want, 0.0, limit=3, seconds=5.0, heard=True)
-
-    def granted(self, granted: Granted | None) -> None:
-        self._places = 1 if granted is None else granted.places
 
 
 @dataclass

@@ -8,8 +8,9 @@ import time
 import pytest
 
 from payarc_provider.api import deadline
+from payarc_provider.api.client import PayarcClient
 from payarc_provider.api.http import now
-from payarc_provider.sync.threads import SystemClock
+from payarc_provider.sync.runtime import ThreadedRuntime
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,6 @@ def test_each_platform_has_a_clock_that_runs_during_suspension(monkeypatch, plat
 
 
 def test_the_engine_and_the_deadline_have_the_same_clock():
-    before = now()
-    engine = SystemClock().now()
-    assert before <= engine <= now()
+    with ThreadedRuntime(PayarcClient("https://testapi.payarc.net/v1", lambda _: "token")) as runtime:
+        before = now()
+        assert before <= runtime.now() <= now()

@@ -450,13 +450,6 @@ def test_a_suspension_ends_windows_too(limiter, clock):
     assert limiter.delay(POST) == 0.0
 
 
-def test_the_limiters_clock_runs_on_while_the_machine_is_suspended():
-    from payarc_provider.sync.threads import SystemClock
-
-    before = SystemClock().now()
-    assert before <= RateLimiter()._clock() <= SystemClock().now()
-
-
 def test_who_goes_on_elsewhere_needs_no_429_to_learn_the_length_again(limiter, clock):
     go_all(limiter)
     clock.now += 1.0

@@ -31,7 +31,7 @@ def keys(batches):
 def test_the_first_batches_are_small():
     batches = batches_of([person(number) for number in range(1000)], size=300)
     assert [len(batch) for batch in read_all(batches)] == [64, 128, 256, 300, 252]
-    assert (batches.total, batches.read, batches.repeated) == (1000, 1000, 0)
+    assert (batches.total, batches.records_read, batches.repeated) == (1000, 1000, 0)
 
 
 def test_an_empty_source_has_no_batches():
@@ -41,7 +41,7 @@ def test_an_empty_source_has_no_batches():
 def test_a_repeated_record_is_skipped_and_counted():
     batches = batches_of([person(1), person(2), person(1), {"id": "2", "email": "j2@example.com"}])
     assert keys(batches) == ["1", "2"]
-    assert (batches.read, batches.repeated) == (4, 2)
+    assert (batches.records_read, batches.repeated) == (4, 2)
 
 
 def test_another_record_with_the_same_key_is_rejected_and_not_stored():

@@ -65,12 +65,17 @@ class FactTable:
         return bool(self.ledger_id)
 
     def _create(self) -> None:
-        try:
-            with ledger_errors(), self.database.engine.begin() as connection:
-                self.schema.create(connection)
-        except (PayarcLedgerError, sqlalchemy.exc.IntegrityError):
-            with self.database.read() as connection:
-                if not self.schema.exists(connection):  # another run may have created them at the same moment
+        # Another run may create the tables at the same moment, and on MySQL one of them before the other.
+        for last_try in (False, False, True):
+            try:
+                with ledger_errors(), self.database.engine.begin() as connection:
+                    self.schema.create(connection)
+                    return
+            except (PayarcLedgerError, sqlalchemy.exc.IntegrityError):
+                with self.database.read() as connection:
+                    if self.schema.exists(connection):
+                        return
+                if last_try:
                     raise
 
     def _check_id(self) -> None:
@@ -116,6 +121,14 @@ class FactTable:
             connection.execute(delete(facts).where(facts.c.name == name))
             if value is not None:
                 connection.execute(facts.insert().values(name=name, value=value))
+
+    def alters_values(self, account: str) -> bool:
+        """Whether PayArc is known to store other values than this account sent."""
+        return self.fact(f"alters_values:{account}") is not None
+
+    def note_altered_values(self, account: str) -> None:
+        """Remember that PayArc stores other values than this account sent."""
+        self.remember(f"alters_values:{account}", "yes")
 
     def update_fact(self, name: str, change: Callable[[str | None, float], str]) -> str:
         """Replace a fact by the result of ``change``, in one transaction that locks the fact.

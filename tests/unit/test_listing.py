@@ -8,7 +8,7 @@ import pytest
 
 from payarc_provider.api.client import CustomerPage
 from payarc_provider.exceptions import PayarcRunStopped
-from payarc_provider.sync.lookup import read_window
+from payarc_provider.sync.listing import read_completely
 
 NOW = 1_700_000_000
 CUSTOMERS = [{"customer_id": f"c{place}", "created_at": NOW - 60 - place} for place in range(150)]
@@ -20,7 +20,7 @@ class Seen:
     def __init__(self) -> None:
         self.ids: set[str] = set()
 
-    def see(self, customer):
+    def add(self, customer):
         self.ids.add(customer["customer_id"])
 
 
@@ -40,7 +40,7 @@ def test_a_page_that_is_empty_before_the_lists_end_proves_nothing():
         asked.append(number)
         return page_of(number, shown=asked.count(2) != 1 or number != 2)
 
-    window = asyncio.run(read_window(read_page, 0.0, Seen, no_wait))
+    window = asyncio.run(read_completely(read_page, 0.0, Seen, no_wait))
     assert asked == [1, 2, 1, 2]
     assert len(window.ids) == 150
 
@@ -50,4 +50,4 @@ def test_a_list_that_never_shows_all_that_it_says_it_has_ends_the_run():
         return page_of(number, shown=number != 2)
 
     with pytest.raises(PayarcRunStopped):
-        asyncio.run(read_window(read_page, 0.0, Seen, no_wait))
+        asyncio.run(read_completely(read_page, 0.0, Seen, no_wait))

@@ -1,0 +1,94 @@
+"""What a POST came to, and so whether it may be sent again: one pure function, `outcome_of`.
+
+| phase | outcome | what follows |
+|---|---|---|
+| not sent | `Unreachable`, `NotCovered` | send later |
+| answered before it was processed | `Throttled` | send later |
+| answered | `Created`, `Rejected` | record |
+| sent, no usable answer | `Unknown` | look up before anything is sent again |
+| answered, and the run is wrong | `Misconfigured` | stop the run |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from payarc_provider.exceptions import (
+    PayarcConnectionFailed,
+    PayarcError,
+    PayarcNotFound,
+    PayarcRateLimited,
+    PayarcRefused,
+    PayarcUnknownOutcome,
+)
+from payarc_provider.sync.records import Errors
+
+
+class LeaseTooShort(Exception):
+    """The lease does not cover the request's deadline, so the request was not handed to the HTTP library."""
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A 2xx with an id: the customer exists."""
+
+    customer_id: str
+    customer: dict[str, Any] = field(repr=False, default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """PayArc rejected the record, in its own shape: no customer exists."""
+
+    errors: Errors
+
+
+@dataclass(frozen=True, slots=True)
+class Throttled:
+    """A 429: PayArc rejects these before it processes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """No connection: nothing was sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotCovered:
+    """The lease did not cover the request: nothing was sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Sent without a usable answer: a customer may exist."""
+
+
+@dataclass(frozen=True, slots=True)
+class Misconfigured:
+    """The token, the host or a proxy is wrong; no record is at fault.
+
+    :param processed: whether PayArc may have processed the request all the same; False only for a 401, which comes
+        before the request is processed
+    """
+
+    error: PayarcError
+    processed: bool
+
+
+Outcome = Created | Rejected | Throttled | Unreachable | NotCovered | Unknown | Misconfigured
+
+
+def outcome_of(error: PayarcError | LeaseTooShort) -> Outcome:
+    """What a POST that did not create a customer means for its record."""
+    if isinstance(error, LeaseTooShort):
+        return NotCovered()
+    if isinstance(error, PayarcUnknownOutcome):
+        return Unknown()
+    if isinstance(error, PayarcRateLimited):
+        return Throttled()
+    if isinstance(error, PayarcConnectionFailed):
+        return Unreachable()
+    if isinstance(error, PayarcRefused) and not isinstance(error, PayarcNotFound):
+        return Rejected(error.errors or {"record": [error.message]})
+    return Misconfigured(error, processed=getattr(error, "status", None) != 401)
