@@ -1,11 +1,9 @@
-"""The limiter: against answers given by hand, and against a simulated PayArc with many requests under way."""
+"""The rate limiter, given responses one by one."""
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import json
-import math
 import random
 import threading
 from email.utils import formatdate
@@ -13,9 +11,8 @@ from email.utils import formatdate
 import pytest
 
 from payarc_provider.api.rate_limit import RateLimiter, Sent
-from payarc_provider.api.shared_window import take
 
-POST = "POST /customers"
+POST, LIST = "POST /customers", "GET /customers"
 
 
 class Clock:
@@ -41,8 +38,8 @@ def limiter(clock: Clock) -> RateLimiter:
 
 
 def leave(limiter: RateLimiter, endpoint: str = POST) -> Sent:
-    """A request goes, and is not answered yet."""
-    assert limiter.delay(endpoint) == 0.0
+    """A request leaves and has no response yet."""
+    assert limiter.acquire(endpoint) == 0.0
     return limiter.depart(endpoint)
 
 
@@ -50,9 +47,9 @@ def go(limiter: RateLimiter, left: int, limit: int = 5, endpoint: str = POST) ->
     limiter.learn(leave(limiter, endpoint), 201, remaining(left, limit))
 
 
-def refuse(limiter: RateLimiter, limit: int = 5, **headers: str) -> None:
-    told = {name.replace("_", "-"): value for name, value in headers.items()}
-    limiter.learn(leave(limiter), 429, remaining(0, limit) | told)
+def exceed(limiter: RateLimiter, limit: int = 5, **headers: str) -> None:
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    limiter.learn(leave(limiter), 429, remaining(0, limit) | given)
 
 
 def go_all(limiter: RateLimiter, limit: int = 5) -> None:
@@ -61,28 +58,28 @@ def go_all(limiter: RateLimiter, limit: int = 5) -> None:
 
 
 def use_up(limiter: RateLimiter, clock: Clock, **headers: str) -> None:
-    """A window is seen to open and used up; a second later it is refused."""
+    """A window that this worker opened is used up; a second later a request is answered 429."""
     go_all(limiter)
     clock.now += 1.0
-    refuse(limiter, **headers)
+    exceed(limiter, **headers)
 
 
 def may_go(limiter: RateLimiter, most: int = 200) -> int:
-    """How many go now, before anything is answered."""
-    return sum(1 for _ in itertools.takewhile(lambda wait: wait == 0.0, (limiter.delay(POST) for _ in range(most))))
+    """How many requests may go now, before any response."""
+    return sum(1 for _ in itertools.takewhile(lambda wait: wait == 0.0, (limiter.acquire(POST) for _ in range(most))))
 
 
 # ---- one window ---------------------------------------------------------------------------------------------------
 
 
-def test_until_the_first_answer_one_request_goes(limiter):
+def test_until_the_first_response_one_request_goes_alone(limiter):
     first = leave(limiter)
-    assert 0 < limiter.delay(POST) < 1
+    assert 0 < limiter.acquire(POST) < 1
     limiter.learn(first, 201, remaining(4))
     assert may_go(limiter) == 4
 
 
-def test_what_is_under_way_is_taken_off(limiter):
+def test_requests_in_flight_are_subtracted(limiter):
     go(limiter, 4)
     first, *_ = [leave(limiter) for _ in range(3)]
     limiter.learn(first, 201, remaining(3))
@@ -90,7 +87,7 @@ def test_what_is_under_way_is_taken_off(limiter):
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations((1, 2, 3))))
-def test_answers_in_any_order_never_raise_what_remains(limiter, order):
+def test_responses_in_any_order_never_raise_what_remains(limiter, order):
     go(limiter, 4)
     sent = [leave(limiter) for _ in range(3)]
     for request, left in zip(sent, order, strict=True):
@@ -98,37 +95,20 @@ def test_answers_in_any_order_never_raise_what_remains(limiter, order):
     assert may_go(limiter) == 1
 
 
-def test_the_requests_of_others_count(limiter):
+def test_requests_of_others_count(limiter):
     go(limiter, 4)
     go(limiter, 1)
     assert may_go(limiter) == 1
 
 
-def test_endpoints_have_windows_of_their_own(limiter):
-    go(limiter, 0)
-    assert limiter.delay(POST) > 0.0
-    assert limiter.delay("GET /customers") == 0.0
-
-
-def test_a_released_reservation_is_free_again(limiter):
+def test_a_released_slot_is_free_again(limiter):
     go(limiter, 4)
     assert may_go(limiter) == 4
     limiter.release(POST)
     assert may_go(limiter) == 1
 
 
-def test_forgotten_reservations_do_not_block_for_ever(limiter, clock):
-    assert limiter.delay(POST) == 0.0
-    clock.now += 119.0
-    assert limiter.delay(POST) > 0.0
-    clock.now += 2.0
-    go(limiter, 4)
-    assert may_go(limiter) == 4
-    clock.now += 121.0
-    assert limiter.delay(POST) == 0.0
-
-
-def test_a_request_without_an_answer_counts_until_an_answer_tells(limiter):
+def test_a_request_without_a_response_counts_until_a_later_response_shows_the_count(limiter):
     go(limiter, 2)
     limiter.learn(leave(limiter), None, {})
     lost = leave(limiter)
@@ -137,39 +117,31 @@ def test_a_request_without_an_answer_counts_until_an_answer_tells(limiter):
     assert may_go(limiter) == 1
 
 
-def test_the_waiting_is_counted(limiter):
-    go(limiter, 0)
-    assert limiter.waited == 0.0
-    limiter.delay(POST)
-    limiter.delay(POST)
-    assert limiter.waited == 2.0
-
-
-def test_reservations_of_many_threads(limiter):
+def test_many_threads_never_take_one_slot_twice(limiter):
     go(limiter, 99, 100)
-    granted = []
+    taken = []
 
-    def work() -> None:
-        granted.append(sum(limiter.delay(POST) == 0.0 for _ in range(50)))
+    def take() -> None:
+        taken.append(sum(limiter.acquire(POST) == 0.0 for _ in range(50)))
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
+    threads = [threading.Thread(target=take) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sum(granted) == 99
+    assert sum(taken) == 99
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_alone_no_order_of_answers_makes_it_reserve_more_than_the_window_has(seed):
+def test_alone_no_order_of_responses_takes_more_slots_than_the_window_has(seed):
     rng, limiter = random.Random(seed), RateLimiter(Clock())
-    limit, reserved, used = rng.randint(1, 40), 0, 0
+    limit, taken, used = rng.randint(1, 40), 0, 0
     leaving: list[Sent] = []
     answers: list[tuple[Sent, int | None]] = []
     for _ in range(600):
         step = rng.random()
-        if step < 0.5 and limiter.delay(POST) == 0.0:
-            reserved += 1
+        if step < 0.5 and limiter.acquire(POST) == 0.0:
+            taken += 1
             leaving.append(limiter.depart(POST))
         elif step < 0.7 and leaving:
             sent = leaving.pop(rng.randrange(len(leaving)))
@@ -178,40 +150,39 @@ def test_alone_no_order_of_answers_makes_it_reserve_more_than_the_window_has(see
         elif answers:
             sent, left = answers.pop(rng.randrange(len(answers)))
             limiter.learn(sent, None if left is None else 201, {} if left is None else remaining(left, limit))
-        assert reserved <= limit
+        assert taken <= limit
 
 
-# ---- when a window ends -------------------------------------------------------------------------------------------
+# ---- the end of a window -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("headers", [{"Retry_After": "17"}, {"X_RateLimit_Reset": "17"}])
-def test_a_429_tells_the_end_of_the_window(limiter, clock, headers):
+def test_a_429_says_when_the_window_ends(limiter, clock, headers):
     use_up(limiter, clock, **headers)
-    assert limiter.delay(POST) == 17.0
+    assert limiter.acquire(POST) == 17.0
     clock.now += 16.5
-    assert limiter.delay(POST) == 0.5
+    assert limiter.acquire(POST) == 0.5
     clock.now += 0.5
     go(limiter, 4)
     assert may_go(limiter) == 4
-    assert limiter.limited == 1
 
 
 @pytest.mark.parametrize("name", ["Retry-After", "X-RateLimit-Reset"])
-def test_a_429_may_tell_it_as_a_moment_by_payarcs_clock(limiter, clock, name):
+def test_a_429_may_say_it_as_a_moment_of_payarcs_clock(limiter, clock, name):
     go(limiter, 2)
     moment = formatdate(2_000_000_017, usegmt=True) if name == "Retry-After" else "2000000017"
-    told = {name: moment, "Date": formatdate(2_000_000_000, usegmt=True)}
-    limiter.learn(leave(limiter), 429, remaining(0) | told)
-    assert limiter.delay(POST) == 17.0
+    given = {name: moment, "Date": formatdate(2_000_000_000, usegmt=True)}
+    limiter.learn(leave(limiter), 429, remaining(0) | given)
+    assert limiter.acquire(POST) == 17.0
 
 
-def test_a_429_that_gives_no_time_leads_to_one_probe_a_second(limiter, clock):
+def test_after_a_429_without_a_time_one_request_a_second_tries_again(limiter, clock):
     go_all(limiter)
-    assert limiter.delay(POST) == 1.0
+    assert limiter.acquire(POST) == 1.0
     clock.now += 1.0
     probe = leave(limiter)
     clock.now += 2.0
-    assert limiter.delay(POST) > 0.0, "the probe is still under way"
+    assert limiter.acquire(POST) > 0.0, "the request is still in flight"
     limiter.learn(probe, 429, remaining(0))
     go(limiter, 4)
     assert may_go(limiter) == 4
@@ -219,22 +190,22 @@ def test_a_429_that_gives_no_time_leads_to_one_probe_a_second(limiter, clock):
 
 def test_a_429_without_any_header_pauses_too(limiter, clock):
     limiter.learn(leave(limiter), 429, {})
-    assert limiter.delay(POST) > 0.0
+    assert limiter.acquire(POST) > 0.0
     clock.now += 1.0
     limiter.learn(leave(limiter), 201, {})
     assert may_go(limiter, 50) == 50
 
 
-def test_a_429_that_says_now_is_not_hammered(limiter):
+def test_a_429_that_says_now_still_waits_a_second(limiter):
     go(limiter, 1)
-    refuse(limiter, Retry_After="0")
-    assert limiter.delay(POST) == 1.0
+    exceed(limiter, Retry_After="0")
+    assert limiter.acquire(POST) == 1.0
 
 
 def test_a_429_is_believed_for_an_hour_at_most(limiter):
     go(limiter, 1)
-    refuse(limiter, Retry_After="999999")
-    assert limiter.delay(POST) == 3600.0
+    exceed(limiter, Retry_After="999999")
+    assert limiter.acquire(POST) == 3600.0
 
 
 def test_without_limit_headers_nothing_is_held_back(limiter):
@@ -250,34 +221,33 @@ def test_without_limit_headers_nothing_is_held_back(limiter):
         {"X-RateLimit-Limit": "0", "X-RateLimit-Remaining": "0"},
     ],
 )
-def test_half_of_the_headers_tells_nothing(limiter, headers):
+def test_half_of_the_headers_means_nothing(limiter, headers):
     limiter.learn(leave(limiter), 201, headers)
     assert may_go(limiter, 9) == 9
 
 
-def test_a_window_that_was_seen_to_open_and_refused_once_teaches_the_length(limiter, clock):
+def test_one_429_in_a_window_that_this_worker_opened_teaches_the_length(limiter, clock):
     for left in (4, 3, 2, 1, 0):
         go(limiter, left)
         clock.now += 2.0
     clock.now += 1.0
-    refuse(limiter, Retry_After="49")
+    exceed(limiter, Retry_After="49")
     clock.now += 49.0
     for left in (4, 3, 2, 1, 0):
         go(limiter, left)
         clock.now += 1.0
-    assert limiter.delay(POST) == 55.0
-    assert limiter.limited == 1
+    assert limiter.acquire(POST) == 55.0
 
 
 def test_the_length_is_a_whole_number_of_seconds_where_one_fits(limiter, clock):
     clock.now += 0.025
     go_all(limiter)
     clock.now += 1.4
-    refuse(limiter, Retry_After="4")  # 3.6 s, rounded up
-    assert limiter.delay(POST) == pytest.approx(3.6)
+    exceed(limiter, Retry_After="4")  # 3.6 s, rounded up
+    assert limiter.acquire(POST) == pytest.approx(3.6)
 
 
-def test_a_length_reckoned_too_short_costs_one_429_and_is_mended(limiter, clock):
+def test_a_length_estimated_too_short_costs_one_429_and_is_corrected(limiter, clock):
     first = leave(limiter)
     clock.now += 0.3  # PayArc opened a window of 6 seconds meanwhile, 0.2 s after that
     limiter.learn(first, 201, remaining(4))
@@ -286,58 +256,57 @@ def test_a_length_reckoned_too_short_costs_one_429_and_is_mended(limiter, clock)
     slow = limiter.depart(POST)
     clock.now += 0.95
     limiter.learn(slow, 429, remaining(0) | {"Retry-After": "5"})
-    assert limiter.delay(POST) == pytest.approx(1005.3 - clock.now), "the least whole number of seconds that fits"
+    assert limiter.acquire(POST) == pytest.approx(1005.3 - clock.now), "the least whole number of seconds that fits"
     clock.now = 1005.31
     early = leave(limiter)
-    assert limiter.delay(POST) > 0.0, "one goes, alone"
+    assert limiter.acquire(POST) > 0.0, "one goes, alone"
     limiter.learn(early, 429, remaining(0) | {"Retry-After": "1"})
-    assert limiter.delay(POST) == pytest.approx(1006.3 - clock.now)
+    assert limiter.acquire(POST) == pytest.approx(1006.3 - clock.now)
     clock.now = 1006.31
     go_all(limiter)
-    assert limiter.delay(POST) == pytest.approx(6.0)
+    assert limiter.acquire(POST) == pytest.approx(6.0)
 
 
-def test_x_ratelimit_reset_on_any_answer_spares_the_429(limiter, clock):
+def test_x_ratelimit_reset_on_every_response_saves_the_429(limiter, clock):
     for left, date in ((4, 0.2), (3, 0.9), (2, 1.5), (1, 2.2), (0, 2.6)):
         clock.now = 1000 + date
-        told = {
+        given = {
             "X-RateLimit-Reset": "2000000061",  # the window opened at 2000000000.2; the end is rounded up
             "Date": formatdate(2_000_000_000 + int(date), usegmt=True),
         }
-        limiter.learn(leave(limiter), 201, remaining(left) | told)
-    wait = limiter.delay(POST)
+        limiter.learn(leave(limiter), 201, remaining(left) | given)
+    wait = limiter.acquire(POST)
     assert 57.6 <= wait <= 58.6
     clock.now += wait
     go_all(limiter)
-    assert 59 <= limiter.delay(POST) <= 61
-    assert limiter.limited == 0
+    assert 59 <= limiter.acquire(POST) <= 61
 
 
 def test_a_window_joined_midway_teaches_no_length(limiter, clock):
     go(limiter, 2)
-    refuse(limiter, Retry_After="5")
+    exceed(limiter, Retry_After="5")
     clock.now += 5.0
     go_all(limiter)
-    assert limiter.delay(POST) == 1.0, "its end is not known: a probe, not a guess"
+    assert limiter.acquire(POST) == 1.0, "its end is not known: one request finds out"
 
 
-def test_a_window_opened_by_somebody_else_teaches_no_length(limiter, clock):
+def test_a_window_that_others_opened_teaches_no_length(limiter, clock):
     for first in (4, 3, 2):
         go(limiter, first)
     clock.now += 100.0
-    go(limiter, 2)  # accounts for no more than the last answer did: another window, and not from its beginning
-    refuse(limiter, Retry_After="5")
+    go(limiter, 2)  # no more used than before: another window, which others opened
+    exceed(limiter, Retry_After="5")
     clock.now += 5.0
     go_all(limiter)
-    assert limiter.delay(POST) == 1.0
+    assert limiter.acquire(POST) == 1.0
 
 
 def test_a_429_alone_teaches_that_there_is_a_limit(limiter, clock):
-    refuse(limiter, Retry_After="5")
-    assert limiter.delay(POST) == 5.0
+    exceed(limiter, Retry_After="5")
+    assert limiter.acquire(POST) == 5.0
     clock.now += 5.0
     go_all(limiter)
-    assert limiter.delay(POST) > 0.0
+    assert limiter.acquire(POST) > 0.0
 
 
 def test_a_new_window_is_noticed_before_the_old_ones_end_is_known(limiter, clock):
@@ -350,14 +319,14 @@ def test_a_new_window_is_noticed_before_the_old_ones_end_is_known(limiter, clock
 def test_a_penalty_is_not_taken_for_a_windows_length(limiter, clock):
     for wait in (60, 3600):
         go(limiter, 4)
-        refuse(limiter, Retry_After=str(wait))
-        assert limiter.delay(POST) == wait
+        exceed(limiter, Retry_After=str(wait))
+        assert limiter.acquire(POST) == wait
         clock.now += wait
     go_all(limiter)
-    assert limiter.delay(POST) == 60.0
+    assert limiter.acquire(POST) == 60.0
 
 
-def test_a_late_answer_of_the_window_before_tells_nothing_of_this_one(limiter, clock):
+def test_a_late_response_says_nothing_about_the_next_window(limiter, clock):
     for left in (4, 3, 2):
         go(limiter, left)
     late = [leave(limiter) for _ in range(2)]
@@ -371,15 +340,15 @@ def test_a_late_answer_of_the_window_before_tells_nothing_of_this_one(limiter, c
         go(limiter, left)
 
 
-def test_what_is_late_does_not_hold_up_the_next_window(limiter, clock):
+def test_a_late_request_does_not_delay_the_next_window(limiter, clock):
     go(limiter, 4)
     leave(limiter)
-    refuse(limiter, Retry_After="5")
+    exceed(limiter, Retry_After="5")
     clock.now += 5.0
-    assert limiter.delay(POST) == 0.0
+    assert limiter.acquire(POST) == 0.0
 
 
-def test_who_never_reserves_breaks_nothing(limiter, clock):
+def test_requests_without_a_slot_are_counted_too(limiter, clock):
     for left in (4, 3, 2):
         limiter.learn(limiter.depart(POST), 201, remaining(left))
     assert may_go(limiter) == 2
@@ -388,7 +357,7 @@ def test_who_never_reserves_breaks_nothing(limiter, clock):
     late = limiter.depart(POST)
     limiter.learn(limiter.depart(POST), 429, remaining(0) | {"Retry-After": "9"})
     limiter.learn(late, 201, remaining(1))
-    assert limiter.delay(POST) == 9.0
+    assert limiter.acquire(POST) == 9.0
     clock.now += 9.0
     go_all(limiter)
 
@@ -397,229 +366,170 @@ def test_who_never_reserves_breaks_nothing(limiter, clock):
 
 
 @pytest.mark.parametrize("limit", [3, 90])
-def test_another_limit_from_the_next_window_on(limiter, clock, limit):
+def test_the_limit_may_change_with_the_next_window(limiter, clock, limit):
     go_all(limiter)
     clock.now += 1.0
-    refuse(limiter, Retry_After="59")
+    exceed(limiter, Retry_After="59")
     clock.now += 59.0
     go(limiter, limit - 1, limit)
     assert may_go(limiter) == limit - 1
-    assert limiter.limited == 1
 
 
-def test_a_limit_that_rises_within_the_window(limiter):
+def test_the_limit_may_rise_within_the_window(limiter):
     go(limiter, 4)
     go(limiter, 3)
     go(limiter, 87, 90)
     assert may_go(limiter) == 87
 
 
-def test_a_limit_that_falls_within_the_window(limiter, clock):
+def test_the_limit_may_fall_within_the_window(limiter, clock):
     for left in (29, 28, 27):
         go(limiter, left, 30)
     go(limiter, 1, 5)
     assert may_go(limiter) == 1
 
 
-def test_a_limit_that_falls_below_what_is_used_ends_the_window(limiter, clock):
-    for left in range(29, 9, -1):
-        go(limiter, left, 30)
-    go(limiter, 0, 10)
-    assert may_go(limiter) == 0
-    clock.now += 1.0
-    refuse(limiter, 10, Retry_After="59")
-    assert limiter.delay(POST) == 59.0, "still the window that was seen to open"
-    clock.now += 59.0
-    go_all(limiter, 10)
-    assert limiter.delay(POST) == 60.0
+# ---- suspension and later processes -----------------------------------------------------------------------------
 
 
-# ---- a machine that is suspended, and a worker that leaves --------------------------------------------------------
-
-
-def test_a_suspension_ends_windows_too(limiter, clock):
+def test_windows_end_while_the_machine_is_suspended(limiter, clock):
     go_all(limiter)
-    refuse_at = clock.now + 1.0
-    clock.now = refuse_at
-    refuse(limiter, Retry_After="59")
+    limited_at = clock.now + 1.0
+    clock.now = limited_at
+    exceed(limiter, Retry_After="59")
     clock.now += 10_000.0
     late = leave(limiter)
-    assert limiter.delay(POST) > 0.0, "one goes alone, whatever the clock says"
+    assert limiter.acquire(POST) > 0.0, "one goes alone, whatever the clock says"
     clock.now += 10_000.0
     limiter.learn(late, 201, remaining(4))
-    assert limiter.delay(POST) == 0.0
+    assert limiter.acquire(POST) == 0.0
 
 
-def test_who_goes_on_elsewhere_needs_no_429_to_learn_the_length_again(limiter, clock):
-    go_all(limiter)
-    clock.now += 1.0
-    refuse(limiter, Retry_After="59")
-    state = json.loads(json.dumps(limiter.export()))
-    assert state[POST] == {"limit": 5, "length": [59.0, 60.0], "used": 5, "left": 59.0}
-    elsewhere = Clock()
-    elsewhere.now = 77.0
-    other = RateLimiter(elsewhere)
-    other.restore(state, elapsed=40.0)
-    assert other.delay(POST) == 19.0
-    elsewhere.now += 19.0
-    go_all(other)
-    assert other.delay(POST) == 60.0
-    assert other.limited == 0
-
-
-def test_who_goes_on_in_the_same_window_counts_what_was_used(limiter, clock):
-    use_up(limiter, clock, Retry_After="59")
-    clock.now += 59.0
-    go(limiter, 4)
-    leave(limiter)
-    other = RateLimiter(clock)
-    other.restore(limiter.export(), elapsed=0.0)
-    assert may_go(other) == 3
-
-
-def test_who_goes_on_after_the_window_is_over_begins_another(limiter, clock):
+def test_a_process_that_resumes_after_the_windows_end_begins_another(limiter, clock):
     use_up(limiter, clock, Retry_After="60")
     other = RateLimiter(clock)
     other.restore(limiter.export(), elapsed=60.0)
     first = leave(other)
-    assert other.delay(POST) > 0.0
+    assert other.acquire(POST) > 0.0
     other.learn(first, 201, remaining(4))
     assert may_go(other) == 4
 
 
-# ---- against a simulated PayArc -----------------------------------------------------------------------------------
+def test_a_later_process_knows_the_length_and_waits_for_the_windows_end(limiter, clock):
+    go_all(limiter)
+    clock.now += 1.0
+    exceed(limiter, Retry_After="59")
+    state = json.loads(json.dumps(limiter.export()))
+    elsewhere = Clock()
+    elsewhere.now = 77.0
+    other = RateLimiter(elsewhere)
+    other.restore(state, elapsed=40.0)
+    assert other.acquire(POST) == 19.0
+    elsewhere.now += 19.0
+    go_all(other)
+    assert other.acquire(POST) == 60.0, "no 429 was needed"
 
 
-class Payarc:
-    """A fixed window that opens with the first request after the last one's end, as Laravel's throttle has it.
-
-    :param form: how the end is told: to the whole second (``laravel``), rounded up (``up``), as ``date``, not at all
-        (``none``), or by X-RateLimit-Reset on every answer (``reset``)
-    """
-
-    def __init__(self, limit: int, length: float, form: str = "laravel") -> None:
-        self.limit, self.length, self.form = limit, length, form
-        self.used, self.end = 0, -math.inf
-        self.created = 0
-        self.refused: list[float] = []
-
-    def handle(self, now: float) -> tuple[int, dict[str, str]]:
-        if now >= self.end:
-            self.used = 0
-            self.end = (int(now) if self.form == "laravel" else now) + self.length
-        if self.used >= self.limit:
-            self.refused.append(now)
-            return 429, remaining(0, self.limit) | self._told(now, refused=True)
-        self.used += 1
-        self.created += 1
-        return 201, remaining(self.limit - self.used, self.limit) | self._told(now, refused=False)
-
-    def _told(self, now: float, *, refused: bool) -> dict[str, str]:
-        date = {"Date": formatdate(2_000_000_000 + int(now), usegmt=True)}
-        reset = {"X-RateLimit-Reset": str(2_000_000_000 + math.ceil(self.end))}
-        if not refused:
-            return date | (reset if self.form == "reset" else {})
-        return (
-            date
-            | {
-                "laravel": {"Retry-After": str(int(self.end) - int(now))},
-                "up": {"Retry-After": str(max(1, math.ceil(self.end - now)))},
-                "date": {"Retry-After": formatdate(2_000_000_000 + math.ceil(self.end), usegmt=True)},
-                "reset": reset,
-                "none": {},
-            }[self.form]
-        )
+def test_a_later_process_opens_a_window_with_one_request_if_nothing_was_known(clock):
+    other = RateLimiter(clock)
+    other.restore(json.loads(json.dumps(RateLimiter(clock).export())), elapsed=1.0)
+    assert may_go(other) == 1
 
 
-def simulate(
-    seed: int,
-    *,
-    limit: int,
-    workers: list[int],
-    lost: float = 0.0,
-    until: float = 600.0,
-    form: str = "laravel",
-    ledger: bool = False,
-) -> Payarc:
-    """Runs workers, each with a limiter and so many requests at once, against one `Payarc` of 60 s windows.
-
-    :param ledger: they keep a common account of the windows
-    """
-    rng, clock, payarc = random.Random(seed), Clock(), Payarc(limit, 60, form)
-    start, order, events = clock.now + rng.random() * 30, itertools.count(), []
-    limiters = [RateLimiter(clock) for _ in workers]
-    account: dict[str, object] = {}
-
-    def at(time: float, *what: object) -> None:
-        heapq.heappush(events, (time, next(order), *what))
-
-    for limiter, concurrency in zip(limiters, workers, strict=True):
-        if ledger:
-            limiter.use_account(POST)
-        for _ in range(concurrency):
-            at(start + rng.random(), limiter, "ask", None)
-    while events[0][0] < start + until:
-        clock.now, _, limiter, what, answer = heapq.heappop(events)
-        if what == "ask":
-            wait = limiter.delay(POST)
-            asking = limiter.asking(POST, str(id(limiter)), 4) if wait and ledger else None
-            if asking is not None:
-                at(clock.now + rng.uniform(0.0, 0.1), limiter, "account", asking)
-            if wait:
-                at(clock.now + wait, limiter, "ask", None)
-            else:
-                at(clock.now + rng.uniform(0.02, 0.4), limiter, "handle", limiter.depart(POST))
-        elif what == "account":
-            asked_for = clock.now - answer.at
-            granted = take(account, answer, clock.now + 5e8, asked_for=asked_for, at=clock.now)
-            limiter.granted(POST, granted)
-        elif what == "handle":
-            answer = (answer, *((None, {}) if rng.random() < lost else payarc.handle(clock.now)))
-            at(clock.now + rng.uniform(0.02, 0.4), limiter, "answer", answer)
-        else:
-            limiter.learn(*answer)
-            at(clock.now, limiter, "ask", None)
-    assert sum(limiter.limited for limiter in limiters) <= len(payarc.refused)
-    payarc.refused = [at - start for at in payarc.refused]
-    return payarc
+@pytest.mark.parametrize(
+    ("waits", "after", "waited"),
+    [
+        ([(0, 2)], 2, 2),
+        ([(0, 2)], 0.5, 0.5),  # what is still ahead does not count
+        ([(0, 2), (0, 2), (1, 1)], 5, 2),  # side by side
+        ([(0, 2), (3, 1)], 5, 3),  # one after the other
+    ],
+)
+def test_waits_that_overlap_count_once(limiter, clock, monkeypatch, waits, after, waited):
+    asked = iter(waits)
+    monkeypatch.setattr("payarc_provider.api.rate_limit.Budget.wait", lambda *_: next(asked)[1])
+    start = clock.now
+    for at, _ in waits:
+        clock.now = start + at
+        limiter.acquire(POST)
+    clock.now = start + after
+    assert limiter.waited == waited
 
 
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("limit", [1, 5, 30, 90])
-@pytest.mark.parametrize("concurrency", [1, 8])
-@pytest.mark.parametrize("form", ["laravel", "up", "date", "reset"])
-def test_every_window_is_used_up_and_only_the_first_is_overrun(seed, limit, concurrency, form):
-    payarc = simulate(seed, limit=limit, workers=[concurrency], form=form)
-    # Laravel's windows are not all of one length: they end with a whole second.
-    assert len(payarc.refused) <= (4 if form == "laravel" else 3)
-    assert payarc.created >= 9 * limit
+# ---- one budget for all endpoints, or one for each ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_a_429_that_never_tells_the_end_costs_probes_and_no_window(seed):
-    payarc = simulate(seed, limit=30, workers=[8], form="none")
-    assert payarc.created >= 9 * 30
-    assert len(payarc.refused) <= 10 * 60
+def window_of_known_length(limiter, clock):
+    """Until now only POSTs were sent, and a new window has begun."""
+    go_all(limiter)
+    clock.now += 1.0
+    exceed(limiter, Retry_After="59")
+    clock.now += 59.0
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_several_workers_on_one_token_share_it_with_few_refusals(seed):
-    payarc = simulate(seed, limit=30, workers=[4, 4, 4])
-    assert payarc.created >= 9 * 30
-    assert len(payarc.refused) <= 8 * 10
+def test_endpoints_share_one_window_until_responses_show_otherwise(limiter, clock):
+    window_of_known_length(limiter, clock)
+    go(limiter, 4)
+    go(limiter, 3, endpoint=LIST)
+    go(limiter, 2)
+    assert may_go(limiter) == 2
 
 
-@pytest.mark.parametrize("seed", range(10))
-@pytest.mark.parametrize("form", ["laravel", "up"])
-def test_several_workers_with_an_account_use_windows_up_and_overrun_only_the_first_ones(seed, form):
-    payarc = simulate(seed, limit=30, workers=[8, 8, 8, 8], ledger=True, form=form, until=900.0)
-    later = [at for at in payarc.refused if at > 130]
-    assert payarc.created >= 14 * 30
-    assert len(later) <= 5
+def test_a_count_below_that_of_another_endpoint_shows_windows_of_their_own(limiter, clock):
+    window_of_known_length(limiter, clock)
+    for left in (4, 3, 2):
+        go(limiter, left)
+    go(limiter, 4, endpoint=LIST)
+    assert may_go(limiter) == 2, "POSTs as before"
+    go(limiter, 3, endpoint=LIST)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_lost_answers_slow_it_down_little(seed):
-    payarc = simulate(seed, limit=30, workers=[8], lost=0.05)
-    assert payarc.created >= 8 * 30
-    assert len(payarc.refused) <= 10
+def test_in_a_full_window_one_request_of_another_endpoint_finds_out_that_it_has_its_own(limiter, clock):
+    window_of_known_length(limiter, clock)
+    go_all(limiter)
+    reading = leave(limiter, LIST)
+    assert limiter.acquire(LIST) == 60.0, "one goes alone"
+    limiter.learn(reading, 200, remaining(4))
+    go(limiter, 3, endpoint=LIST)
+    assert limiter.acquire(POST) == 60.0
+
+
+def test_in_a_full_window_one_request_of_another_endpoint_finds_out_that_it_shares_it(limiter, clock):
+    window_of_known_length(limiter, clock)
+    go_all(limiter)
+    limiter.learn(leave(limiter, LIST), 429, remaining(0) | {"Retry-After": "60"})
+    assert limiter.acquire(LIST) == limiter.acquire(POST) == 60.0
+    clock.now += 60.0
+    go(limiter, 4, endpoint=LIST)
+    for left in (3, 2, 1, 0):
+        go(limiter, left)
+    assert limiter.acquire(LIST) == 60.0, "it does not try again"
+
+
+def test_a_new_window_is_not_taken_for_a_window_of_another_endpoint(limiter, clock):
+    for left in (4, 3, 2):
+        go(limiter, left)
+    go(limiter, 4, endpoint=LIST)  # the window's end is not known, so it may have ended
+    go(limiter, 3)
+    assert limiter.export()["apart"] is None
+
+
+def test_an_endpoint_that_waits_is_not_starved_by_another(limiter):
+    go(limiter, 4)
+    posts = [leave(limiter) for _ in range(4)]
+    assert limiter.acquire(LIST) > 0.0
+    limiter.learn(posts[0], 429, remaining(0) | {"Retry-After": "0"})
+    limiter._clock.now += 1.01
+    opening = leave(limiter)
+    assert limiter.acquire(LIST) > 0.0
+    limiter.learn(opening, 201, remaining(4))
+    assert may_go(limiter) == 3, "one slot is kept"
+    assert limiter.acquire(LIST) == 0.0
+
+
+def test_a_slot_is_not_kept_for_an_endpoint_that_has_given_up(limiter, clock):
+    first = leave(limiter)
+    assert limiter.acquire(LIST) > 0.0
+    clock.now += 2.0
+    limiter.learn(first, 201, remaining(4))
+    assert may_go(limiter) == 4
