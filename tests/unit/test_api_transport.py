@@ -198,6 +198,50 @@ def test_a_closed_transport_opens_new_connections(serve):
     assert server.connections == 2
 
 
+def test_an_idle_connection_is_closed_orderly(serve):
+    ends: list[bytes] = []
+
+    def script(server: Server, sock: socket.socket) -> None:
+        server.read(sock)
+        sock.sendall(OK)
+        ends.append(sock.recv(1))  # would raise if the connection were reset
+        server.done.set()
+
+    server = serve(script)
+    subject = transport(server.url)
+    subject.send(Request("POST"), "t")
+    subject.close()
+    assert server.done.wait(5)
+    assert ends == [b""]
+
+
+def test_closing_a_transport_ends_the_request_of_another_thread(serve):
+    server = serve(stalls(b""), answers(OK))
+    subject = transport(server.url, timeout=20)
+    errors: list[PayarcError] = []
+    sender = threading.Thread(target=lambda: errors.append(failure(subject)))
+    sender.start()
+    while not server.requests:
+        time.sleep(0.01)
+    subject.close()
+    sender.join(5)
+    assert [type(error) for error in errors] == [PayarcUnknownOutcome]
+    assert subject.send(Request("GET"), "t").status == 201
+
+
+def test_a_request_that_is_connecting_when_its_transport_is_closed_is_not_sent(serve, monkeypatch):
+    server = serve(answers(OK))
+    subject = transport(server.url)
+    connect = socket.create_connection
+    monkeypatch.setattr(
+        "urllib3.util.connection.create_connection",
+        lambda address, *args, **kwargs: (subject.close(), connect(address))[1],
+    )
+    assert isinstance(failure(subject), PayarcConnectionFailed)
+    assert server.requests == []
+    assert subject.sent == {}
+
+
 def test_cookies_are_not_sent_back(serve):
     server = serve(answers(OK.replace(b"X-Thing: 1", b"Set-Cookie: a=b; Path=/")))
     subject = transport(server.url)
