@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from payarc_provider.api.client import CustomerPage
@@ -52,6 +53,7 @@ class Request:
     """A POST that was let out."""
 
     key: str
+    owner: str
     person: str
     checked_at: float
     may_commit_until: float
@@ -84,6 +86,24 @@ class Weather:
     read_fails: float = 0.0
 
 
+CALLS = ("claim", "record", "renew", "take_over", "record_absence", "give_up", "release")
+TROUBLES = ("suspended before", "suspended before, answer lost", "suspended after", "answer lost", "killed after")
+
+
+@dataclass(frozen=True, slots=True)
+class Trap:
+    """Trouble at a point that chance alone seldom meets.
+
+    :param call: the transaction, by any process
+    :param nth: which call of them; only those count that a run makes with claims it has not sent, if ``unsent``
+    """
+
+    call: str
+    nth: int
+    trouble: str
+    unsent: bool
+
+
 @dataclass
 class Shape:
     """What kind of world a seed gives."""
@@ -106,6 +126,10 @@ class Shape:
     """After so many requests of a process, the rate limit lets nothing through for seconds; some runs are deferred."""
     outage: tuple[float, float] | None = None
     """From when to when nobody reaches the ledger."""
+    traps: tuple[Trap, ...] = ()
+    relay: bool = False
+    """Rows pass through several hands: a run looks up with claims that it has not sent, and is suspended; whoever sends
+    meanwhile is soon killed."""
 
 
 class World:
@@ -135,6 +159,8 @@ class World:
         self.owners = 0
         self.deferrals = 0
         self.ended_well = 0
+        self.combined: Counter[tuple[str, str]] = Counter()
+        self._calls: Counter[tuple[str, bool]] = Counter()
         self._ids = 0
         self.failure: Violation | None = None
 
@@ -164,13 +190,22 @@ class World:
         if rng.random() < 0.2:
             begin = rng.uniform(0, 30)
             shape.outage = (begin, begin + rng.uniform(1, 25))
+        shape.relay = rng.random() < 0.15
+        if shape.relay or rng.random() < 0.5:
+            shape.traps = tuple(
+                Trap(rng.choice(CALLS), rng.choice((1, 1, 2, 3)), rng.choice(TROUBLES), rng.random() < 0.5)
+                for _ in range(rng.choice((1, 2)))
+            )
+        if shape.relay:
+            call = rng.choice(("take_over", "take_over", "record_absence"))
+            shape.traps += (Trap(call, 1, rng.choice(TROUBLES), unsent=True),)
         return shape
 
     def _weather(self) -> Weather:
         rng = self.rng
         return Weather(
             lost=rng.choice((0.0, 0.15, 0.4)),
-            never=rng.choice((0.0, 0.1, 0.3)),
+            never=0.3 if self.shape.relay else rng.choice((0.0, 0.1, 0.3)),
             late=rng.choice((0.0, 0.15, 0.4)),
             limited=rng.choice((0.0, 0.0, 0.2)),
             unreachable=rng.choice((0.0, 0.0, 0.2)),
@@ -228,8 +263,27 @@ class World:
         unreferenced = not self.shape.references or self.shape.long_descriptions or self.shape.mimic
         return doubtful and unreferenced and "left pending" in str(problem)
 
+    def trouble_at(self, process: Process, me: Claimant, call: str) -> str:
+        """What befalls this call of a process; empty for nothing."""
+        counted = {False, self._has_unsent(me)} if self.shape.traps else {False}
+        for unsent in counted:
+            self._calls[call, unsent] += 1
+        for trap in self.shape.traps:
+            if trap.call == call and trap.unsent in counted and trap.nth == self._calls[call, trap.unsent]:
+                self.combined[f"{call}{' with unsent claims' if True in counted else ''}", trap.trouble] += 1
+                self.fault(process.name, call, trap.trouble)
+                return trap.trouble
+        return ""
+
+    def _has_unsent(self, me: Claimant) -> bool:
+        """Whether this run owns rows for which it has sent nothing."""
+        sent = {request.key for request in self.requests if request.owner == me.owner}
+        return any(row.owner == me.owner and row.key not in sent for row in self.ledger.table.values())
+
     def _calm_down(self) -> None:
         self.tell("calm")
+        self.shape.traps = ()
+        self.shape.relay = False
         self.weather = Weather()
         self.shape.outage = self.shape.limit = None
         self.shape.moving = False
@@ -264,16 +318,16 @@ class World:
         records = resumed if resumed is not None else self.records(number, second_source=second_source)
         settle = self.shape.settles[number % 2]
         settings = Settings(
-            concurrency=2,
-            batch_size=rng.choice((2, 2, 4)),
+            concurrency=1 if self.shape.relay else rng.choice((1, 2, 2)),
+            batch_size=4 if self.shape.relay else rng.choice((2, 2, 4)),
             reference=rng.random() < 0.5 if self.shape.mimic else self.shape.references,
             timeout=2.0,
             settle=settle,
             lease=9.0,
             margin=6.0,
-            ledger_patience=15.0,
+            ledger_patience=120.0 if self.shape.relay else 15.0,
             held_patience=120.0,
-            max_unknown_in_a_row=4,
+            max_unknown_in_a_row=1 if self.shape.relay else rng.choice((1, 2, 4)),
             max_connection_failures_in_a_row=3,
             defer_after=2.0 if self.shape.limit is not None and not last and (resumed or rng.random() < 0.7) else None,
         )
@@ -323,7 +377,7 @@ class World:
         fate = rng.random()
         when = rng.choice((rng.uniform(0, 1), rng.uniform(0, 4), rng.uniform(0, 40)))
         if fate < 0.5:
-            self.scheduler.after(when, lambda: self._kill(process))
+            self.scheduler.after(when, lambda: self.kill(process))
         if fate < 0.7 and again < 2:  # Airflow runs it again: after its death, or believing it dead
             self.scheduler.after(when + rng.uniform(0, 5), lambda: self._again(number, again))
 
@@ -331,12 +385,17 @@ class World:
         if self.scheduler.now < HISTORY_SECONDS - 5:
             self.attempt(number, again=again + 1)
 
+    def suspend(self, process: Process) -> None:
+        """Suspend it, long enough for others to take its rows over."""
+        self._suspend(process)
+        self.scheduler.after(self.rng.uniform(25 if self.shape.relay else 5, 60), process.resume)
+
     def _suspend(self, process: Process) -> None:
         if not process.dead:
             self.fault(process.name, "is suspended")
             process.suspend()
 
-    def _kill(self, process: Process) -> None:
+    def kill(self, process: Process) -> None:
         if not process.dead:
             self.fault(process.name, "is killed")
             process.kill()
@@ -410,10 +469,12 @@ class World:
         rng, weather = self.rng, self.weather
         key = self.codes[idempotency_key.split("-", maxsplit=1)[0]]
         now = self.scheduler.now
-        request = Request(key, self.person_of(fields), now, now + settings.settle)
+        request = Request(key, me.owner, self.person_of(fields), now, now + settings.settle)
         self._check_sending(process, me, request)
         self.requests.append(request)
         self.tell(process.name, "sends", key, idempotency_key)
+        if self.shape.relay and any(one.suspended and not one.dead for one in self.processes):
+            self.scheduler.after(rng.uniform(0, 0.6), lambda: self.kill(process))
         if rng.random() < 0.04:  # the worst moment: with a request on its way
             self._suspend(process)
             self.scheduler.after(rng.uniform(5, 40), process.resume)
@@ -723,9 +784,15 @@ class SimRuntime:
             return
         self._running = True
         call, future = self._queue.pop(0)
-        self.world.scheduler.after(_between(self.world.rng), lambda: self._happen(call, future))
+        world = self.world
+        trouble = world.trouble_at(self.process, self.me, call.__code__.co_names[0])  # the method that the lambda calls
+        if trouble.startswith("suspended before"):
+            world.suspend(self.process)
+            self.process.act(lambda: self._happen(call, future, trouble))
+            return
+        world.scheduler.after(_between(world.rng), lambda: self._happen(call, future, trouble))
 
-    def _happen(self, call: Callable[[Any], Any], future: Any) -> None:
+    def _happen(self, call: Callable[[Any], Any], future: Any, trouble: str) -> None:
         world = self.world
         if self.process.dead and world.rng.random() < 0.5:
             return
@@ -738,9 +805,14 @@ class SimRuntime:
             world.ledger.now = world.scheduler.now + world.ledger_offset
             ledger = RecordingLedger(world, self.process)
             result = call(ledger)
-            if dice < world.weather.ledger_before + world.weather.ledger_after:
+            if dice < world.weather.ledger_before + world.weather.ledger_after or trouble.endswith("answer lost"):
                 world.fault(self.process.name, ledger.name, "takes effect, but its answer is lost")
                 result = LedgerUnavailable("answer lost")
+
+        if trouble == "suspended after":
+            world.suspend(self.process)
+        elif trouble == "killed after":
+            world.kill(self.process)
 
         def answer() -> None:
             _deliver(future, result)
@@ -814,6 +886,7 @@ class Tally:
     customers: int = 0
     full: int = 0
     deferrals: int = 0
+    combined: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def count(self, history: World) -> None:
         self.histories += 1
@@ -821,6 +894,7 @@ class Tally:
         self.faults += history.faults
         self.owners += history.owners
         self.deferrals += history.deferrals
+        self.combined.update(history.combined)
         self.customers += sum(not customer.noise for customer in history.customers)
         self.full += history.scheduler.events >= 30 and history.faults >= 1 and history.owners >= 2
 
