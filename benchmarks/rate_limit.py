@@ -61,7 +61,7 @@ def work(
                 reader,
                 feed=ThreadedFeed(Batches(ListSource(rows, me.source), reader, settings.batch_size), pools.source),
                 ledger=ThreadedLedger(ledger, me, pools, retry_rejected=False),
-                payarc=ThreadedPayarc(client, limiter, pools),
+                payarc=ThreadedPayarc(client, limiter, pools, ledger, me),
                 sink=Results(keep=False),
                 clock=SystemClock(),
             )

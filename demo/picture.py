@@ -22,7 +22,7 @@ def draw(output: str) -> str:
             f'<rect width="{WIDTH}" height="{height}" rx="8" fill="#1b2430"/>',
             f'<g style="{STYLE}">',
             *(
-                f'<text x="{MARGIN}" y="{MARGIN + LINE * number - 5}" fill="{_colour(line)}">{_text(line)}</text>'
+                f'<text x="{MARGIN}" y="{MARGIN + LINE * number - 5}" fill="{_color(line)}">{_text(line)}</text>'
                 for number, line in enumerate(shown, start=1)
                 if line
             ),
@@ -37,7 +37,7 @@ def _text(line: str) -> str:
     return escape(line).replace("  ", "\u00a0\u00a0")  # SVG viewers collapse white space
 
 
-def _colour(line: str) -> str:
+def _color(line: str) -> str:
     if line.startswith("$"):
         return "#8fb8de"
     return "#9be3b0" if "created" in line or "POSTs" in line else "#d5dde6"

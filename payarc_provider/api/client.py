@@ -53,7 +53,7 @@ class PayarcClient:
     `PayarcUnexpectedAnswer` and `PayarcRefused`, and for a single customer `PayarcNotFound`.
 
     The client never waits for the rate limit and reserves nothing. A caller that respects the limit waits until
-    ``limiter.delay`` returns 0.0, and calls ``limiter.release`` if ``before_send`` raised.
+    ``limiter.acquire`` returns 0.0, and calls ``limiter.release`` if ``before_send`` raised.
 
     :param base_url: see `check_base_url`
     :param token: returns the access token; called with True after a 401, to fetch a newer one if there is one

@@ -86,7 +86,7 @@ def page(text: str, total: int, limit: int, offset: int) -> str:
 
 def rebuilt(account: str, keys: int, customers: int, unusable: int, done: Rebuilt) -> str:
     """The result of a rebuild."""
-    lines = [f"account {account}: {keys} keys compared with PayArc's {customers} customers"]
+    lines = [f"account {account}: keys given: {keys}, customers at PayArc: {customers}"]
     lines += [
         f"  {verdict:<9} {done.counts[verdict]:>8}  {text}"
         for verdict, text in _VERDICTS.items()

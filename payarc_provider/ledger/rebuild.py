@@ -49,8 +49,8 @@ def rebuild(ledger: Ledger, given: argparse.Namespace) -> str:
             index = run_to_end(reader.read_list(0.0, lambda: CustomerIndex(ledger_id), on_page=_Progress().report))
     if not work.any_customer(keys, index):
         raise LedgerUnchanged(
-            f"none of PayArc's {len(index)} customers carries a reference of the {len(keys)} keys in the ledger "
-            f"{ledger_id} and the account {account}: check --ledger-id, --account and the keys; nothing was changed"
+            f"no customer at PayArc carries the reference of one of these keys in the ledger {ledger_id} and the "
+            f"account {account}: check --ledger-id, --account and the keys; nothing was changed"
         )
     _open_with_id(ledger, ledger_id)
     done = work.restore(keys, index)

@@ -1,1 +1,1 @@
-
+"""Runs: records are claimed, sent, recorded and looked up, without Airflow."""

@@ -1,4 +1,4 @@
-"""One run's access to the rate limit, shared with the other workers on the ledger."""
+"""One run's access to the rate limit, which it shares with the other workers on its ledger."""
 
 from __future__ import annotations
 
@@ -7,64 +7,66 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from payarc_provider.api.http import now as machine_clock
 from payarc_provider.api.rate_limit import RateLimiter
 from payarc_provider.exceptions import PayarcLedgerError
 from payarc_provider.sync.ledger import Ledger
-from payarc_provider.sync.places import take_places
 
 log = logging.getLogger(__name__)
 
-_PATIENCE = 10.0
-_MEANWHILE = 0.02
-_MOMENT = 0.001
-_CREATE = "POST /customers"
+Transact = Callable[[Callable[[Ledger], Any]], Awaitable[Any]]
+
+_PATIENCE = 10.0  # seconds to wait for the ledger before going on by PayArc's responses alone
 
 
 class Throttle:
-    """Asks the limiter, and the ledger where other workers use the same token."""
+    """Asks the limiter for slots, and the ledger where other workers use the same merchant's windows.
+
+    A worker that is alone asks the ledger once in a window. The ledger's fact ``rate_limit:<account>`` holds numbers,
+    times and the workers' random ids.
+
+    :param transact: runs a call with the ledger; None where there is no ledger, and nothing is shared
+    :param worker: a random id of this run
+    """
 
     def __init__(
         self,
         limiter: RateLimiter,
-        transact: Callable[[Callable[[Ledger], Any]], Awaitable[Any]] | None,
+        transact: Transact | None,
         account: str,
         worker: str,
     ) -> None:
         self._limiter = limiter
         self._transact = transact
-        self._account = account
+        self._fact = f"rate_limit:{account}"
         self._worker = worker
         self._asking = False
-        if transact is not None:
-            limiter.use_account(_CREATE)
 
     async def acquire(self, endpoint: str, ready: int = 1) -> float:
-        """Seconds after which to ask again; 0.0 has taken a slot."""
-        wait = self._limiter.delay(endpoint)
-        if wait <= 0 or endpoint != _CREATE or self._transact is None:
-            return wait
-        if self._asking:
-            return min(wait, _MEANWHILE)
-        asking = self._limiter.asking(_CREATE, self._worker, ready)
-        if asking is None:
-            return wait
-        self._asking = True
-        try:
-            granted = await asyncio.wait_for(
-                self._transact(
-                    lambda ledger: take_places(ledger, self._account, _CREATE, asking, machine_clock),
-                ),
-                _PATIENCE,
-            )
-        except (PayarcLedgerError, TimeoutError) as error:
-            log.warning("The ledger does not share the rate limit (%s)", error or "no answer in time")
-            granted = None
-        finally:
-            self._asking = False
-        self._limiter.granted(_CREATE, granted)
-        return _MOMENT
+        """Seconds after which to ask again; 0.0: a slot is taken for one request.
+
+        :param ready: how many requests could go now
+        """
+        if self._transact is not None and not self._asking and self._limiter.asks_ledger(endpoint):
+            self._asking = True
+            try:
+                await self._ask_ledger(self._transact, endpoint, ready)
+            finally:
+                self._asking = False
+        return self._limiter.acquire(endpoint)
 
     def release(self, endpoint: str) -> None:
         """Return a slot that was not used."""
         self._limiter.release(endpoint)
+
+    async def _ask_ledger(self, transact: Transact, endpoint: str, ready: int) -> None:
+        def change(value: str | None, now: float) -> str:
+            return self._limiter.exchange(value, now, endpoint, self._worker, max(1, ready))
+
+        try:
+            await asyncio.wait_for(transact(lambda ledger: ledger.update_fact(self._fact, change)), _PATIENCE)
+        except (PayarcLedgerError, TimeoutError) as error:
+            log.warning(
+                "The ledger could not share the rate limit among workers: %s. Requests go on by PayArc's responses.",
+                str(error) or "it did not respond in time",
+            )
+            self._limiter.go_alone(endpoint)

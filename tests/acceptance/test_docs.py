@@ -90,6 +90,15 @@ def test_every_error_is_documented_with_what_to_do(built):
     assert [name for name in exceptions.__all__ if f'id="payarc_provider.exceptions.{name}"' not in html] == []
 
 
+def test_the_reasons_why_a_run_stops_are_quoted_as_the_code_has_them():
+    code = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    rows = pages.text("docs/errors.md").partition("## Why a run stopped")[2].partition("##")[0]
+    parts = [part.strip() for row in re.findall(r"^\| (.+?) \|", rows, re.MULTILINE)[1:] for part in row.split("…")]
+
+    assert len(parts) > 6
+    assert [part for part in parts if part not in code] == []
+
+
 def test_every_metric_span_and_extra_is_documented(built):
     code = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
     ours = set(re.findall(r'"(payarc\.[a-z_.]+)"', code)) | {

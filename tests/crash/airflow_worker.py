@@ -15,7 +15,7 @@ from airflow.sdk.execution_time import supervisor, task_runner  # noqa: F401
 from airflow.utils.db import initdb
 from airflow.utils.state import DagRunState
 
-from payarc_provider.operators import run as _run  # noqa: F401
+from payarc_provider.operators import task as _task  # noqa: F401
 
 from .forking import Spec, serve
 

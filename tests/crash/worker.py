@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from watcher import Watcher
 
-from payarc_provider.api.client import LARGEST_PAGE, CustomerPage, PayarcClient
+from payarc_provider.api.client import MAX_PAGE_SIZE, CustomerPage, PayarcClient
 from payarc_provider.api.token import Identity
 from payarc_provider.exceptions import PayarcError
 from payarc_provider.sync import checkpoints, engine
@@ -76,7 +76,7 @@ class TracedClient(PayarcClient):
 
         return super().create_customer(*args, **{**options, "before_send": traced})
 
-    def list_page(self, page: int, limit: int = LARGEST_PAGE) -> CustomerPage:
+    def list_page(self, page: int, limit: int = MAX_PAGE_SIZE) -> CustomerPage:
         """One page of PayArc's list; a ping asks for a page of one customer."""
         self.pages += limit > 1
         return super().list_page(page, limit)

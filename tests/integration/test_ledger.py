@@ -216,7 +216,7 @@ def test_another_kind_of_database_is_rejected_and_the_supported_ones_are_named()
     engine = sa.create_engine("sqlite://")
     engine.dialect.name = "oracle"
     with pytest.raises(
-        PayarcConfigError, match="cannot live in oracle; give a connection to SQLite, PostgreSQL, MySQL"
+        PayarcConfigError, match=r"cannot be stored in oracle\. Give a connection to SQLite, PostgreSQL, MySQL"
     ):
         Ledger(engine)
 

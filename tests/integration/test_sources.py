@@ -514,4 +514,4 @@ def test_a_table_is_cut_into_batches_of_consecutively_numbered_records(database,
         [(4, "5"), (5, "6"), (6, "7"), (7, "8")],
         [(8, "9"), (9, "10")],
     ]
-    assert (batches.read, batches.repeated) == (10, 0)
+    assert (batches.records_read, batches.repeated) == (10, 0)

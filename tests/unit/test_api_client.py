@@ -280,22 +280,22 @@ def test_the_limiter_learns_from_every_response(payarc):
     limit = {"X-RateLimit-Limit": "2", "X-RateLimit-Remaining": "1"}
     payarc.post(URL, status_code=201, json={"data": {"id": "K1"}}, headers=limit)
     payarc.get(f"{URL}/K1", status_code=404, headers=limit)
-    assert limiter.delay("POST /customers") == 0.0
+    assert limiter.acquire("POST /customers") == 0.0
     client.create_customer(FIELDS)
     with pytest.raises(errors.PayarcNotFound):
         client.get_customer("K1")
-    assert limiter.delay("POST /customers") == 0.0
-    assert limiter.delay("POST /customers") > 0.0
+    assert limiter.acquire("POST /customers") == 0.0
+    assert limiter.acquire("POST /customers") > 0.0
 
 
 def test_a_request_without_a_response_is_no_longer_in_flight(payarc):
     limiter = RateLimiter(clock=lambda: 0.0)
     payarc.post(URL, exc=requests.ReadTimeout)
-    assert limiter.delay("POST /customers") == 0.0
-    assert limiter.delay("POST /customers") > 0.0
+    assert limiter.acquire("POST /customers") == 0.0
+    assert limiter.acquire("POST /customers") > 0.0
     with pytest.raises(errors.PayarcUnknownOutcome):
         PayarcClient(BASE, lambda refresh: "t", limiter=limiter).create_customer(FIELDS)
-    assert limiter.delay("POST /customers") == 0.0
+    assert limiter.acquire("POST /customers") == 0.0
 
 
 def test_a_request_that_could_not_connect_is_released(payarc):
@@ -304,25 +304,25 @@ def test_a_request_that_could_not_connect_is_released(payarc):
     payarc.post(
         URL, [{"json": {"data": {"id": "K1"}}, "headers": {"X-RateLimit-Limit": "3", "X-RateLimit-Remaining": "2"}}]
     )
-    assert limiter.delay("POST /customers") == 0.0
+    assert limiter.acquire("POST /customers") == 0.0
     client.create_customer(FIELDS)
     payarc.post(URL, exc=requests.ConnectTimeout)
-    assert limiter.delay("POST /customers") == 0.0
+    assert limiter.acquire("POST /customers") == 0.0
     with pytest.raises(errors.PayarcConnectionFailed):
         client.create_customer(FIELDS)
-    assert [limiter.delay("POST /customers") == 0.0 for _ in range(3)] == [True, True, False]
+    assert [limiter.acquire("POST /customers") == 0.0 for _ in range(3)] == [True, True, False]
 
 
 def test_the_caller_releases_what_before_send_stops(payarc):
     limiter = RateLimiter(clock=lambda: 0.0)
-    assert limiter.delay("POST /customers") == 0.0
+    assert limiter.acquire("POST /customers") == 0.0
     with pytest.raises(ZeroDivisionError):
         PayarcClient(BASE, lambda refresh: "t", limiter=limiter).create_customer(
             {}, before_send=lambda: 1 // 0 and None
         )
-    assert limiter.delay("POST /customers") > 0.0
+    assert limiter.acquire("POST /customers") > 0.0
     limiter.release("POST /customers")
-    assert limiter.delay("POST /customers") == 0.0
+    assert limiter.acquire("POST /customers") == 0.0
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan")])

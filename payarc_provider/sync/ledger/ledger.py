@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy.exc
-from sqlalchemy import Table, and_, bindparam, delete, func, or_, select, update
+from sqlalchemy import Table, and_, bindparam, delete, or_, select, update
 from sqlalchemy.engine import Connection
 
 from payarc_provider.sync.ledger.database import among, chunks, database_now, insert_absent
@@ -83,19 +83,6 @@ class Ledger(FactTable):
         query = select(rows.c.customer_id).where(in_state(rows, account, State.CREATED))
         with self.database.read() as connection:
             return [row[0] for row in connection.execute(query.order_by(rows.c.resolved_at.desc()).limit(most))]
-
-    def made(self, me: Claimant) -> int:
-        """How many customers the task has created in its DAG run, in any try; adopted ones do not count."""
-        rows = self._rows
-        query = select(func.count()).where(
-            in_state(rows, me.account, State.CREATED),
-            rows.c.dag_id == me.dag_id,
-            rows.c.run_id == me.run_id,
-            rows.c.task_id == me.task_id,
-            or_(rows.c.matched_by.is_(None), rows.c.matched_by != "email"),
-        )
-        with self.database.read() as connection:
-            return int(connection.execute(query).scalar_one())
 
     def has_rows(self, account: str) -> bool:
         """Whether the account has any row."""
