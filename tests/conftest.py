@@ -64,10 +64,11 @@ LONGEST_FIRST = (
     "test_observability.py",
     "simulation",
     "test_engine.py",
+    "test_throttle.py",
 )
 ONE_BY_ONE = {"simulation", "test_conformance.py", "test_engine.py"}
 # Coverage would double the time of these, and their lines are covered elsewhere or run in killed processes.
-NOT_TRACED = {"simulation", "crash", "test_ledger_model.py"}
+NOT_TRACED = {"simulation", "crash", "test_ledger_model.py", "test_throttle.py"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,7 +10,7 @@ from airflow.providers.http.operators.http import HttpOperator
 with DAG("bench_http", schedule=None, start_date=datetime.datetime(2026, 1, 1), catchup=False):
 
     @task(show_return_value_in_logs=False)
-    def bodies() -> list:
+    def bodies() -> list[str]:
         with open(os.environ["BENCH_BODIES"]) as file:
             return json.load(file)
 

@@ -21,7 +21,6 @@ __all__ = ["RateLimiter", "Sent"]
 _ASK_AGAIN = 0.05  # seconds until a response in flight may have changed the answer
 _ASK_LEDGER_AGAIN = 0.2  # seconds between looks at the ledger while it has no slots to give
 _PROBE_EVERY = 1.0  # seconds between attempts while nothing shows when the window ends
-_TOO_EARLY = 2.0  # seconds; a first request that is told to wait no longer than this has met the window before
 _LONGEST = 3600.0  # seconds; a longer wait is not believed
 _GONE = 60.0  # seconds, or two windows, after which a worker that has not asked the ledger counts as gone
 _ALL = "all"  # the budget of all endpoints
@@ -85,7 +84,7 @@ class Budget:
 
     def begin(self) -> None:
         """The window is over. Requests in flight may count in either."""
-        self.number += 1
+        self.number = self.tick
         self.opened_before, self.opened, self.end = self.opened, None, None
         self.counts, self.in_flight = {}, Counter()
         self.unanswered = self.slots = self.unshared = 0
@@ -141,8 +140,8 @@ class Budget:
     def exceed(self, limit: int | None, left: tuple[float, float] | None, sent: Sent) -> None:
         """A 429. Where no limit is known, infinitely many requests count as used."""
         self.limit = limit or self.limit
-        if not self.counts and left is not None and left[1] <= _TOO_EARLY and self.opened is None:
-            self.opened = self.opened_before
+        if not self.counts and left is not None and self.seconds is not None and left[1] <= self.seconds / 2:
+            self.opened = self.opened_before  # the window before was longer than expected
         self.counts[sent.endpoint], self.slots = (self.limit, self.tick), 0
         if left is not None:
             self._learn_end((left[0], max(left[1], _PROBE_EVERY)), sent)
@@ -325,13 +324,15 @@ class RateLimiter:
         with self._lock:
             budget = self._at(endpoint)
             if shared["apart"] and not self._apart:
-                self._split(budget)
+                self._split(budget, endpoint)
                 budget = self._at(endpoint)
             gone = max(_GONE, 2 * (budget.seconds or 0.0))
             workers = {name: at for name, at in shared["workers"].items() if database_now - at < gone}
             shared |= {"apart": bool(self._apart), "workers": workers | {worker: database_now}}
-            name = endpoint if self._apart else _ALL
-            window = shared["budgets"].setdefault(name, {"number": 1, "limit": None, "length": None} | _NEW_WINDOW)
+            new = {"number": 1, "limit": None, "length": None} | _NEW_WINDOW
+            if budget.shared is not None:  # the endpoint that used most of the common window goes on with it
+                new |= shared["budgets"].get(_ALL, {})
+            window = shared["budgets"].setdefault(endpoint if self._apart else _ALL, new)
             budget.exchange(window, len(shared["workers"]), ready, database_now - budget.now)
             return json.dumps(shared)
 
@@ -344,7 +345,7 @@ class RateLimiter:
     def _at(self, endpoint: str) -> Budget:
         self._tick += 1
         length = next((budget.length for budget in self._budgets.values()), (0.0, math.inf))
-        budget = self._budgets.setdefault(endpoint if self._apart else _ALL, Budget(length=length))
+        budget = self._budgets.setdefault(endpoint if self._apart else _ALL, Budget(length=length, number=self._tick))
         budget.now, budget.tick = self._clock(), self._tick
         if budget.end is not None and budget.now >= budget.end:
             budget.begin()
@@ -368,16 +369,14 @@ class RateLimiter:
         ):  # not yet a new window, which counts anew
             earlier.pop(_LEDGER, None)
             if used <= max(earlier.values(), default=0.0):  # counted together, it would be more
-                self._split(budget)
+                self._split(budget, sent.endpoint)
 
-    def _split(self, budget: Budget) -> None:
-        self._apart, self._budgets = True, {}
-        endpoints = [name for name in budget.counts if name != _LEDGER]
-        if endpoints:
-            busiest = max(endpoints, key=lambda name: budget.counts[name])
-            budget.counts = {busiest: budget.counts[busiest]}
-            budget.in_flight = Counter({busiest: budget.in_flight[busiest]})
-            self._budgets[busiest] = budget
+    def _split(self, budget: Budget, endpoint: str) -> None:
+        counts = {name: count for name, count in budget.counts.items() if name != _LEDGER}
+        busiest = max(counts, key=lambda name: counts[name], default=endpoint)
+        budget.counts = {name: count for name, count in counts.items() if name == busiest}
+        budget.in_flight = Counter({busiest: budget.in_flight[busiest]})
+        self._apart, self._budgets = True, {busiest: budget}
 
 
 def _next_whole(seconds: float) -> float:

@@ -65,48 +65,51 @@ class TaskRun:
             self._terminate()
 
     def _run(self, stack: contextlib.ExitStack, *, resumed: bool) -> Results:
-        operator, instance = self._operator, self._context["ti"]
-        hook = PayarcHook(operator.payarc_conn_id)
-        settings = dataclasses.replace(
-            operator.settings,
-            timeout=hook.settings.timeout,
-            defer_after=operator.settings.defer_after
-            if operator.deferrable and not operator.settings.dry_run
-            else None,
-        )
-        settings.check()
+        hook = PayarcHook(self._operator.payarc_conn_id)
+        settings = self._settings(hook.settings.timeout)
         client = hook.get_client()
         stack.callback(client.close)
-        engine = sql_engine(operator.ledger_conn_id or operator.sql_conn_id or "", "ledger_conn_id")
-        stack.callback(engine.dispose)
-        ledger = Ledger(engine, operator.ledger_table)
-        ledger_exists = ledger.open(create=not settings.dry_run)
+        ledger = self._open_ledger(stack)
         source = self._open_source(stack)
         account = new_account(hook.identity)
-        if ledger_exists:
+        if ledger is not None:
             account = find_account(ledger, hook.identity, client.get_customer, remember=not settings.dry_run)
-        check_mapped_ids(operator, self._context, source, settings)
-        self.reporter = self._make_reporter(source, account, settings)
+        check_mapped_ids(self._operator, self._context, source, settings)
+        self.reporter = self._make_reporter(source, account)
         return run(
             source,
             client,
-            ledger if ledger_exists else None,
+            ledger,
             settings,
             account=account,
-            task=TaskIdentity(
-                instance.dag_id,
-                instance.run_id,
-                instance.task_id,
-                -1 if instance.map_index is None else instance.map_index,
-                instance.try_number,
-            ),
+            task=self._identity(),
             reporter=self.reporter,
             resumed=resumed,
             on_start=self._on_start,
         )
 
+    def _settings(self, timeout: float) -> Settings:
+        chosen = self._operator.settings
+        can_defer = self._operator.deferrable and not chosen.dry_run
+        settings = dataclasses.replace(chosen, timeout=timeout, defer_after=chosen.defer_after if can_defer else None)
+        settings.check()
+        return settings
+
+    def _identity(self) -> TaskIdentity:
+        instance = self._context["ti"]
+        map_index = -1 if instance.map_index is None else instance.map_index
+        return TaskIdentity(instance.dag_id, instance.run_id, instance.task_id, map_index, instance.try_number)
+
     def _on_start(self, terminate: Callable[[], None]) -> None:
         self._terminate = terminate
+
+    def _open_ledger(self, stack: contextlib.ExitStack) -> Ledger | None:
+        """The ledger; None for a dry run if it does not exist yet."""
+        operator = self._operator
+        engine = sql_engine(operator.ledger_conn_id or operator.sql_conn_id or "", "ledger_conn_id")
+        stack.callback(engine.dispose)
+        ledger = Ledger(engine, operator.ledger_table)
+        return ledger if ledger.open(create=not operator.settings.dry_run) else None
 
     def _open_source(self, stack: contextlib.ExitStack) -> Source:
         operator, instance = self._operator, self._context["ti"]
@@ -129,13 +132,14 @@ class TaskRun:
             parameters=operator.parameters,
         )
 
-    def _make_reporter(self, source: Source, account: str, settings: Settings) -> TaskReporter:
+    def _make_reporter(self, source: Source, account: str) -> TaskReporter:
         operator, instance = self._operator, self._context["ti"]
+        dry_run = operator.settings.dry_run
         uri = customers_uri(*account.split("/", 1))
-        report_hook_lineage(operator, source, uri, dry_run=settings.dry_run)
+        report_hook_lineage(operator, source, uri, dry_run=dry_run)
         operator.log.info(
             "%s for account %s from %s; ledger %s in %s",
-            "Dry run" if settings.dry_run else "Creating customers",
+            "Dry run" if dry_run else "Creating customers",
             account,
             source.name,
             operator.ledger_table,
@@ -145,7 +149,7 @@ class TaskRun:
             cast("logging.Logger", operator.log),
             uri=uri,
             tags={"dag_id": instance.dag_id, "task_id": instance.task_id},
-            dry_run=settings.dry_run,
+            dry_run=dry_run,
         )
 
     def _defer(self, seconds: float) -> None:

@@ -40,6 +40,7 @@ class Throttle:
         self._fact = f"rate_limit:{account}"
         self._worker = worker
         self._asking = False
+        self._sharing = True
 
     async def acquire(self, endpoint: str, ready: int = 1) -> float:
         """Seconds after which to ask again; 0.0: a slot is taken for one request.
@@ -65,8 +66,12 @@ class Throttle:
         try:
             await asyncio.wait_for(transact(lambda ledger: ledger.update_fact(self._fact, change)), _PATIENCE)
         except (PayarcLedgerError, TimeoutError) as error:
-            log.warning(
-                "The ledger could not share the rate limit among workers: %s. Requests go on by PayArc's responses.",
-                str(error) or "it did not respond in time",
-            )
             self._limiter.go_alone(endpoint)
+            if self._sharing:
+                log.warning(
+                    "The ledger could not share the rate limit among workers (%s); PayArc's responses limit the rate",
+                    str(error) or "it did not respond in time",
+                )
+            self._sharing = False
+        else:
+            self._sharing = True
