@@ -226,6 +226,7 @@ class Ledger(FactTable):
         values = [
             {
                 "b_key": one.key,
+                "b_claim": one.claim,
                 "b_state": State.CREATED if one.customer_id else State.REJECTED,
                 "b_customer_id": one.customer_id,
                 "b_error": _as_json(one.errors) if one.errors else None,
@@ -238,7 +239,8 @@ class Ledger(FactTable):
             columns: dict[str, Any] = {
                 name: bindparam(f"b_{name}") for name in ("state", "customer_id", "error", "matched_by")
             }
-            change = update(rows).where(claimed(rows, me, set(claims.values())), rows.c.key == bindparam("b_key"))
+            this = and_(rows.c.account == me.account, rows.c.key == bindparam("b_key"))
+            change = update(rows).where(this, rows.c.claim == bindparam("b_claim"), rows.c.state == State.PENDING)
             connection.execute(change.values(**columns, **CLOSED, resolved_at=now), values)
         return Recorded(mine - taken, taken)
 
