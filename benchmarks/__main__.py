@@ -70,6 +70,8 @@ def _phases(world: World, sandbox: Sandbox, size: Size) -> dict[str, Callable[[]
         for contender in limited
     ]
     jobs.append(("workers", lambda: limits.workers(world, size.shared)))
+    jobs.append(("per user", lambda: limits.one_process(world, SQLITE_LEDGER, size.limited, "user")))
+    jobs.append(("workers, per user", lambda: limits.workers(world, size.shared, "user")))
     jobs.append(("deferring", lambda: limits.deferring(world, size.windows)))
     jobs.append(("first run, few", lambda: limits.first_run_memory(world, 200)))
     jobs.append(("first run, many", lambda: limits.first_run_memory(world, size.first_run)))

@@ -40,20 +40,22 @@ def _speed(results: Results) -> Iterator[Check]:
 
 
 def _limits(results: Results) -> Iterator[Check]:
-    if one := results["limits"].get(SQLITE_LEDGER.name):
-        yield Check(
-            f"30 per 5 s, one process, {one['records']} records: time compared with the minimum",
-            "≤ 1.05, 429s ≤ 1 %",
-            f"{one['ratio']:.3f}, {one['limited']:.1%}",
-            one["ratio"] <= 1.05 and one["limited"] <= 0.01,
-        )
-    if four := results["limits"].get("workers"):
-        yield Check(
-            f"30 per 5 s, {four['workers']} processes on one token, {four['records']:,} records",
-            "≤ 1.10, 429s ≤ 2 % after the first window",
-            f"{four['ratio']:.3f}, {four['limited_later']:.1%}",
-            four["ratio"] <= 1.10 and four["limited_later"] <= 0.02,
-        )
+    for name, counted in ((SQLITE_LEDGER.name, ""), ("per user", ", counted with all other requests")):
+        if one := results["limits"].get(name):
+            yield Check(
+                f"30 per 5 s, one process, {one['records']} records{counted}: time compared with the minimum",
+                "≤ 1.03, 429s ≤ 1 %",
+                f"{one['ratio']:.3f}, {one['limited']:.1%}",
+                one["ratio"] <= 1.03 and one["limited"] <= 0.01,
+            )
+    for name, counted in (("workers", ""), ("workers, per user", ", counted with all other requests")):
+        if four := results["limits"].get(name):
+            yield Check(
+                f"30 per 5 s, {four['workers']} processes on one token, {four['records']:,} records{counted}",
+                "≤ 1.05, 429s ≤ 5 % after the first window",
+                f"{four['ratio']:.3f}, {four['limited_later']:.1%}",
+                four["ratio"] <= 1.05 and four["limited_later"] <= 0.05,
+            )
     if slot := results["limits"].get("deferring"):
         yield Check(
             f"`deferrable=True` at 30 a minute, {slot['windows']} windows: worker slot held by our code, per window",

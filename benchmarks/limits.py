@@ -1,6 +1,6 @@
-"""Under a rate limit: how much of each window is used, by one process and by four, and how long a worker slot is held.
+"""Under a rate limit: how much of each window one process and four use, and how long a worker slot is held.
 
-All of it is waiting, so all of it runs at once, each with a sandbox of its own.
+All of it is waiting, so everything runs at once, each with a sandbox of its own.
 """
 
 from __future__ import annotations
@@ -25,26 +25,29 @@ REQUESTS, WINDOW = 30, 5.0
 
 
 def ideal(records: int, requests: int = REQUESTS, window: float = WINDOW) -> float:
-    """Seconds that so many records take at the least: every window used up as soon as it opens, and one latency."""
+    """The shortest possible time in seconds: every window used up as soon as it opens, and one latency."""
     return (math.ceil(records / requests) - 1) * window + LATENCY
 
 
-def one_process(world: World, contender: Contender, records: int) -> dict[str, Any]:
-    """One process under 30 requests per 5 seconds."""
+def one_process(world: World, contender: Contender, records: int, per: str = "endpoint") -> dict[str, Any]:
+    """One process under 30 requests per 5 seconds.
+
+    :param per: what the sandbox counts together: ``endpoint``, or ``user`` for all endpoints
+    """
     with Sandbox() as sandbox:
-        sandbox.begin(latency=LATENCY, rate_limit=REQUESTS, rate_window=WINDOW)
+        sandbox.begin(latency=LATENCY, rate_limit=REQUESTS, rate_window=WINDOW, rate_limit_per=per)
         crm = write_crm(world.folder() / "crm.db", records)
         arguments = {"crm": str(crm), "threads": THREADS, "limit": [REQUESTS, WINDOW], **contender.fresh(world)}
         child = world.start(contender.call, {"url": sandbox.url, "token": sandbox.token, **arguments})
         with crash_safe(child):
             child.result()
-        return told(sandbox.posts(), records)
+        return figures(sandbox.posts(), records, others=int(per == "user"))
 
 
-def workers(world: World, records: int, count: int = 4) -> dict[str, Any]:
-    """So many processes on one token and one ledger, a share of the table each."""
+def workers(world: World, records: int, per: str = "endpoint", count: int = 4) -> dict[str, Any]:
+    """Several processes on one token and one ledger, each with a share of the table."""
     with Sandbox() as sandbox:
-        sandbox.begin(latency=LATENCY, rate_limit=REQUESTS, rate_window=WINDOW)
+        sandbox.begin(latency=LATENCY, rate_limit=REQUESTS, rate_window=WINDOW, rate_limit_per=per)
         crm = write_crm(world.folder() / "crm.db", records)
         ledger, url = world.postgresql()
         common = {
@@ -64,11 +67,12 @@ def workers(world: World, records: int, count: int = 4) -> dict[str, Any]:
             stack.enter_context(crash_safe(*children))
             for child in children:
                 child.result()
-        return told(sandbox.posts(), records, _claimed_by(url)) | {"workers": count}
+        others = count if per == "user" else 0
+        return figures(sandbox.posts(), records, _claimed_by(url), others=others) | {"workers": count}
 
 
 def _claimed_by(url: str) -> dict[str, str]:
-    """Reference → the worker that claimed its record, as the ledger has it."""
+    """Reference → the worker that claimed its record, by the ledger."""
     engine = sa.create_engine(url)
     try:
         with engine.connect() as connection:
@@ -78,12 +82,17 @@ def _claimed_by(url: str) -> dict[str, str]:
         engine.dispose()
 
 
-def told(
-    log: Sequence[Mapping[str, Any]], records: int, worker_of: Mapping[str, str] = MappingProxyType({})
+def figures(
+    log: Sequence[Mapping[str, Any]],
+    records: int,
+    worker_of: Mapping[str, str] = MappingProxyType({}),
+    *,
+    others: int = 0,
 ) -> dict[str, Any]:
-    """What the sandbox's log says of a run over so many records under 30 per 5 s.
+    """What the sandbox's log shows of a run under 30 requests per 5 s.
 
-    :param worker_of: the first part of the idempotency key → who sent it, where there are several
+    :param worker_of: the first part of the idempotency key → the worker that sent it, where there are several
+    :param others: how many requests other than POSTs count in the same windows
     """
     began = log[0]["arrived"]
     made = [post["committed"] for post in log if post["committed"] is not None]
@@ -97,8 +106,8 @@ def told(
         "records": records,
         "customers": len(made),
         "seconds": seconds,
-        "ideal": ideal(records),
-        "ratio": seconds / ideal(records),
+        "ideal": ideal(records + others),
+        "ratio": seconds / ideal(records + others),
         "limited": len(limited) / records,
         "limited_later": len(later) / records,
     }
@@ -134,7 +143,7 @@ def deferring(world: World, windows: int, requests: int = 30, window: float = 60
             if result["said"]["done"]:
                 break
             time.sleep(max(0.0, result["said"]["until"] - time.time()))  # what the triggerer does meanwhile
-        all_in_all = told(sandbox.posts(), records)
+        all_in_all = figures(sandbox.posts(), records)
     took = ideal(records, requests, window)
     return {
         "records": records,

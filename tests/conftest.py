@@ -54,6 +54,14 @@ def _hermetic_airflow() -> Path:
 AIRFLOW_HOME = _hermetic_airflow()
 os.environ.setdefault("PAYARC_SEED", str(secrets.randbelow(10**6)))  # the same in all xdist workers
 
+ENGINE = (
+    "test_engine_faults.py",
+    "test_engine_outages.py",
+    "test_engine_parallel_runs.py",
+    "test_engine_rate_limit.py",
+    "test_engine_rejections.py",
+    "test_engine_runs.py",
+)
 LONGEST_FIRST = (
     "crash",
     "test_conformance.py",
@@ -63,10 +71,10 @@ LONGEST_FIRST = (
     "test_readme.py",
     "test_observability.py",
     "simulation",
-    "test_engine.py",
+    *ENGINE,
     "test_throttle.py",
 )
-ONE_BY_ONE = {"simulation", "test_conformance.py", "test_engine.py"}
+ONE_BY_ONE = {"simulation", "test_conformance.py", *ENGINE}
 # Coverage would double the time of these, and their lines are covered elsewhere or run in killed processes.
 NOT_TRACED = {"simulation", "crash", "test_ledger_model.py", "test_throttle.py"}
 

@@ -16,10 +16,7 @@ from typing import Any, NamedTuple
 
 from payarc_provider.api import http
 
-__all__ = ["RateLimiter", "Sent"]
-
 _ASK_AGAIN = 0.05  # seconds until a response in flight may have changed the answer
-_ASK_LEDGER_AGAIN = 0.2  # seconds between looks at the ledger while it has no slots to give
 _PROBE_EVERY = 1.0  # seconds between attempts while nothing shows when the window ends
 _LONGEST = 3600.0  # seconds; a longer wait is not believed
 _GONE = 60.0  # seconds, or two windows, after which a worker that has not asked the ledger counts as gone
@@ -39,37 +36,28 @@ class Sent(NamedTuple):
 
 @dataclass(slots=True)
 class Budget:
-    """One window after the other of what PayArc counts together. Times are the limiter's clock, in seconds.
-
-    ``length``: a window lasts more than the first number of seconds and at most the second. ``counts``: for each
-    endpoint, how many requests of the window were used by its last response, and the tick of that response.
-    ``opened``: the two moments between which PayArc handled the window's first request, where that is known.
-
-    ``slots``: with several workers, how many requests the ledger lets this one send. ``unshared``: requests sent in
-    this window that the ledger has not counted. ``shared``: the ledger's number for the window. ``is_new``: the ledger
-    does not know this window; ``has_news``: the ledger does not know when it opened or ends.
-    """
+    """One window after the other of what PayArc counts together. Times are the limiter's clock, in seconds."""
 
     now: float = 0.0  # this moment, by clock and by tick
     tick: int = 0
     limit: float = math.inf
-    length: tuple[float, float] = (0.0, math.inf)
+    length: tuple[float, float] = (0.0, math.inf)  # a window lasts longer than the first and at most the second
     waiting: dict[str, tuple[float, float]] = field(default_factory=dict)  # endpoint → since when, until when
     last_taken: float = -math.inf
     opened_before: tuple[float, float] | None = None
     number: int = 0
-    counts: dict[str, tuple[float, int]] = field(default_factory=dict)
+    counts: dict[str, tuple[float, int]] = field(default_factory=dict)  # endpoint → requests used, and heard when
     in_flight: Counter[str] = field(default_factory=Counter)
     unanswered: int = 0
     unanswered_at: int = 0
-    opened: tuple[float, float] | None = None
+    opened: tuple[float, float] | None = None  # between which moments PayArc handled the window's first request
     end: float | None = None
     workers: int = 1
-    slots: int = 0
-    unshared: int = 0
-    shared: int | None = None
-    is_new: bool = True
-    has_news: bool = False
+    slots: int = 0  # with several workers: how many requests the ledger lets this one send
+    unshared: int = 0  # requests of this window that the ledger has not counted
+    shared: int | None = None  # the ledger's number for the window
+    is_new: bool = True  # the ledger does not know this window
+    has_news: bool = False  # the ledger does not know when it opened or ends
     ask_ledger_at: float = -math.inf
 
     @property
@@ -80,7 +68,11 @@ class Budget:
     @property
     def seconds(self) -> float | None:
         """How long a window lasts: the least whole number of seconds that fits, else the most that fits."""
-        return None if self.length[1] == math.inf else min(_next_whole(self.length[0]), self.length[1])
+        return None if self.length[1] == math.inf else min(math.floor(self.length[0] + 1e-6) + 1.0, self.length[1])
+
+    def lasts(self, seconds: float) -> bool:
+        """Whether the window certainly lasts longer than that from now on."""
+        return self.end is not None and self.end - self.now > seconds
 
     def begin(self) -> None:
         """The window is over. Requests in flight may count in either."""
@@ -149,9 +141,9 @@ class Budget:
     def pass_over(self, sent: Sent, *, processed: bool) -> None:
         """A response that shows no count, or none at all."""
         _, at = self.counts.get(sent.endpoint, (0.0, self.tick))
-        if processed and self.used >= self.limit and sent.tick > at:
-            self.begin()
         if processed:
+            if self.used >= self.limit and sent.tick > at:
+                self.begin()
             self.counts.setdefault(sent.endpoint, (0.0, self.tick))
         self.unanswered, self.unanswered_at = self.unanswered + (self.limit < math.inf), self.tick
 
@@ -161,18 +153,19 @@ class Budget:
         if self.opened is not None:
             self._learn_length(earliest - self.opened[1], latest - self.opened[0])
             expected = None if self.seconds is None else self.opened[1] + self.seconds
-        fitting = [
-            end for end in (expected, self.end) if end is not None and max(self.now, earliest) <= end <= latest + 1
-        ]
+        first, last = max(self.now, earliest), latest + 1
+        fitting = [end for end in (expected, self.end) if end is not None and first <= end <= last]
         if expected not in fitting:
             self.opened = None
-        before, self.end = self.end, fitting[0] if fitting else latest
-        self.has_news = self.has_news or self.end != before
+        end = fitting[0] if fitting else latest
+        self.end, self.has_news = end, self.has_news or end != self.end
 
     def _learn_length(self, more_than: float, at_most: float) -> None:
         if at_most < 2 * self.length[1]:  # else it is a penalty
             low, high = max(more_than, self.length[0]), min(at_most, self.length[1])
-            self.length = (low, high) if _next_whole(low) <= high + 1e-6 else (more_than, at_most)
+            if math.floor(high + 1e-6) <= low + 1e-6:  # no whole number fits: believe neither until it is seen again
+                low, high = min(more_than, self.length[0]), max(at_most, self.length[1])
+            self.length = low, high
 
     def exchange(self, window: dict[str, Any], workers: int, ready: int, shift: float) -> None:
         """Tell the ledger's window what this worker knows, learn the rest, and take slots from it.
@@ -184,9 +177,6 @@ class Budget:
             window |= {"number": window["number"] + 1} | _NEW_WINDOW
         if not self.is_new and window["number"] != self.shared:
             self.begin()
-        if self.limit == math.inf:
-            self.limit = window["limit"] or math.inf
-        window["limit"] = None if self.limit == math.inf else self.limit
         window["taken"] = max(window["taken"] + self.unshared, min(self.used, self.limit))
         if self.has_news:
             window["opened"] = [at + shift for at in self.opened] if self.opened else None
@@ -196,9 +186,8 @@ class Budget:
         elif window["length"]:
             self.length = tuple(window["length"])
         self.shared, self.unshared, self.is_new, self.has_news = window["number"], 0, False, False
-        self.workers = workers if window["limit"] else 1
-        if self.workers == 1:
-            self.slots = 0
+        self.workers, self.slots = workers, self.slots if workers > 1 else 0
+        if workers == 1:
             return
         if self.opened is None and window["opened"]:
             self.opened = window["opened"][0] - shift, window["opened"][1] - shift
@@ -212,7 +201,7 @@ class Budget:
         elif not self.slots:
             self.slots = min(ready, max(1, left // workers))
             window["taken"] += self.slots
-        self.ask_ledger_at = self.now if self.slots else self.now + _ASK_LEDGER_AGAIN
+        self.ask_ledger_at = self.now if self.slots else self.now + 4 * _ASK_AGAIN
 
 
 class RateLimiter:
@@ -230,6 +219,7 @@ class RateLimiter:
         self._budgets: dict[str, Budget] = {}
         self._apart: bool | None = None  # whether PayArc counts each endpoint apart; None: not known
         self._tick = 0
+        self._ahead = -math.inf  # seconds by which the ledger's database's clock is ahead
         self._waited, self._waits_until = 0.0, -math.inf
 
     @property
@@ -286,22 +276,18 @@ class RateLimiter:
     def export(self) -> dict[str, Any]:
         """What a later process should know, as JSON can hold it; for `restore`."""
         with self._lock:
-            budgets = {}
-            for name in list(self._budgets):
-                budget = self._at(name)
-                length = None if budget.seconds is None else budget.length
-                budgets[name] = {"length": length, "wait": budget.wait(name)}
-            return {"apart": self._apart, "budgets": budgets}
+            budgets = {name: self._at(name) for name in list(self._budgets)}
+            known = {name: (each.seconds and each.length, each.wait(name)) for name, each in budgets.items()}
+            return {"apart": self._apart, "budgets": known}
 
     def restore(self, state: Mapping[str, Any], elapsed: float) -> None:
         """Resume from what a limiter exported ``elapsed`` seconds ago."""
         with self._lock:
             self._apart = state.get("apart")
-            for name, known in state.get("budgets", {}).items():
-                budget = self._budgets[name] = Budget(length=tuple(known["length"] or (0.0, math.inf)))
-                if known["wait"] > elapsed:
-                    budget.end = self._clock() + known["wait"] - elapsed
-                    budget.counts[_LEDGER] = math.inf, self._tick
+            for name, (length, wait) in state.get("budgets", {}).items():
+                budget = self._budgets[name] = Budget(length=tuple(length or (0.0, math.inf)))
+                if wait > elapsed:
+                    budget.end, budget.counts[_LEDGER] = self._clock() + wait - elapsed, (math.inf, self._tick)
 
     def asks_ledger(self, endpoint: str) -> bool:
         """Whether to `exchange` before `acquire`: alone, once in a window; with others, for slots and with news."""
@@ -311,8 +297,7 @@ class RateLimiter:
                 return False
             if budget.workers == 1:
                 return budget.is_new and bool(budget.counts)
-            waits_for_end = budget.used >= budget.limit and budget.end is not None
-            return budget.has_news or not (budget.slots or waits_for_end)
+            return budget.has_news or not (budget.slots or (budget.used >= budget.limit and budget.end is not None))
 
     def exchange(self, value: str | None, database_now: float, endpoint: str, worker: str, ready: int) -> str:
         """Share the window with other workers: takes what the ledger keeps for them all, returns its new value.
@@ -329,11 +314,14 @@ class RateLimiter:
             gone = max(_GONE, 2 * (budget.seconds or 0.0))
             workers = {name: at for name, at in shared["workers"].items() if database_now - at < gone}
             shared |= {"apart": bool(self._apart), "workers": workers | {worker: database_now}}
-            new = {"number": 1, "limit": None, "length": None} | _NEW_WINDOW
+            new = {"number": 1, "length": None} | _NEW_WINDOW
             if budget.shared is not None:  # the endpoint that used most of the common window goes on with it
                 new |= shared["budgets"].get(_ALL, {})
             window = shared["budgets"].setdefault(endpoint if self._apart else _ALL, new)
-            budget.exchange(window, len(shared["workers"]), ready, database_now - budget.now)
+            ahead = database_now - budget.now  # at least: this process may have paused since it read the time
+            self._ahead = max(ahead, self._ahead) if abs(ahead - self._ahead) < _PROBE_EVERY else ahead
+            if budget.limit < math.inf:
+                budget.exchange(window, len(shared["workers"]), ready, self._ahead)
             return json.dumps(shared)
 
     def go_alone(self, endpoint: str) -> None:
@@ -353,23 +341,20 @@ class RateLimiter:
 
     def _may_try(self, budget: Budget, endpoint: str) -> bool:
         # Another endpoint has used most of the window: one request finds out whether this one has windows of its own.
-        if self._apart is not None or budget.used < budget.limit or budget.in_flight[endpoint]:
-            return False
         own, _ = budget.counts.get(endpoint, (0.0, 0))
         others = [used for name, (used, _) in budget.counts.items() if name not in (endpoint, _LEDGER)]
-        return own < max(others, default=0.0) and budget.end is not None and budget.end - budget.now > _PROBE_EVERY
+        may = self._apart is None and budget.lasts(_PROBE_EVERY) and own < max(others, default=0.0)
+        return may and budget.used >= budget.limit and not budget.in_flight[endpoint]
 
     def _compare_endpoints(self, budget: Budget, sent: Sent, used: int | None) -> None:
+        own, _ = budget.counts.get(sent.endpoint, (0.0, 0))
         earlier = {name: count for name, (count, tick) in budget.counts.items() if tick < sent.tick}
-        earlier.pop(sent.endpoint, None)
-        if used is None:  # a 429
-            self._apart = False if max(earlier.values(), default=0.0) >= budget.limit else None
-        elif (
-            budget.end is not None and budget.end - budget.now > _PROBE_EVERY / 2
-        ):  # not yet a new window, which counts anew
-            earlier.pop(_LEDGER, None)
-            if used <= max(earlier.values(), default=0.0):  # counted together, it would be more
-                self._split(budget, sent.endpoint)
+        full = max(earlier.values(), default=0.0) >= budget.limit
+        others = max((count for name, count in earlier.items() if name not in (sent.endpoint, _LEDGER)), default=0.0)
+        if used is None:  # a 429, although this endpoint has used less than another one
+            self._apart = False if full and own < others else None
+        elif used <= others and budget.lasts(_PROBE_EVERY / 2):  # counted together, it would be more
+            self._split(budget, sent.endpoint)
 
     def _split(self, budget: Budget, endpoint: str) -> None:
         counts = {name: count for name, count in budget.counts.items() if name != _LEDGER}
@@ -377,7 +362,3 @@ class RateLimiter:
         budget.counts = {name: count for name, count in counts.items() if name == busiest}
         budget.in_flight = Counter({busiest: budget.in_flight[busiest]})
         self._apart, self._budgets = True, {busiest: budget}
-
-
-def _next_whole(seconds: float) -> float:
-    return float(math.floor(seconds + 1e-6) + 1)

@@ -33,7 +33,7 @@ def main(plan: Path, report: Path) -> None:
 
 def _run(dag: Any, when: str | None, conf: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
     os.environ |= environment
-    if airflow_version.startswith("3.0."):  # whose dag.test() refuses assets that no scheduler has seen
+    if airflow_version.startswith("3.0."):  # its dag.test() rejects assets that no scheduler has seen
         for task in dag.tasks:
             task.outlets = []
     dag_run = run_dag(dag, when and datetime.datetime.fromisoformat(when), run_conf=conf)

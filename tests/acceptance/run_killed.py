@@ -1,6 +1,6 @@
-"""Run one DAG, and kill this process (SIGKILL) when a checkpoint is reached for the n-th time.
+"""Run a DAG, and kill this process with SIGKILL when a checkpoint is reached for the nth time.
 
-Arguments: the DAG's file, its logical date, the checkpoint, n. The connections stand in the environment.
+Arguments: the DAG's file, its logical date, the checkpoint, n. The connections come from environment variables.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from payarc_provider.sync import checkpoints
 
 
 def main(path: str, when: str, checkpoint: str, nth: str) -> None:
-    """Run it; reaching its end is a failure."""
+    """Run the DAG. If this returns, the process was not killed, and the test fails."""
     left = int(nth)
 
     def listener(name: str) -> None:

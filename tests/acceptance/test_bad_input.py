@@ -30,7 +30,7 @@ BAD = {
     "country of 1": ({"id": "b", "name": "John Smith", "country": "U"}, "b", "country", "has 1 character; at least 2"),
     "nothing to send": ({"id": "b", "shoe_size": 44}, "b", "record", "has no value in any PayArc field"),
     "no mapping": ("John Smith", None, "record", "is a str, not a mapping"),
-    "refused by PayArc": ({"id": "b", "email": "taken@example.com"}, "b", "email", "has already been taken"),
+    "rejected by PayArc": ({"id": "b", "email": "taken@example.com"}, "b", "email", "has already been taken"),
     "same key, other data": ({"id": 3, "name": "Mary Jones"}, "3", "id", "same key came earlier in this batch"),
 }
 
@@ -46,9 +46,9 @@ def test_a_bad_record_is_rejected_by_field_and_all_good_ones_are_created(airflow
     sandbox.settings(taken={"email": ["taken@example.com"]})
     task = create(airflow, [*GOOD[:5], record, *GOOD[5:]])
     assert task.state == "failed"
-    (refused,) = task.rejected
-    assert (refused["key"], list(refused["errors"])) == (key, [field])
-    (text,) = refused["errors"][field]
+    (rejected,) = task.rejected
+    assert (rejected["key"], list(rejected["errors"])) == (key, [field])
+    (text,) = rejected["errors"][field]
     assert reason in text
     assert [one["key"] for one in task.customers] == [str(number) for number in range(10)]
     made = {customer["email"]: customer["customer_id"] for customer in sandbox.customers()}
@@ -71,8 +71,8 @@ def test_each_bad_record_is_rejected_for_its_own_reason(airflow, sandbox):
 
 def test_all_errors_of_a_record_are_reported(airflow):
     task = create(airflow, [{"id": 1, "name": "Jo", "phone": "123456789012", "zip": "A"}])
-    (refused,) = task.rejected
-    assert set(refused["errors"]) == {"name", "phone", "zip"}
+    (rejected,) = task.rejected
+    assert set(rejected["errors"]) == {"name", "phone", "zip"}
 
 
 def test_rejected_records_fail_the_task_without_a_retry(airflow, sandbox):

@@ -57,7 +57,7 @@ TASK = """
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[SandboxServer]:
-    """PayArc's stand-in, which refuses one email address."""
+    """A sandbox that rejects one email address."""
     server = SandboxServer()
     server.start()
     server.settings(taken={"email": ["taken@example.com"]})

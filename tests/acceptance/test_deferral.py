@@ -179,6 +179,6 @@ def test_metrics_count_nothing_twice_over_all_slices(airflow, sandbox, table, mo
     assert +sent == {
         "payarc.customers.created": 32,
         "payarc.customers.known": 6,
-        "payarc.customers.rejected": 4,  # without a key, refused before, refused now by PayArc and by the rules
+        "payarc.customers.rejected": 4,  # without a key, rejected before, rejected now by PayArc and by our rules
         "payarc.requests": created.summary["requests"],
     }

@@ -142,9 +142,9 @@ def test_a_key_with_different_data_from_a_second_table_is_rejected(airflow, sand
     run = airflow.run("CreateCustomerOperator(task_id='create', table='shops', sql_conn_id='crm')")
     assert run["create"].state == "failed"
     assert run["create"].ids == []
-    ((refused),) = run["create"].rejected
-    assert refused["key"] == "42"
-    (text,) = refused["errors"]["key"]
+    (rejected,) = run["create"].rejected
+    assert rejected["key"] == "42"
+    (text,) = rejected["errors"]["key"]
     assert "table people of crm" in text
     assert "ledger_table" in text
     assert len(sandbox.customers()) == len(first.ids) == 1

@@ -89,11 +89,11 @@ def make_crm(path: Path) -> None:
     with crm:
         crm.execute("CREATE TABLE people (id INTEGER PRIMARY KEY, full_name, mail)")
         crm.execute("CREATE TABLE contacts (person INTEGER, address)")
-        crm.execute("CREATE TABLE refused (id INTEGER PRIMARY KEY, full_name, mail)")
+        crm.execute("CREATE TABLE rejected (id INTEGER PRIMARY KEY, full_name, mail)")
         mails = [f"p{number}@example.com" for number in range(1, PEOPLE)] + ["no-address.example.com"]
         crm.executemany("INSERT INTO people (full_name, mail) VALUES ('Secret Smith', ?)", [(mail,) for mail in mails])
         crm.execute("INSERT INTO contacts VALUES (1, 'p1@example.com')")
-        crm.execute("INSERT INTO refused (full_name, mail) VALUES ('Secret Smith', 'neither.example.com')")
+        crm.execute("INSERT INTO rejected (full_name, mail) VALUES ('Secret Smith', 'neither.example.com')")
     crm.close()
 
 
@@ -206,13 +206,13 @@ def test_run_and_batch_spans_have_counts(observed):
 def test_request_spans_have_the_status_or_the_error(observed):
     posts = observed.ours("POST /customers")
     codes = [span["attributes"].get("http.response.status_code") for span in posts]
-    (refused,) = [span for span in posts if span["attributes"].get("http.response.status_code") == 422]
+    (rejected,) = [span for span in posts if span["attributes"].get("http.response.status_code") == 422]
     (lost,) = [span for span in posts if "http.response.status_code" not in span["attributes"]]
 
     assert codes.count(201) == PEOPLE
-    assert refused["attributes"]["error.type"] == "422"
+    assert rejected["attributes"]["error.type"] == "422"
     assert lost["attributes"]["error.type"] == "PayarcUnknownOutcome"
-    assert [span["ok"] for span in (refused, lost)] == [False, False]
+    assert [span["ok"] for span in (rejected, lost)] == [False, False]
     assert {span["attributes"]["payarc.attempt"] for span in posts} == {1}
 
 
@@ -296,7 +296,7 @@ def test_the_input_of_records_from_xcom_is_named_after_the_upstream_task(observe
 def test_a_failed_task_has_lineage_too(observed):
     (event,) = observed.events("FAIL", "stopped")
 
-    assert [name for _, name in named(event["inputs"] + event["outputs"])] == ["main/customers", "refused"]
+    assert [name for _, name in named(event["inputs"] + event["outputs"])] == ["main/customers", "rejected"]
 
 
 @pytest.mark.skipif(not OPENLINEAGE, reason="no plugin reads hook lineage: OpenLineage's is not installed")

@@ -1,4 +1,4 @@
-"""A fork server of attempts that are Airflow's: each a ``dag.test()`` in a process of its own."""
+"""A fork server whose attempts are Airflow tasks: each is a ``dag.test()`` in its own process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import httpx
-from airflow.providers.sqlite.hooks import sqlite as _sqlite  # noqa: F401 - loaded once, before the forks
+from airflow.providers.sqlite.hooks import sqlite as _sqlite  # noqa: F401 - imported once, before the forks
 from airflow.sdk.execution_time import supervisor, task_runner  # noqa: F401
 from airflow.utils.db import initdb
 from airflow.utils.state import DagRunState
@@ -25,11 +25,11 @@ except ImportError:  # before Airflow 3.2
     from airflow.models.dagbag import DagBag
 
 PREPARE = "prepare"
-"""The table of a spec that only makes Airflow's own database."""
+"""The table name in the spec of the attempt that only creates Airflow's own database."""
 
 
 def attempt(spec: Spec) -> dict[str, Any]:
-    """Run the DAG once, as the same DAG run each time."""
+    """Run the DAG once. All attempts belong to the same DAG run."""
     if spec.table == PREPARE:
         initdb()
         return {"error": None, "rejected_too_many": False}
@@ -54,14 +54,14 @@ def _pull(run: Any, key: str) -> Any:
     return list(value) if key == "return_value" and value is not None else value
 
 
-async def _make_ready() -> None:
-    """What takes longest in a task is done before the forks; it neither connects to anything nor starts a thread."""
-    with contextlib.suppress(AttributeError, ImportError):  # Airflow's own business, another one in each version
+async def _warm_up() -> None:
+    """Do the slowest part of a task before the forks. It opens no connection and starts no thread."""
+    with contextlib.suppress(AttributeError, ImportError):  # this part of Airflow is internal and differs by version
         app = httpx.ASGITransport(app=supervisor.in_process_api_server().app)
         async with httpx.AsyncClient(transport=app, base_url="http://airflow") as client:
             await client.get("/health")
 
 
 if __name__ == "__main__":
-    asyncio.run(_make_ready())
+    asyncio.run(_warm_up())
     serve(attempt)

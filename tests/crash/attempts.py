@@ -1,4 +1,4 @@
-"""Starting, stopping and killing attempts: the other end of the worker's fork server."""
+"""Starting, stopping and killing attempts: the client of the worker's fork server."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .forking import FAILED, Spec
+from .forking import BROKEN, FAILED, Spec
 
-HANGS = 180.0  # seconds after which an attempt counts as hanging; none takes a tenth of it
+HANG_SECONDS = 180.0
+"""An attempt that takes longer counts as hanging. None takes a tenth of this."""
 
 
 class Attempt:
-    """One attempt: a process that may be stopped, let go on, terminated and killed."""
+    """One attempt: a process that can be stopped, resumed, terminated and killed."""
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
@@ -28,75 +29,76 @@ class Attempt:
         self._stopped = threading.Event()
         self._ended = threading.Event()
 
-    def hear(self, what: dict[str, Any]) -> None:
-        """What the fork server tells of it."""
-        if "pid" in what:
-            self.pid = what["pid"]
+    def on_event(self, event: dict[str, Any]) -> None:
+        """Handle one event that the fork server reports about this attempt."""
+        if "pid" in event:
+            self.pid = event["pid"]
             self._started.set()
-        if "stopped" in what:
+        if "stopped" in event:
             self._stopped.set()
-        if "exit" in what:
-            self.exit = what["exit"]
+        if "exit" in event:
+            self.exit = event["exit"]
+            self._started.set()
+            self._stopped.set()
             self._ended.set()
-            self._stopped.set()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal; nothing happens if it has ended."""
-        self._started.wait(HANGS)
+        """Send the process a signal; do nothing if it has ended."""
+        self._started.wait(HANG_SECONDS)
         if self.exit is None:
             os.kill(self.pid, number)
 
     def wait(self, seconds: float | None = None) -> int | None:
-        """Until it has ended; its exit status, negative for a signal, None if it goes on.
+        """Wait for the process to end; return its exit status, which is negative if a signal ended it.
 
-        :param seconds: after which it may go on; left out, it must have ended
+        :param seconds: return None if the process is still running after that long; by default it must end
         """
-        if self._ended.wait(HANGS if seconds is None else seconds):
+        if self._ended.wait(HANG_SECONDS if seconds is None else seconds):
             return self.exit
         if seconds is None:
             self.signal(signal.SIGKILL)
-            raise AssertionError(f"the attempt {self.spec.name} hangs\n{self.tail()}")
+            raise AssertionError(f"attempt {self.spec.name} hangs\n{self.tail()}")
         return None
 
     def wait_until_stopped(self) -> bool:
-        """Until it has stopped itself; False if it has ended instead."""
-        assert self._stopped.wait(HANGS), f"the attempt {self.spec.name} hangs\n{self.tail()}"
+        """Wait until the process has stopped itself; return False if it has ended instead."""
+        assert self._stopped.wait(HANG_SECONDS), f"attempt {self.spec.name} hangs\n{self.tail()}"
         self._stopped.clear()
         return self.exit is None
 
-    def go_on(self) -> None:
-        """Let it go on after it was stopped."""
+    def resume(self) -> None:
+        """Continue the process after it was stopped."""
         self.signal(signal.SIGCONT)
 
     @property
     def killed(self) -> bool:
-        """Whether it ended by SIGKILL."""
+        """Whether SIGKILL ended it."""
         return self.exit == -signal.SIGKILL
 
     @property
     def result(self) -> dict[str, Any]:
-        """What it handed on; empty if it was killed."""
+        """What it returned; empty if it was killed."""
         path = self.spec.path("json")
         return json.loads(path.read_text()) if path.exists() else {}
 
     @property
     def error(self) -> str:
-        """Why it failed, as Airflow's log would say; empty if it did not."""
+        """Why it failed, as Airflow's log would say; empty if it did not fail."""
         return self.result.get("error") or ""
 
-    def wait_until_said(self, *words: str) -> bool:
-        """Until its log holds one of these words; False if it has ended without."""
-        for _ in range(int(HANGS / 0.02)):
+    def wait_for_log(self, *texts: str) -> bool:
+        """Wait until the log contains one of the texts; return False if the process ends first."""
+        for _ in range(int(HANG_SECONDS / 0.02)):
             ended = self._ended.wait(0.02)
             log = self.log()
-            if any(word in log for word in words):
+            if any(text in log for text in texts):
                 return True
             if ended:
                 return False
-        raise AssertionError(f"the attempt {self.spec.name} never said {words}\n{self.tail()}")
+        raise AssertionError(f"attempt {self.spec.name} never logged {texts}\n{self.tail()}")
 
     def log(self) -> str:
-        """What it has logged."""
+        """Everything it has logged so far."""
         path = self.spec.path("log")
         return path.read_text(errors="replace") if path.exists() else ""
 
@@ -109,7 +111,7 @@ class Attempt:
 class Attempts:
     """A fork server and its attempts.
 
-    :param module: which serves them
+    :param module: the module that runs as the fork server
     """
 
     def __init__(self, module: str = "worker", environment: Mapping[str, str] | None = None) -> None:
@@ -124,14 +126,14 @@ class Attempts:
             env={**os.environ, **(environment or {}), "PYTHONPATH": path},
         )
         os.close(writing)
-        self._told = os.fdopen(reading)
+        self._events = os.fdopen(reading)
         self._attempts: dict[str, Attempt] = {}
         self._lock = threading.Lock()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def start(self, spec: Spec) -> Attempt:
-        """Start an attempt; its name must be new."""
+        """Start an attempt. Its name must be unique."""
         attempt = Attempt(spec)
         with self._lock:
             assert spec.name not in self._attempts, spec.name
@@ -142,19 +144,23 @@ class Attempts:
         return attempt
 
     def close(self) -> None:
-        """End; kills what still runs."""
+        """End the server; it kills the attempts that are still running."""
         assert self._server.stdin is not None
         self._server.stdin.close()
         self._server.wait(30)
         self._reader.join(30)
 
     def _read(self) -> None:
-        with self._told:
-            for line in self._told:
-                what = json.loads(line)
-                self._attempts[what["name"]].hear(what)
+        with self._events:
+            for line in self._events:
+                event = json.loads(line)
+                self._attempts[event["name"]].on_event(event)
+        with self._lock:  # if the server itself has failed, nobody has to wait for its attempts
+            for attempt in self._attempts.values():
+                if attempt.exit is None:
+                    attempt.on_event({"exit": BROKEN})
 
 
-def may_be_repeated(attempt: Attempt) -> bool:
-    """Whether Airflow would simply run the task again: it was killed, or failed with an error that says so."""
+def may_retry(attempt: Attempt) -> bool:
+    """Whether Airflow would run the task again: it was killed, or it failed with an error that allows a retry."""
     return attempt.killed or attempt.exit == FAILED

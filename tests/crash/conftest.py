@@ -1,4 +1,4 @@
-"""Fixtures of the crash tests. ``PAYARC_SEED`` repeats a run, ``PAYARC_CRASH_PARALLEL`` tells how many run at once."""
+"""Fixtures of the crash tests. ``PAYARC_SEED`` repeats a run, ``PAYARC_CRASH_PARALLEL`` limits the parallel cases."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from .cases import DATABASES, SEED, Case, Lab, Together
+from .cases import DATABASES, SEED, Case, Lab, ParallelCases
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Tell the seed, with which the same points are chosen again."""
+    """Print the seed that makes the tests choose the same points again."""
     terminalreporter.write_line(f"crash tests: PAYARC_SEED={SEED}")
 
 
 def database_urls(request: pytest.FixtureRequest) -> dict[str, str]:
-    """Database → its URL, or why it cannot be used here."""
+    """Database → its URL, or the reason why it is not available."""
     urls = {"sqlite": "sqlite://"}
     for name in DATABASES[1:]:
         try:
@@ -27,20 +27,20 @@ def database_urls(request: pytest.FixtureRequest) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """The fork server, and the databases."""
+    """The fork server and the databases."""
     lab = Lab(tmp_path_factory.mktemp("crash"), database_urls(request))
     yield lab
     lab.close()
 
 
 @pytest.fixture(scope="session")
-def together(request: pytest.FixtureRequest, lab: Lab) -> Iterator[Together]:
-    """All the cases that this session selects, running."""
+def parallel_cases(request: pytest.FixtureRequest, lab: Lab) -> Iterator[ParallelCases]:
+    """All the cases that this session has selected, running."""
     cases: list[Case] = [
         item.callspec.params["case"]
         for item in request.session.items
-        if "together" in getattr(item, "fixturenames", ()) and hasattr(item, "callspec")
+        if "parallel_cases" in getattr(item, "fixturenames", ()) and hasattr(item, "callspec")
     ]
-    running = Together(lab, cases)
+    running = ParallelCases(lab, cases)
     yield running
     running.close()

@@ -1,8 +1,8 @@
-"""A fork server: every line on its standard input is a :class:`Spec` and becomes a process.
+"""A fork server: it reads a :class:`Spec` from each line of its standard input and forks a process for it.
 
-It is forked before anything is connected or any thread is started, as Airflow's executors do it. So it starts in
-milliseconds and can be killed without taking anything else along. To the file descriptor that is its argument the
-server tells, one JSON object per line, the process id of each attempt, when one is stopped, and how each ended.
+It forks before it opens a connection or starts a thread, as Airflow's executors do. An attempt therefore starts in
+milliseconds and can be killed without harming the others. The server reports events to the file descriptor given as
+its argument, one JSON object per line: the process id of each attempt, when it stops, and how it ends.
 """
 
 from __future__ import annotations
@@ -23,26 +23,27 @@ from typing import Any
 
 from payarc_provider.exceptions import PayarcError
 
-FAILED = 1  # the attempt ended with one of the package's own errors, as a task fails that Airflow then retries
-BROKEN = 2  # anything else, which no attempt may end with
-REJECTED = 3  # records were refused: Airflow does not retry
+FAILED = 1  # the attempt raised one of the package's own errors; Airflow would retry the task
+BROKEN = 2  # the attempt raised anything else, which is a bug
+REJECTED = 3  # too many records were rejected; Airflow would not retry the task
 
 
 @dataclass
 class Spec:
-    """What one attempt is told.
+    """The parameters of one attempt.
 
-    :param folder: where it writes ``<name>.json``, ``<name>.log`` and ``<name>.trace``
+    :param folder: where the attempt writes ``<name>.json``, ``<name>.log`` and ``<name>.trace``
     :param url: the sandbox's base URL
     :param ledger: the ledger's SQLAlchemy URL
     :param rows: the records, or None to read ``source_table`` from ``source_url``
-    :param settings: of ``payarc_provider.sync.settings.Settings``
-    :param stop_at: the checkpoint at which the process sends itself ``stop_by``, the ``stop_nth`` time it is reached
-    :param stop_after: seconds after that, so that something may be on its way
-    :param stop_pause: seconds for which the checkpoint is held before, so that a transaction under way can end
+    :param settings: arguments of ``payarc_provider.sync.settings.Settings``
+    :param stop_at: the checkpoint at which the process sends itself the signal ``stop_by``
+    :param stop_nth: how many times that checkpoint must be reached first
+    :param stop_after: seconds from the checkpoint to the signal, so that a request can be in flight
+    :param stop_pause: seconds to wait at the checkpoint before that, so that an open transaction can end
     :param busy: seconds for which SQLite waits for a lock
-    :param release: seconds for which the engine tries to release its rows at its end
-    :param max_pages: the most pages that the ledger's SQLite file may have
+    :param release: seconds for which the engine tries to release its rows when it ends
+    :param max_pages: maximum number of pages in the ledger's SQLite file
     """
 
     folder: str
@@ -73,12 +74,12 @@ class Spec:
         return Path(self.folder) / f"{self.name}.{ending}"
 
     def as_line(self) -> str:
-        """The form that the server reads."""
+        """The line that the server reads."""
         return json.dumps(asdict(self)) + "\n"
 
 
 Run = Callable[[Spec], dict[str, Any]]
-"""Runs an attempt; what it gives has ``error`` (None for success) and ``refused``, and is written to its file."""
+"""Runs an attempt. Its result has ``error`` (None for success) and ``rejected_too_many``; it is written to a file."""
 
 
 def _in_child(line: str, run: Run) -> int:
@@ -92,7 +93,7 @@ def _in_child(line: str, run: Run) -> int:
         result = run(spec)
     except PayarcError as problem:
         result = {"error": f"{type(problem).__name__}: {problem}", "rejected_too_many": False}
-    except BaseException:  # noqa: BLE001 - the process ends here, and its exit status tells
+    except BaseException:  # noqa: BLE001 - the process ends here; its exit status reports the failure
         traceback.print_exc()
         return BROKEN
     part = spec.path("part")
@@ -104,26 +105,26 @@ def _in_child(line: str, run: Run) -> int:
 
 
 def serve(run: Run) -> None:
-    """Fork an attempt for every line on standard input, until its end."""
-    waiting: dict[int, str] = {}
+    """Fork an attempt for every line on standard input, until standard input is closed."""
+    running: dict[int, str] = {}
     lines = b""
     open_ = True
-    while open_ or waiting:
+    while open_ or running:
         if open_ and select.select([0], [], [], 0.01)[0]:
             chunk = os.read(0, 1 << 20)
             open_ = bool(chunk)
             lines += chunk
             *whole, lines = lines.split(b"\n")
             for line in whole:
-                _fork(line.decode(), waiting, run)
+                _fork(line.decode(), running, run)
         elif not open_:
-            for pid in waiting:  # whoever asked is gone
+            for pid in running:  # the tests have ended
                 os.kill(pid, signal.SIGKILL)
             time.sleep(0.01)
-        _reap(waiting)
+        _reap(running)
 
 
-def _fork(line: str, waiting: dict[int, str], run: Run) -> None:
+def _fork(line: str, running: dict[int, str], run: Run) -> None:
     pid = os.fork()
     if pid == 0:
         status = BROKEN
@@ -131,22 +132,22 @@ def _fork(line: str, waiting: dict[int, str], run: Run) -> None:
             status = _in_child(line, run)
         finally:
             os._exit(status)
-    name = waiting[pid] = json.loads(line)["name"]
-    _tell(name, pid=pid)
+    name = running[pid] = json.loads(line)["name"]
+    _report(name, pid=pid)
 
 
-def _reap(waiting: dict[int, str]) -> None:
+def _reap(running: dict[int, str]) -> None:
     with contextlib.suppress(ChildProcessError):
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
             if pid == 0:
                 return
             if os.WIFSTOPPED(status):
-                _tell(waiting[pid], stopped=True)
+                _report(running[pid], stopped=True)
             else:
-                _tell(waiting.pop(pid), exit=os.waitstatus_to_exitcode(status))
+                _report(running.pop(pid), exit=os.waitstatus_to_exitcode(status))
 
 
-def _tell(name: str, **what: Any) -> None:
+def _report(name: str, **event: Any) -> None:
     with contextlib.suppress(BrokenPipeError):
-        os.write(int(sys.argv[1]), json.dumps({"name": name, **what}).encode() + b"\n")
+        os.write(int(sys.argv[1]), json.dumps({"name": name, **event}).encode() + b"\n")

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a database or of the sandbox, which can be cut, frozen, and restored."""
+"""A TCP proxy in front of a database, whose connections a test can cut, freeze and restore."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import sqlalchemy as sa
 class Proxy:
     """A context manager.
 
-    :param dial: connects to what is behind it
+    :param dial: opens a connection to the server behind the proxy
     """
 
     def __init__(self, dial: Callable[[], socket.socket]) -> None:
@@ -36,7 +36,7 @@ class Proxy:
         self.cut()
 
     def cut(self) -> None:
-        """Break every connection off, and refuse new ones."""
+        """Reset every connection, and accept no new ones."""
         with self._lock:
             listener, self._listener = self._listener, None
             if listener is not None:
@@ -46,11 +46,11 @@ class Proxy:
             self._ends.clear()
 
     def freeze(self) -> None:
-        """Keep every connection, and let nothing through."""
+        """Keep every connection open, but forward nothing."""
         self._flowing.clear()
 
     def restore(self) -> None:
-        """Let new connections in again, and what was held back through."""
+        """Accept connections again, and forward what was held back."""
         with self._lock:
             if self._listener is None:
                 self._listener = socket.create_server(("127.0.0.1", self.port))
@@ -83,7 +83,7 @@ class Proxy:
 
 def _close(end: socket.socket) -> None:
     with contextlib.suppress(OSError):
-        # Whoever is blocked on it wakes up; then a reset and not a polite end.
+        # shutdown() wakes up the threads that are blocked on the socket; with SO_LINGER 0, close() sends a reset.
         end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         end.shutdown(socket.SHUT_RDWR)
     end.close()
@@ -107,6 +107,6 @@ def before_database(url: str) -> Proxy:
 
 
 def url_through(url: str, proxy: Proxy) -> str:
-    """The database's URL, leading through the proxy."""
+    """The database's URL, but through the proxy."""
     direct = sa.make_url(url).difference_update_query(["host", "port", "unix_socket"])
     return direct.set(host="127.0.0.1", port=proxy.port).render_as_string(hide_password=False)

@@ -1,4 +1,4 @@
-"""The same through Airflow: the process in which a task runs is killed at each checkpoint, and the task run again."""
+"""The same with Airflow: kill the process in which a task runs at a checkpoint, and run the task again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SOME = ALL if os.environ.get("PAYARC_TORTURE") else Random(SEED).sample(ALL, 2)
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attempts]:
-    """A fork server with an Airflow home of its own."""
+    """A fork server with its own Airflow home."""
     home = tmp_path_factory.mktemp("airflow")
     shutil.copytree(Path(__file__).with_name("dags"), home / "dags", ignore=shutil.ignore_patterns("__pycache__"))
     environment = {
@@ -35,15 +35,15 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attempts]:
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
     }
     tasks = Attempts("airflow_worker", environment)
-    made = tasks.start(Spec(str(home), "prepare", url="", token="", ledger="", table="prepare", settings={}))
-    assert made.wait() == 0, made.tail(40)
+    prepared = tasks.start(Spec(str(home), "prepare", url="", token="", ledger="", table="prepare", settings={}))
+    assert prepared.wait() == 0, prepared.tail(40)
     yield tasks
     tasks.close()
 
 
 @pytest.mark.parametrize("checkpoint", SOME)
-def test_task_killed_at(tasks: Attempts, tmp_path: Path, checkpoint: str) -> None:
-    """18 records in a SQLite table, 18 customers, and the ids downstream."""
+def test_a_killed_task_is_completed_by_the_next(tasks: Attempts, tmp_path: Path, checkpoint: str) -> None:
+    """18 records in a SQLite table become 18 customers, and their ids reach the next task."""
     numbers = Random(f"{SEED}/airflow/{checkpoint}")
     world = World(
         tasks,
@@ -62,4 +62,4 @@ def test_task_killed_at(tasks: Attempts, tmp_path: Path, checkpoint: str) -> Non
             assert killed.killed, f"{point} was not reached {nth} times, PAYARC_SEED={SEED}\n{world.report()}"
         done = world.run()
         assert done.exit == 0, world.report()
-        world.prove(done)
+        world.check(done)

@@ -1,4 +1,4 @@
-"""Killed at each checkpoint, with each source and each ledger database, and run again as Airflow would."""
+"""Kill a run at each checkpoint, with each source and each ledger database, and retry it as Airflow would."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import pytest
 
 from payarc_provider.sync.checkpoints import Checkpoint
 
-from .cases import DATABASES, Lab, Together
+from .cases import DATABASES, Lab, ParallelCases
 from .world import World, people
 
 LATENCY = 0.08
 AGAIN = ("before_takeover", "after_takeover", "in_lookup", "before_lookup_record", "after_lookup_record")
-"""Reached in full only by a run that follows a killed one."""
+"""Only a run that follows a killed one reaches all of these."""
 OFTEN = {"before_send": 15, "sending": 15, "after_answer": 15, "before_claim": 3, "after_claim": 3, "before_record": 3}
-"""How often a run of 18 records surely reaches a checkpoint; others once."""
+"""How often a run of 18 records reaches a checkpoint at least; the others once."""
 
 
 @dataclass(frozen=True)
 class Kill:
-    """One cell of the matrix."""
+    """One combination of checkpoint, source and database."""
 
     checkpoint: str
     source: str
@@ -31,11 +31,11 @@ class Kill:
 
     @property
     def name(self) -> str:
-        """Unique, and fit for a table."""
+        """Unique, and valid in a table's name."""
         return f"{self.checkpoint}_{self.source}_{self.database}"
 
     def run(self, lab: Lab, name: str, numbers: Random) -> None:
-        """Kill, run again, count."""
+        """Kill a run, run again, and count the customers."""
         world = lab.world(
             name,
             self.database,
@@ -50,7 +50,7 @@ class Kill:
             self._kill(world, self.checkpoint, numbers)
             done = world.run()
             assert done.exit == 0, world.report()
-            world.prove(done)
+            world.check(done)
             rows = world.rows().values()
             assert {row.state for row in rows} == {"created"}, world.report()
             assert sorted(row.customer_id for row in rows) == sorted(done.result["ids"])
@@ -68,11 +68,11 @@ ALL = [
     for database in DATABASES
 ]
 CASES = [case for both in ALL for case in both]
-if not os.environ.get("PAYARC_TORTURE"):  # one source with each database, the other one with the next
+if not os.environ.get("PAYARC_TORTURE"):  # half of the combinations: the sources take turns
     CASES = [both[number % 2] for number, both in enumerate(ALL)]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_killed_at(together: Together, case: Kill) -> None:
-    """18 records, 18 customers, and each record the id of its own."""
-    together(case)
+def test_a_killed_run_is_completed_by_the_next(parallel_cases: ParallelCases, case: Kill) -> None:
+    """18 records become 18 customers, and each record gets the id of its own."""
+    parallel_cases.check(case)

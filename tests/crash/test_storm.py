@@ -1,4 +1,4 @@
-"""Lost answers, kills at random, several runs at once, two sources with the same keys, keys that are nearly equal."""
+"""Lost responses, random kills, parallel runs, two sources with the same keys, and keys that are nearly equal."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import pytest
 
 from payarc_provider.sync.checkpoints import Checkpoint
 
-from .cases import DATABASES, Lab, Scenario, Together
-from .world import people, said_by, twins
+from .cases import DATABASES, Lab, ParallelCases, Scenario
+from .world import content_of, people, twins
 
 LOST = ("lost_after", "status_after", "html_after", "cut_after", "hang_after")
-"""The customer is made, and its answer is lost: by a reset, a 500, a proxy's 502, half a body, silence."""
+"""The customer is created and the response lost: a reset, a 500, a proxy's 502, half a body, or a hanging request."""
 NOTHING_DONE = ("lost_before", "status_before", "html_before", "cut_before")
-TOLD_TO_STOP = ("after_claim", "before_send", "sending", "after_answer", "before_record", "after_record")
+STOPS = ("after_claim", "before_send", "sending", "after_answer", "before_record", "after_record")
 SUSPENDED = {"stop_by": "SIGSTOP", "stop_pause": 0.15}
-"""A transaction that is suspended half-way keeps its locks, which is safe but holds the other runs up."""
+"""The pause lets an open transaction end. A suspended one keeps its locks, which blocks the other runs but is safe."""
 
 
 def lost_answers(lab: Lab, database: str, name: str, numbers: Random) -> None:
-    """What it costs: one POST for each customer, one for each that created nothing, and one look-up for all of them."""
+    """The cost: one POST for each customer, one for each POST that created nothing, and one look-up for all of them."""
     patient = {"timeout": 3.0, "settle": 3.0, "lease": 6.0, "batch_size": 30}
     with lab.world(name, database, people(90, numbers), settings=patient) as world:
         world.sandbox.faults(
@@ -31,15 +31,15 @@ def lost_answers(lab: Lab, database: str, name: str, numbers: Random) -> None:
         )
         done = world.run()
         assert done.exit == 0, world.report()
-        world.prove(done)
+        world.check(done)
         assert done.result["counts"]["unknown"] == len(LOST) + len(NOTHING_DONE), world.report()
         assert world.sandbox.stats()["posts"]["received"] == 90 + len(NOTHING_DONE), world.report()
-        # One call before the first claim, and one page of the list; 99 POSTs took nine unknown outcomes along.
+        # One call before the first claim, and one page of the list for all nine unknown outcomes.
         assert done.result["requests"] == {"GET": 2, "POST": 90 + len(NOTHING_DONE)}, world.report()
 
 
 def lost_answers_and_kills(lab: Lab, database: str, name: str, numbers: Random) -> None:
-    """2 % of each kind of lost answer, 1 % of each request that comes to nothing, and four kills."""
+    """2 % of the requests for each kind of lost response, 1 % for each kind that creates nothing, and four kills."""
     settings = {"concurrency": 5, "batch_size": 30}
     sandbox = {"latency": 0.02, "jitter": 0.04, "shuffle_same_second": True}
     seed = numbers.randrange(10**6)
@@ -56,43 +56,43 @@ def lost_answers_and_kills(lab: Lab, database: str, name: str, numbers: Random) 
         done = world.run_until_done()
         again = world.run()
         assert again.exit == 0, world.report()
-        world.prove(done, again)
+        world.check(done, again)
         posts = world.sandbox.stats()["posts"]
         assert posts["created"] == 120, world.report()
         assert posts["received"] == 120 + posts["not_created"], world.report()
-        assert again.result["requests"] == {}, "everything is known, so nothing is asked of PayArc"
+        assert again.result["requests"] == {}, "everything is known, so no request is needed"
 
 
 def three_at_once(lab: Lab, database: str, name: str, numbers: Random) -> None:
-    """Three runs over the same records; one is suspended until the others have ended, and then goes on."""
+    """Three runs with the same records; one is suspended until the others have ended, and then resumed."""
     world = lab.world(name, database, people(40, numbers), sandbox={"latency": 0.05}, seed=numbers.randrange(10**6))
     with world:
-        point = numbers.choice(TOLD_TO_STOP)
+        point = numbers.choice(STOPS)
         nth = numbers.randint(1, 4) if point in ("before_send", "sending", "after_answer") else 1
         suspended = world.start(stop_at=point, stop_nth=nth, **SUSPENDED)
-        world.wait_for_claims()  # so that the others leave it something to be suspended with
+        world.wait_for_claims()  # so that the others leave records to it
         others = [world.start(), world.start()]
         assert suspended.wait_until_stopped(), world.report()
-        # They end when they have taken its records over, so after its lease. If it stopped within a transaction, its
-        # locks hold them up, and it has to go on first.
-        together = time.monotonic() + 8
+        # They end after its lease, when they have taken its records over. If it stopped within a transaction, its
+        # locks block them, and it has to be resumed first.
+        deadline = time.monotonic() + 8
         for other in others:
-            other.wait(max(0.0, together - time.monotonic()))
-        suspended.go_on()
+            other.wait(max(0.0, deadline - time.monotonic()))
+        suspended.resume()
         for attempt in (suspended, *others):
             attempt.wait()
         assert [attempt.exit for attempt in (suspended, *others)] == [0, 0, 0], world.report()
-        world.prove(suspended, *others, suspended=[suspended])
+        world.check(suspended, *others, suspended=[suspended])
         assert suspended.result["ids"] == others[0].result["ids"] == others[1].result["ids"]
 
 
 def suspended_before_sending(lab: Lab, database: str, name: str, numbers: Random) -> None:
-    """Suspended between its lease check and its request, on a connection that is open already."""
+    """A run is suspended between its lease check and its request, whose connection is already open."""
     _suspended(lab, database, name, numbers, "sending", numbers.randint(2, 6))
 
 
 def suspended_before_the_lease_check(lab: Lab, database: str, name: str, numbers: Random) -> None:
-    """Suspended when it has claimed, or when it is about to send."""
+    """A run is suspended after a claim, or directly before it sends."""
     _suspended(lab, database, name, numbers, *numbers.choice((("after_claim", 1), ("before_send", 3))))
 
 
@@ -103,25 +103,25 @@ def _suspended(lab: Lab, database: str, name: str, numbers: Random, point: str, 
         assert suspended.wait_until_stopped(), world.report()
         other = world.start()
         other.wait(8)
-        suspended.go_on()
+        suspended.resume()
         assert (suspended.wait(), other.wait()) == (0, 0), world.report()
-        world.prove(suspended, other, suspended=[suspended])
+        world.check(suspended, other, suspended=[suspended])
 
 
 def slow_but_alive(lab: Lab, database: str, name: str, numbers: Random) -> None:
-    """A run that takes several leases over what it has claimed: the other one waits for it, and takes nothing."""
+    """A run renews its lease several times; the other run waits for it, and takes no row over."""
     sandbox = {"latency": 0.15}
     with lab.world(name, database, people(20, numbers), sandbox=sandbox, seed=numbers.randrange(10**6)) as world:
         slow = world.start(settings={"concurrency": 1, "batch_size": 20})
         world.wait_for_claims()
         other = world.start()
         assert (slow.wait(), other.wait()) == (0, 0), world.report()
-        world.prove(slow, other)
-        assert slow.result["counts"]["created"] == 20, "rows of a run that was alive were taken over"
+        world.check(slow, other)
+        assert slow.result["counts"]["created"] == 20, "rows of a live run were taken over"
 
 
 def committed_after_the_lease(lab: Lab, database: str, name: str, numbers: Random) -> None:
-    """PayArc carries requests out long after their sender was killed: after its lease, but within ``settle``."""
+    """PayArc commits requests long after their sender was killed: after its lease, but within ``settle``."""
     records = people(18, numbers)
     with lab.world(name, database, records, settings={"settle": 3.0}, seed=numbers.randrange(10**6)) as world:
         world.sandbox.faults([{"kind": "hang_before", "skip": 3, "times": 3, "seconds": 2.3}])
@@ -130,37 +130,37 @@ def committed_after_the_lease(lab: Lab, database: str, name: str, numbers: Rando
         assert world.sandbox.stats()["faults"] == {"hang_before": 3}, world.report()
         done = world.run()
         assert done.exit == 0, world.report()
-        world.prove(done)
+        world.check(done)
 
 
 def committed_after_the_answer(lab: Lab, database: str, name: str, numbers: Random) -> None:
-    """PayArc carries requests out long after it answered 500, or broke the connection off: within ``settle``."""
+    """PayArc commits requests long after it answered 500 or closed the connection, but within ``settle``."""
     records = people(18, numbers)
     with lab.world(name, database, records, settings={"settle": 2.0}, seed=numbers.randrange(10**6)) as world:
         late = {"kind": "late_commit", "skip": numbers.randint(0, 5), "seconds": 1.4}
         world.sandbox.faults([{**late, "times": 2}, {**late, "status": 500}])
         done = world.run()
         assert done.exit == 0, world.report()
-        world.prove(done)
+        world.check(done)
         assert done.result["counts"]["unknown"] >= 3, world.report()
 
 
 def times_without_a_zone(lab: Lab, database: str, name: str, numbers: Random) -> None:
-    """PayArc's list in the guide's form, whose times may be of any hour, and over several pages."""
+    """PayArc's list has the guide's form, whose times have no time zone, and several pages."""
     sandbox = {"time_style": "guide", "id_style": "guide"}
     with lab.world(name, database, people(18, numbers), sandbox=sandbox, seed=numbers.randrange(10**6)) as world:
         hour_ago = time.time() - 3600
         older = people(150, numbers, tag="older")
-        world.sandbox.seed({**one, "created_at": hour_ago + place} for place, one in enumerate(older))
+        world.sandbox.seed({**one, "created_at": hour_ago + index} for index, one in enumerate(older))
         killed = world.run(stop_at="sending", stop_nth=numbers.randint(3, 15))
         assert killed.killed, world.report()
         done = world.run()
         assert done.exit == 0, world.report()
-        world.prove(done)
+        world.check(done)
 
 
 def equal_records(lab: Lab, database: str, name: str, numbers: Random) -> None:
-    """Records that are equal but for their keys, without a reference: as many customers, and no id for two of them."""
+    """Records that differ only in their keys, without references: each gets a customer and an id of its own."""
     records = twins(20)
     sandbox = {"latency": 0.03, "shuffle_same_second": True}
     with lab.world(name, database, records, sandbox=sandbox, seed=numbers.randrange(10**6)) as world:
@@ -168,11 +168,11 @@ def equal_records(lab: Lab, database: str, name: str, numbers: Random) -> None:
         for point in numbers.sample(("sending", "after_answer", "before_record", "in_lookup"), 2):
             world.run(stop_at=point, stop_nth=1 if point == "in_lookup" else numbers.randint(1, 5))
         done = world.run_until_done()
-        world.prove(done, interchangeable=True)
+        world.check(done, interchangeable=True)
 
 
 def two_sources_in_one_ledger(lab: Lab, database: str, name: str, numbers: Random) -> None:
-    """Two sources that both count from 1: whoever comes second to a key is refused, and nobody gets the other's id."""
+    """Two sources that both count from 1: the second record with a key is rejected, and never gets the other's id."""
     ours, theirs = people(18, numbers, tag="ours"), people(18, numbers, tag="theirs")
     sandbox = {"latency": 0.05}
     with lab.world(name, database, ours, sandbox=sandbox, seed=numbers.randrange(10**6)) as world:
@@ -187,13 +187,13 @@ def two_sources_in_one_ledger(lab: Lab, database: str, name: str, numbers: Rando
         kept = {one["key"] for one in first.result["customers"]}
         created = [record for record in ours if str(record["id"]) in kept]
         created += [record for record in theirs if str(record["id"]) not in kept]
-        world.prove(first, second, records=created)
-        refused = [one["errors"] for one in first.result["rejected"] + second.result["rejected"]]
-        assert all("another source" in errors["key"][0] for errors in refused), refused
+        world.check(first, second, records=created)
+        rejected = [one["errors"] for one in first.result["rejected"] + second.result["rejected"]]
+        assert all("another source" in errors["key"][0] for errors in rejected), rejected
 
 
 def two_sources_in_two_ledgers(lab: Lab, database: str, name: str, numbers: Random) -> None:
-    """Two sources that both count from 1, each with a ledger table of its own: two customers for each key."""
+    """Two sources that both count from 1, each with its own ledger table: two customers for each key."""
     ours, theirs = people(18, numbers, tag="ours"), people(18, numbers, tag="theirs")
     sandbox = {"latency": 0.05}
     with lab.world(name, database, ours, sandbox=sandbox, seed=numbers.randrange(10**6)) as world:
@@ -204,11 +204,11 @@ def two_sources_in_two_ledgers(lab: Lab, database: str, name: str, numbers: Rand
             assert killed.killed, world.report()
         first, second = world.start(), world.start(**apart)
         assert (first.wait(), second.wait()) == (0, 0), world.report()
-        world.prove(first, second, records=ours + theirs)
+        world.check(first, second, records=ours + theirs)
 
 
 def nearly_equal_keys(lab: Lab, database: str, name: str, numbers: Random) -> None:
-    """Keys that differ in case, in an accent, in a blank at the end, or in how Unicode writes them: different keys."""
+    """Keys that differ only in case, accents, spaces or Unicode form are different keys."""
     keys = ["anna", "Anna", "ANNA", "änna", "a\u0308nna", "anna ", " anna", "éclair", "eclair", "Éclair", "straße"]
     keys += ["strasse", "fi", "ﬁ", "1", "01", "Ⅰ", "١"]
     records = [record | {"id": key} for record, key in zip(people(len(keys), numbers), keys, strict=True)]
@@ -216,18 +216,18 @@ def nearly_equal_keys(lab: Lab, database: str, name: str, numbers: Random) -> No
         assert world.run(stop_at="after_answer", stop_nth=numbers.randint(1, 15)).killed, world.report()
         done = world.run()
         assert done.exit == 0, world.report()
-        world.prove(done)
-        assert len({said_by(customer) for customer in world.customers()}) == len(keys)
+        world.check(done)
+        assert len({content_of(customer) for customer in world.customers()}) == len(keys)
 
 
 ALWAYS = [lost_answers_and_kills, three_at_once, suspended_before_sending, slow_but_alive, nearly_equal_keys]
 ONCE = [lost_answers, equal_records, two_sources_in_one_ledger, two_sources_in_two_ledgers]
 ONCE += [times_without_a_zone, suspended_before_the_lease_check, committed_after_the_lease, committed_after_the_answer]
-CASES = [Scenario(tell, database) for tell in ALWAYS for database in DATABASES]
-CASES += [Scenario(tell, DATABASES[number % 3]) for number, tell in enumerate(ONCE)]
+CASES = [Scenario(play, database) for play in ALWAYS for database in DATABASES]
+CASES += [Scenario(play, DATABASES[number % 3]) for number, play in enumerate(ONCE)]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_storm(together: Together, case: Scenario) -> None:
-    """See the function that each case is named after."""
-    together(case)
+def test_each_record_gets_one_customer(parallel_cases: ParallelCases, case: Scenario) -> None:
+    """Each case is named after its function."""
+    parallel_cases.check(case)

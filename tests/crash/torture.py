@@ -1,7 +1,7 @@
-"""Random cases until so many processes have been killed; stops at the first customer too many or too few.
+"""Runs random cases until a number of processes have been killed. The first duplicate or lost customer ends it.
 
-From the folder ``tests``: ``python -m crash.torture --kills 500``. The seed is printed; with ``--seed`` the same cases
-come again, and with ``--case`` one of them alone. What runs when is up to the machine, so a case may need some turns.
+Run it in the folder ``tests``: ``python -m crash.torture --kills 500``. It prints its seed; ``--seed`` repeats the same
+cases, and ``--case`` one of them. The timing differs from run to run, so a failure may take several tries to repeat.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from payarc_provider.sync.checkpoints import Checkpoint
 from .attempts import Attempt
 from .cases import DATABASES, PARALLEL, SEED, Lab
 from .conftest import database_urls
-from .world import StoodStill, World, people, twins
+from .world import MachineTooSlow, World, people, twins
 
 POINTS = get_args(Checkpoint)
-MOST_ATTEMPTS = 15
+MAX_ATTEMPTS = 15
 
 
 @dataclass
 class Figures:
-    """What has been done and counted."""
+    """The counts of one case, or of all."""
 
     numbers: Counter[str] = field(default_factory=Counter)
     killed_at: Counter[str] = field(default_factory=Counter)
     killed_on: Counter[str] = field(default_factory=Counter)
 
     def lines(self) -> list[str]:
-        """For people."""
+        """The counts as text."""
         counted = ", ".join(f"{number} {name}" for name, number in self.numbers.items())
         at = ", ".join(f"{name} {number}" for name, number in sorted(self.killed_at.items()))
         on = ", ".join(f"{name} {number}" for name, number in sorted(self.killed_on.items()))
@@ -53,9 +53,9 @@ class Figures:
 
 
 class RandomCase:
-    """A case made of random numbers.
+    """A case whose settings, faults and kills are random.
 
-    :param databases: that can be used here
+    :param databases: the databases that are available here
     """
 
     def __init__(self, seed: int, number: int, databases: list[str]) -> None:
@@ -67,7 +67,7 @@ class RandomCase:
         self._stopped: list[tuple[str, Attempt]] = []
 
     def run(self, lab: Lab, figures: Figures) -> None:
-        """Run it, judge, and count."""
+        """Run the case, check the result, and add to the figures."""
         numbers = self._numbers
         count = numbers.randint(10, 50)
         records = twins(count) if self._twins else people(count, numbers)
@@ -101,19 +101,19 @@ class RandomCase:
             self._seed_older(world, sandbox)
             world.sandbox.faults(faults)
             with ThreadPoolExecutor(owners) as pool:
-                list(pool.map(lambda plan: self._own(world, plan), plans))
-            # Runs that each hold some of several equal records cannot tell whose customers they see: one at a time.
+                list(pool.map(lambda plan: self._follow(world, plan), plans))
+            # If two runs hold some of several equal records each, neither can tell whose customers it finds.
             with ThreadPoolExecutor(1 if self._twins else owners) as pool:
-                done = list(pool.map(lambda _: self._to_the_end(world), plans))
+                done = list(pool.map(lambda _: self._complete(world), plans))
             self._count(world, figures)
-            world.prove(*done, suspended=self._suspended, interchangeable=self._twins)
+            world.check(*done, suspended=self._suspended, interchangeable=self._twins)
             figures.numbers["cases"] += 1
-            figures.numbers["runs that ended in success"] += len(done)
+            figures.numbers["successful runs"] += len(done)
             figures.numbers["records"] += count
             figures.numbers["customers"] += len(world.customers())
 
     def _plan(self) -> list[dict[str, Any]]:
-        """How one owner's attempts are stopped, one after the other, before it is left to end."""
+        """How the attempts of one task are stopped, one after the other, before one may complete."""
         numbers, plan = self._numbers, []
         for _ in range(numbers.randint(1, 5)):
             how = numbers.choices(("at", "any time", "suspended", "terminated"), (7, 2, 2, 1))[0]
@@ -133,25 +133,25 @@ class RandomCase:
         return rules + [{"kind": kind, "method": "GET", "probability": share / 2, "seconds": 1} for kind in reading]
 
     def _seed_older(self, world: World, sandbox: dict[str, Any]) -> None:
-        """Customers of an hour ago, some of them the records' doubles: no look-up may take them for new ones."""
+        """Add customers created an hour ago, some equal to records: no look-up may mistake them for new ones."""
         numbers = self._numbers
         others = people(numbers.choice((0, 5, 130)), numbers, tag="old")
         doubles = numbers.sample(world.records, numbers.choice((0, 5)))
         if sandbox["time_style"] == "guide":
-            doubles = []  # a time without a zone may be of any hour: which of two equal ones is it? A person must say
+            doubles = []  # without a time zone, only a person can tell which of two equal customers is the new one
             if sandbox["shuffle_same_second"]:
-                others = others[:5]  # nor is the order of several pages anything to go by
+                others = others[:5]  # and the order of several pages proves nothing
         older = [*others, *doubles]
-        # Of times without a zone, more than a page in the list's newest five seconds keep a look-up from any proof.
+        # With times without a zone, more than a page within the newest five seconds would make every look-up fail.
         each_second = 20 if sandbox["time_style"] == "unix" else 5
         hour_ago = time.time() - 3600
-        world.sandbox.seed({**one, "created_at": hour_ago + place // each_second} for place, one in enumerate(older))
+        world.sandbox.seed({**one, "created_at": hour_ago + index // each_second} for index, one in enumerate(older))
 
-    def _to_the_end(self, world: World) -> Attempt:
-        return world.run_until_done(MOST_ATTEMPTS, suspended=self._suspended)
+    def _complete(self, world: World) -> Attempt:
+        return world.run_until_done(MAX_ATTEMPTS, suspended=self._suspended)
 
-    def _own(self, world: World, plan: list[dict[str, Any]]) -> None:
-        """One owner: Airflow, which runs the task again whatever becomes of it."""
+    def _follow(self, world: World, plan: list[dict[str, Any]]) -> None:
+        """Run a task as Airflow does, once for each step of the plan or until it succeeds."""
         for step in plan:
             attempt = self._stop(world, **step)
             self._stopped.append((step["stop_at"] if step["how"] == "at" else step["how"], attempt))
@@ -166,7 +166,7 @@ class RandomCase:
             self._suspended.append(attempt)
             if attempt.wait_until_stopped():
                 time.sleep(seconds)
-                attempt.go_on()
+                attempt.resume()
             attempt.wait()
             return attempt
         attempt = world.start()
@@ -185,15 +185,15 @@ class RandomCase:
         figures.numbers["suspensions"] += len(self._suspended)
         figures.numbers["attempts"] += len(world.attempts)
         figures.numbers["POSTs"] += posts["received"]
-        figures.numbers["answers lost"] += posts["lost"]
+        figures.numbers["lost responses"] += posts["lost"]
         figures.numbers["duplicates"] += verdict.duplicates
         figures.numbers["lost"] += verdict.lost
 
 
 def torture(lab: Lab, databases: list[str], seed: int, *, kills: int, minutes: float, only: int | None) -> Figures:
-    """Run cases side by side until enough are killed, or the time is over.
+    """Run cases in parallel until enough processes are killed, or the time is over.
 
-    :raises AssertionError: with all that is known of the first violation
+    :raises AssertionError: describes the first violation
     """
     figures, until = Figures(), time.monotonic() + 60 * minutes
     cases = (RandomCase(seed, number, databases) for number in ([only] if only is not None else itertools.count()))
@@ -204,9 +204,9 @@ def torture(lab: Lab, databases: list[str], seed: int, *, kills: int, minutes: f
         own = Figures()
         try:
             case.run(lab, own)
-        except StoodStill as excuse:
-            own = Figures(Counter({"cases void, since the machine stood still": 1}))
-            print(f"{case.name} proves nothing: {str(excuse).splitlines()[0]}", flush=True)
+        except MachineTooSlow as error:
+            own = Figures(Counter({"cases void because the machine was too slow": 1}))
+            print(f"{case.name} proves nothing: {str(error).splitlines()[0]}", flush=True)
         with lock:
             figures.numbers.update(own.numbers)
             figures.killed_at.update(own.killed_at)
@@ -227,11 +227,11 @@ def torture(lab: Lab, databases: list[str], seed: int, *, kills: int, minutes: f
 
 
 def test_torture(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No customer too many, and none too few."""
+    """No duplicate and no lost customer."""
     urls = database_urls(request)
     databases = [name for name in DATABASES if "://" in urls[name]]
     print(f"\nseed {SEED}, airflow-provider-payarc {__version__}, Python {platform.python_version()}, "
-          f"SQLAlchemy {sa.__version__}, {os.cpu_count()} processors, {PARALLEL} cases at once")  # fmt: skip
+          f"SQLAlchemy {sa.__version__}, {os.cpu_count()} processors, {PARALLEL} parallel cases")  # fmt: skip
     print("\n".join(f"no {name}: {urls[name]}" for name in DATABASES if name not in databases))
     lab = Lab(tmp_path_factory.mktemp("torture"), urls)
     limits = {name: os.environ.get(f"PAYARC_TORTURE_{name.upper()}") for name in ("kills", "minutes", "case")}
@@ -249,24 +249,26 @@ def test_torture(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
         lab.close()
     figures.numbers["seconds"] = round(time.monotonic() - started)
     print("\n".join(figures.lines()))
-    # What the judge of each case has seen to, summed up.
+    # Each case has checked this; here it is checked for the sums.
     assert figures.numbers["duplicates"] == figures.numbers["lost"] == 0
     assert figures.numbers["customers"] == figures.numbers["records"]
 
 
 def main() -> int:
-    """Run as the command line says."""
+    """Run pytest on this file, with the options in environment variables."""
     parser = argparse.ArgumentParser(prog="python -m crash.torture", description=__doc__)
-    parser.add_argument("--kills", type=int, help="end after so many SIGKILLs (500, if no minutes are given)")
-    parser.add_argument("--minutes", type=float, help="end after so many minutes")
-    parser.add_argument("--seed", type=int, help="choose the same cases again")
-    parser.add_argument("--case", type=int, help="this case alone")
+    parser.add_argument(
+        "--kills", type=int, help="number of SIGKILLs after which to end (default: 500, unless --minutes is given)"
+    )
+    parser.add_argument("--minutes", type=float, help="minutes after which to end")
+    parser.add_argument("--seed", type=int, help="seed of a run to repeat")
+    parser.add_argument("--case", type=int, help="number of the only case to run")
     options = parser.parse_args()
     if options.kills is None and options.minutes is None:
         options.kills = 500
-    told = {f"PAYARC_TORTURE_{name.upper()}": getattr(options, name) for name in ("kills", "minutes", "case")}
-    told["PAYARC_SEED"] = options.seed
-    environment = os.environ | {name: str(value) for name, value in told.items() if value is not None}
+    variables = {f"PAYARC_TORTURE_{name.upper()}": getattr(options, name) for name in ("kills", "minutes", "case")}
+    variables["PAYARC_SEED"] = options.seed
+    environment = os.environ | {name: str(value) for name, value in variables.items() if value is not None}
     command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", __file__]
     return subprocess.call(command, env=environment)
 

@@ -1,6 +1,6 @@
-"""One attempt of a sync in a process of its own, which a test may kill: the real engine, wired as by the operator.
+"""One attempt: a run in its own process, which a test can kill. The run is started as the operator starts it.
 
-As a program, a fork server of such attempts (see :mod:`.forking`).
+Run as a program, this module is a fork server of such attempts (see :mod:`.forking`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .forking import Spec, serve
 
 
 class Listener:
-    """Counts the checkpoints, and stops this process where the spec says."""
+    """Counts the checkpoints that are reached, and stops or kills this process at the one the spec names."""
 
     def __init__(self, spec: Spec) -> None:
         self.reached: Counter[str] = Counter()
@@ -41,7 +41,7 @@ class Listener:
         self._lock = threading.Lock()
 
     def __call__(self, name: str) -> None:
-        """A checkpoint is reached."""
+        """Called when a checkpoint is reached."""
         spec = self._spec
         with self._lock:
             self.reached[name] += 1
@@ -55,11 +55,11 @@ class Listener:
 
     def _stop(self) -> None:
         os.kill(os.getpid(), getattr(signal, self._spec.stop_by))
-        time.sleep(0.05)  # a signal may reach another thread first, and this one goes on for a moment
+        time.sleep(0.05)  # the signal may reach another thread first; until then, this one must not continue
 
 
 class TracedClient(PayarcClient):
-    """Notes when each request checked its lease, so that a judge can tell whether PayArc kept to ``settle``."""
+    """Writes down when each request checked its lease, so that `World.late_commits` can compare it with ``settle``."""
 
     def __init__(self, *args: Any, trace: Path, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -67,7 +67,7 @@ class TracedClient(PayarcClient):
         self.pages = 0
 
     def create_customer(self, *args: Any, **options: Any) -> dict[str, Any]:
-        """One POST."""
+        """Create a customer; write down the time of the lease check."""
         pass_gate = options["before_send"]
 
         def traced() -> None:
@@ -77,7 +77,7 @@ class TracedClient(PayarcClient):
         return super().create_customer(*args, **{**options, "before_send": traced})
 
     def list_page(self, page: int, limit: int = MAX_PAGE_SIZE) -> CustomerPage:
-        """One page of PayArc's list; a ping asks for a page of one customer."""
+        """Read one page of PayArc's list; count it unless it is a ping, which asks for one customer."""
         self.pages += limit > 1
         return super().list_page(page, limit)
 
@@ -102,7 +102,7 @@ def _source(spec: Spec) -> Source:
 
 
 def attempt(spec: Spec) -> dict[str, Any]:
-    """Run once; what the operator would hand to XCom, and what it took."""
+    """Run once; return what the operator would push to XCom, and what the run did."""
     listener = Listener(spec)
     checkpoints.listener = listener
     if spec.busy is not None:
@@ -145,7 +145,7 @@ def attempt(spec: Spec) -> dict[str, Any]:
 
 
 def _terminate_on_signal(terminate: Callable[[], None]) -> None:
-    """As Airflow does: SIGTERM makes it call ``on_kill``, which tells the run to leave."""
+    """End the run on SIGTERM, as Airflow does by calling ``on_kill``."""
     signal.signal(signal.SIGTERM, lambda *_: terminate())
 
 

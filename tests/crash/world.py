@@ -1,4 +1,4 @@
-"""One case's world: a sandbox of its own, a ledger of its own, the records; and the judge over what came of it."""
+"""The world of one case: its own sandbox, ledger and records; and the check that the guarantee held."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from payarc_provider.exceptions import PayarcError
 from payarc_provider.sandbox.server import SandboxServer
 from payarc_provider.sync.ledger import Ledger
 
-from .attempts import Attempt, Attempts, may_be_repeated
+from .attempts import Attempt, Attempts, may_retry
 from .forking import Spec
 
 Record = dict[str, Any]
 
 FAST = {"timeout": 0.6, "settle": 0.8, "lease": 1.2, "concurrency": 3, "batch_size": 6}
-"""As short as two busy processors allow; the relations between them are those of the defaults."""
+"""As short as two busy processors allow, in the same proportions as the defaults."""
 
 _REFERENCE = re.compile(r"(?:^ref)? ?#[0-9a-z]{12}$")
 _SENT = ("name", "email", "phone", "city")
 
 
 def people(count: int, numbers: Random, *, first: int = 1, tag: str = "a") -> list[Record]:
-    """Records that differ from each other; their descriptions are absent, short, or too long for a reference."""
+    """Different records. Their descriptions are absent, short, or too long for a reference."""
     descriptions = [None, "Donut shop customer", "A description that leaves no room for it at all"]
     return [
         {
@@ -49,42 +49,42 @@ def people(count: int, numbers: Random, *, first: int = 1, tag: str = "a") -> li
 
 
 def twins(count: int) -> list[Record]:
-    """Records that are equal but for their keys, with descriptions that leave no room for a reference."""
+    """Records that differ only in their keys, with descriptions that leave no room for a reference."""
     one = {"name": "The Same", "email": "same@twins.example", "description": "A description that leaves no room for it"}
     return [{"id": number, **one} for number in range(1, count + 1)]
 
 
-def said_by(fields: Mapping[str, Any]) -> tuple[str, ...]:
-    """What a record says, or a customer without its reference: the same for both if one became the other."""
+def content_of(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """The values of a record, or of a customer without its reference; equal if one was created from the other."""
     own = _REFERENCE.sub("", fields.get("description") or "")
     return (*(fields.get(name) or "" for name in _SENT), own)
 
 
-class StoodStill(Exception):
-    """The machine was too slow for the short ``settle`` of these tests, so that the case proves nothing."""
+class MachineTooSlow(Exception):
+    """The machine was too slow for the short ``settle`` of these tests, so the case proves nothing."""
 
 
 @dataclass
 class Verdict:
-    """What the judge found; ``problems`` is empty where the guarantee held."""
+    """What `World.judge` found; ``problems`` is empty if the guarantee held."""
 
     duplicates: int = 0
     lost: int = 0
     problems: list[str] = field(default_factory=list)
 
-    def hold(self, condition: object, problem: str) -> None:
-        """Note the problem unless the condition holds."""
+    def expect(self, condition: object, problem: str) -> None:
+        """Add the problem unless the condition holds."""
         if not condition:
             self.problems.append(problem)
 
 
 class World:
-    """A context manager.
+    """A context manager: starts the sandbox, and drops the case's tables at the end.
 
-    :param name: of the case, unique; also names its tables
-    :param database: URL of the database that the ledger and a table source live in
-    :param table_source: read the records from a table instead of a list
-    :param settings: changes to ``FAST``
+    :param name: the case's name, which is also part of its tables' names
+    :param database: URL of the database with the ledger and, if there is one, the source table
+    :param table_source: whether to read the records from a table instead of a list
+    :param settings: overrides of ``FAST``
     :param sandbox: settings of the sandbox
     """
 
@@ -142,7 +142,7 @@ class World:
         self._engine.dispose()
 
     def fill(self, table: str, records: Sequence[Record]) -> None:
-        """A source table with these records."""
+        """Create a source table with these records."""
         names = sorted({name for record in records for name in record} - {"id"})
         columns = [sa.Column("id", sa.Integer, primary_key=True, autoincrement=False)]
         there = sa.Table(table, sa.MetaData(), *columns, *(sa.Column(name, sa.String(60)) for name in names))
@@ -160,7 +160,7 @@ class World:
     # ---- running ------------------------------------------------------------------------------------------------
 
     def start(self, **changes: Any) -> Attempt:
-        """Start an attempt; ``changes`` are fields of its spec, and ``settings`` are merged."""
+        """Start an attempt. ``changes`` override fields of its spec; ``settings`` are merged."""
         changes["settings"] = self.settings | changes.get("settings", {})
         with self._lock:
             spec = replace(self._spec, name=f"{self.name}_{len(self.attempts) + 1}", **changes)
@@ -169,27 +169,27 @@ class World:
         return attempt
 
     def run(self, **changes: Any) -> Attempt:
-        """Run an attempt to its end, whatever that is."""
+        """Run an attempt until it ends, successfully or not."""
         attempt = self.start(**changes)
         attempt.wait()
         return attempt
 
     def run_until_done(self, most: int = 8, *, suspended: Sequence[Attempt] = (), **changes: Any) -> Attempt:
-        """Run again as Airflow does, until an attempt succeeds.
+        """Retry as Airflow does, until an attempt succeeds.
 
-        :param suspended: as `prove` takes them
+        :param suspended: see `check`
         """
         for _ in range(most):
             attempt = self.run(**changes)
             if attempt.exit == 0:
                 return attempt
-            assert may_be_repeated(attempt), self.report()
+            assert may_retry(attempt), self.report()
         return self._fail(f"no success in {most} attempts\n{self.report()}", suspended)
 
     def wait_for_claims(self) -> None:
-        """Until some attempt has claimed something."""
+        """Wait until any attempt has claimed a record."""
         for _ in range(3000):
-            with contextlib.suppress(PayarcError, sa.exc.SQLAlchemyError):  # the tables may be in the making
+            with contextlib.suppress(PayarcError, sa.exc.SQLAlchemyError):  # the tables may not be complete yet
                 if self.rows():
                     return
             time.sleep(0.02)
@@ -203,7 +203,7 @@ class World:
     # ---- judging ------------------------------------------------------------------------------------------------
 
     def customers(self) -> list[dict[str, Any]]:
-        """The customers that requests have made, those that were seeded left out."""
+        """The customers created by requests, without the seeded ones."""
         return [customer for customer in self.sandbox.customers() if customer["created_by_request"] is not None]
 
     def rows(self, table: str | None = None) -> dict[str, Any]:
@@ -217,36 +217,37 @@ class World:
         finally:
             ledger.database.engine.dispose()
 
-    def prove(self, *done: Attempt, suspended: Sequence[Attempt] = (), **how: Any) -> None:
-        """Judge, and fail unless the guarantee held.
+    def check(self, *done: Attempt, suspended: Sequence[Attempt] = (), **options: Any) -> None:
+        """Fail unless the guarantee held; see `judge`.
 
-        :param suspended: attempts that the case itself made slow, which excuses nothing
+        :param suspended: attempts that the case itself suspended; their late requests are no excuse
         """
-        verdict = self.judge(*done, **how)
+        verdict = self.judge(*done, **options)
         if not verdict.problems:
             return
         self._fail("\n".join([*verdict.problems, self.report()]), suspended)
 
-    def _fail(self, said: str, suspended: Sequence[Attempt]) -> NoReturn:
-        if overran := self.overran(suspended):
-            raise StoodStill("\n".join([*overran, said]))
-        raise AssertionError(said)
+    def _fail(self, problem: str, suspended: Sequence[Attempt]) -> NoReturn:
+        if late := self.late_commits(suspended):
+            raise MachineTooSlow("\n".join([*late, problem]))
+        raise AssertionError(problem)
 
     def judge(self, *done: Attempt, records: Sequence[Record] | None = None, interchangeable: bool = False) -> Verdict:
-        """Whether there is exactly one customer for each record, and each of these attempts handed the right ids on.
+        """Check that each record has exactly one customer, and that these attempts returned the right ids.
 
-        :param records: those that were to be created, if not all
-        :param interchangeable: records are equal and without reference, so that one may have adopted another's customer
+        :param records: the records that should have customers; by default all
+        :param interchangeable: whether the records are equal and have no reference, so that one may adopt the customer
+            of another
         """
         self._wait_for_commits()
         verdict = Verdict()
-        wanted = Counter(said_by(record) for record in (self.records if records is None else records))
+        wanted = Counter(content_of(record) for record in (self.records if records is None else records))
         customers = self.customers()
-        made = Counter(said_by(customer) for customer in customers)
+        made = Counter(content_of(customer) for customer in customers)
         verdict.duplicates = sum((made - wanted).values())
         verdict.lost = sum((wanted - made).values())
-        verdict.hold(not verdict.duplicates, f"{verdict.duplicates} customers too many: {list(made - wanted)[:3]}")
-        verdict.hold(not verdict.lost, f"{verdict.lost} customers are missing: {list(wanted - made)[:3]}")
+        verdict.expect(not verdict.duplicates, f"{verdict.duplicates} customers too many: {list(made - wanted)[:3]}")
+        verdict.expect(not verdict.lost, f"{verdict.lost} customers are missing: {list(wanted - made)[:3]}")
         for attempt in done:
             verdict.problems += self._wrong_ids(attempt)
         if not interchangeable:
@@ -254,21 +255,21 @@ class World:
         return verdict
 
     def _wait_for_commits(self) -> None:
-        """Until PayArc has carried out everything that reached it: a duplicate may be on its way."""
+        """Wait until the sandbox has processed every request it received: one of them may create a duplicate."""
         for _ in range(6000):
             if not self.sandbox.stats()["posts"]["open"]:
                 return
             time.sleep(0.01)
-        raise AssertionError(f"the sandbox is not done\n{self.report()}")
+        raise AssertionError(f"the sandbox is still processing requests\n{self.report()}")
 
     def _sent_again(self) -> list[str]:
-        """Requests for a record whose customer was made by an earlier one; the key's first part names the record."""
-        made: dict[str, int] = {}
+        """Requests for a record whose customer an earlier request had created."""
+        made: dict[str, int] = {}  # first part of the idempotency key, which identifies the record → POST
         again = []
         for post in self.sandbox.log():
             code = str(post["idempotency_key"]).partition("-")[0]
             if code in made:
-                again.append(f"POST {post['sequence']} is for a record that POST {made[code]} had made a customer for")
+                again.append(f"POST {post['sequence']} is for a record whose customer POST {made[code]} had created")
             if post["outcome"] == "created":
                 made[code] = post["sequence"]
         return again
@@ -278,25 +279,26 @@ class World:
         by_id = {customer["customer_id"]: customer for customer in self.sandbox.customers()}
         by_key = {str(record["id"]): record for record in records}
         result = attempt.result
-        handed = {one["key"]: one["customer_id"] for one in result.get("customers", [])}
+        returned = {one["key"]: one["customer_id"] for one in result.get("customers", [])}
         wrong = [
-            f"{attempt.spec.name} gave {key} the id {its_id}, whose customer is another"
-            for key, its_id in handed.items()
-            if its_id not in by_id or said_by(by_id[its_id]) != said_by(by_key[key])
+            f"{attempt.spec.name} returned the id {its_id} for {key}, but that is another record's customer"
+            for key, its_id in returned.items()
+            if its_id not in by_id or content_of(by_id[its_id]) != content_of(by_key[key])
         ]
-        if len(set(handed.values())) < len(handed):
-            wrong.append(f"{attempt.spec.name} gave the same id to two records")
-        if result.get("ids") != [handed[key] for key in by_key if key in handed]:
-            wrong.append(f"{attempt.spec.name}'s ids are not in the order of their records")
-        if len(handed) + len(result.get("rejected", [])) != len(records):
-            wrong.append(f"{attempt.spec.name} says nothing of {len(records) - len(handed)} records")
+        if len(set(returned.values())) < len(returned):
+            wrong.append(f"{attempt.spec.name} returned the same id for two records")
+        if result.get("ids") != [returned[key] for key in by_key if key in returned]:
+            wrong.append(f"{attempt.spec.name} did not return the ids in the order of the records")
+        missing = len(records) - len(returned) - len(result.get("rejected", []))
+        if missing:
+            wrong.append(f"{attempt.spec.name} neither accepted nor rejected {missing} records")
         return wrong
 
-    def overran(self, suspended: Sequence[Attempt] = ()) -> list[str]:
-        """Requests that PayArc committed later than ``settle`` after their lease check.
+    def late_commits(self, suspended: Sequence[Attempt] = ()) -> list[str]:
+        """Requests that the sandbox committed later than ``settle`` after their lease check.
 
-        The guarantee rests on this not happening. The sandbox never does it by itself, but a machine that stands still
-        for so long does: then the case proves nothing either way.
+        The guarantee assumes that this does not happen. The sandbox never does it by itself, but it happens when the
+        machine stalls for that long; then the case proves nothing either way.
         """
         checks: dict[str, list[float]] = defaultdict(list)
         for attempt in self.attempts:

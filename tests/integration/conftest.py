@@ -1,17 +1,25 @@
-"""The three kinds of database that a ledger and a source can live in, each reached through the same few helpers."""
+"""The three kinds of database in which a ledger and a source can be, and the engine's bench over them."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
+
+from payarc_provider.sandbox import SandboxServer
+from payarc_provider.sync import checkpoints
+
+if TYPE_CHECKING:
+    from engine_bench import Bench
+
+pytest.register_assert_rewrite("engine_bench")
 
 KINDS = ("sqlite", "postgresql", "mariadb")
 UTC = datetime.UTC
@@ -164,3 +172,41 @@ def database(request: pytest.FixtureRequest) -> Iterator[TestDatabase]:
     database = TestDatabase(request.param, request.getfixturevalue(f"{request.param}_shared"))
     yield database
     database.close()
+
+
+Listen = Callable[[Callable[[str], None] | None], None]
+
+
+@pytest.fixture
+def listen(monkeypatch: pytest.MonkeyPatch, payarc_sandbox: SandboxServer) -> Listen:
+    """Sets the function that is called with each checkpoint that the engine reaches.
+
+    Before each look-up, the sandbox's clock moves on by two seconds. The tests' ``settle`` is so short that a look-up
+    would otherwise fall into the second of the requests, when PayArc's list can still move and is read several times.
+    """
+    listeners: list[Callable[[str], None] | None] = [None]
+
+    def reached(checkpoint: str) -> None:
+        if checkpoint == "in_lookup":
+            payarc_sandbox.settings(clock_offset=payarc_sandbox.settings()["clock_offset"] + 2)
+        if (listener := listeners[-1]) is not None:
+            listener(checkpoint)
+
+    monkeypatch.setattr(checkpoints, "listener", reached)
+    return listeners.append
+
+
+@pytest.fixture
+def bench(database: TestDatabase, payarc_sandbox: SandboxServer, listen: Listen) -> Bench:
+    """The engine's bench, with the ledger in each kind of database in turn."""
+    from engine_bench import Bench
+
+    return Bench(database, payarc_sandbox)
+
+
+@pytest.fixture
+def sqlite_bench(sqlite_database: TestDatabase, payarc_sandbox: SandboxServer, listen: Listen) -> Bench:
+    """The engine's bench with SQLite, for what does not depend on the ledger's database."""
+    from engine_bench import Bench
+
+    return Bench(sqlite_database, payarc_sandbox)

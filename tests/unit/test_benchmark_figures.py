@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import report
 from benchmarks.checks import checks
-from benchmarks.limits import ideal, told
+from benchmarks.limits import figures, ideal
 from benchmarks.roster import HTTP, POOL, ROSTER, SQLITE_LEDGER
 
 
@@ -50,7 +50,7 @@ def test_window_use_is_calculated_from_the_sandbox_log() -> None:
         return {"arrived": arrived, "committed": made, "status": status, "idempotency_key": "code-1"}
 
     log = [post(100.0, 201)] * 30 + [post(100.1, 429), post(105.0, 201), post(105.1, 429)]
-    found = told(log, 31)
+    found = figures(log, 31)
     assert found["customers"] == 31
     assert found["ratio"] == pytest.approx(1.0)
     assert found["limited"] == pytest.approx(2 / 31)
@@ -63,7 +63,7 @@ def test_each_worker_has_a_first_window_of_its_own() -> None:
         return {"arrived": arrived, "committed": made, "status": status, "idempotency_key": f"{worker}-1"}
 
     log = [post(0, "one", 201), post(6, "one", 429), post(6, "two", 201), post(7, "two", 429)]
-    assert told(log, 2, {"one": "worker-1", "two": "worker-2"})["limited_later"] == pytest.approx(1 / 2)
+    assert figures(log, 2, {"one": "worker-1", "two": "worker-2"})["limited_later"] == pytest.approx(1 / 2)
 
 
 @pytest.mark.parametrize(("ratio", "held"), [(0.951, True), (0.949, False)])

@@ -41,7 +41,7 @@ with DAG("mapped", **OPTIONS):
     CreateCustomerOperator.partial(**CREATE, ledger_conn_id="crm").expand(records=extract_many())
 
 with DAG("stopped", **OPTIONS):
-    CreateCustomerOperator(**{**CREATE, "max_rejected": 0}, table="refused", sql_conn_id="crm")
+    CreateCustomerOperator(**{**CREATE, "max_rejected": 0}, table="rejected", sql_conn_id="crm")
 
 with DAG("reader", **OPTIONS):
 

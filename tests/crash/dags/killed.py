@@ -1,4 +1,4 @@
-"""A DAG whose task can be killed at a checkpoint; what is to happen stands in the environment."""
+"""A DAG whose task can be killed at a checkpoint. The attempt's spec comes from an environment variable."""
 
 import json
 import os
@@ -17,7 +17,7 @@ checkpoints.listener = Listener(spec)
 
 @dag(dag_id="killed", schedule=None, start_date=datetime(2026, 1, 1), catchup=False)
 def killed() -> None:
-    """Customers from a table, and a mapped task for each."""
+    """Create customers from a table, and count the ids downstream."""
     create = CreateCustomerOperator(
         task_id="create",
         table=spec.source_table,

@@ -1,0 +1,183 @@
+"""Runs after a killed run, suspended runs, and runs in parallel."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from engine_bench import ACCOUNT, LONG, QUICK, WATCHDOG, people
+
+from payarc_provider.exceptions import PayarcRunStopped
+from payarc_provider.sandbox import make_token
+from payarc_provider.sync.ledger import Claimant
+from payarc_provider.sync.records import RecordReader
+from payarc_provider.sync.reference import reference, with_reference
+from payarc_provider.sync.settings import Settings
+
+
+def leave_behind(bench, rows, *, lease=0.3, settle=0.3):
+    """Leave the ledger as a run that was killed after its claim does; return the references by key."""
+    ledger = bench.open()
+    reader = RecordReader("id", None, ledger.ledger_id)
+    records = [reader.read(index, row) for index, row in enumerate(rows)]
+    me = Claimant(ACCOUNT, uuid.uuid4().hex, "table people", lease, settle, "dag", "run 0", "task")
+    codes = {
+        record.key: code
+        for record in records
+        if with_reference(record.fields.get("description"), code := reference(ledger.ledger_id, ACCOUNT, record.key))
+    }
+    ledger.claim(me, records, codes, datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=300))
+    return codes
+
+
+def commit(bench, rows, codes):
+    """Create the customers of the killed run's requests; return their ids."""
+    return [
+        customer["customer_id"]
+        for customer in bench.sandbox.seed(
+            {**row, "description": with_reference(row.get("description"), codes[str(row["id"])])}
+            if str(row["id"]) in codes
+            else row
+            for row in rows
+        )
+    ]
+
+
+@pytest.mark.parametrize("description", ["Donut shop", LONG], ids=["by reference", "by fields"])
+def test_a_killed_runs_customers_are_found_and_its_other_records_are_sent(bench, description):
+    rows = people(10, description=description)
+    codes = leave_behind(bench, rows)
+    now = int(time.time())
+    bench.sandbox.seed(people(130, first=1000, created_at=now - 90))  # more than a page of others before and after
+    customer_ids = commit(bench, [{**row, "created_at": now - 60} for row in rows[:6]], codes)
+    bench.sandbox.seed(people(130, first=2000, created_at=now - 30))
+    outcome = bench.run(rows, run_id="run 1").ok()
+    assert outcome.ids[:6] == customer_ids
+    assert outcome.requests["POST"] == 4
+    assert len(bench.sandbox.customers()) == 270
+    assert outcome.statuses == {"known": 6, "created": 4}
+    assert bench.states() == {"created": 10}
+    assert outcome.recorded == {"created": 10}, "metrics count each customer once, whatever its status"
+    assert bench.run(rows).ok().requests == {}
+
+
+def test_a_killed_runs_rows_are_resolved_even_if_the_records_have_changed(sqlite_bench):
+    rows = people(4)
+    codes = leave_behind(sqlite_bench, rows)
+    customer_ids = commit(sqlite_bench, rows[:2], codes)
+    now = [
+        {**rows[0], "name": "Mary Jones"},
+        {**rows[1], "name": "Jo"},
+        {**rows[2], "name": "Mary Jones"},
+        {**rows[3], "name": "Jo"},
+    ]
+    outcome = sqlite_bench.run(now).ok()
+    assert outcome.ids[0] == customer_ids[0]
+    assert {customer["name"] for customer in sqlite_bench.sandbox.customers()} == {"John Smith", "Mary Jones"}
+    assert len(sqlite_bench.sandbox.customers()) == 3
+    assert [one["key"] for one in outcome.results.rejected()] == ["1", "3"]
+    assert sqlite_bench.rows()["1"].customer_id == customer_ids[1], "a rejection by our rules leaves the row alone"
+
+
+def test_a_killed_runs_rows_are_resolved_by_any_later_run_of_the_account(sqlite_bench):
+    codes = leave_behind(sqlite_bench, people(3))
+    customer_ids = commit(sqlite_bench, people(1), codes)
+    sqlite_bench.run(people(5, first=50)).ok()  # the leases may not have ended yet
+    outcome = sqlite_bench.run([*people(1), *people(5, first=50)]).ok()
+    assert outcome.ids[0] == customer_ids[0]
+    rows = sqlite_bench.rows()
+    assert rows["0"].customer_id == customer_ids[0]
+    assert len(sqlite_bench.sandbox.customers()) == 6
+    assert [rows[key].unsent for key in ("1", "2")] == [True, True]
+
+
+def test_a_suspended_run_looks_up_what_others_sent_for_its_lapsed_claims(sqlite_bench, listen):
+    rows, suspended = people(2), []
+
+    def suspend(point):
+        """Let another run take both records over: the first is about to be looked up, the second not sent yet."""
+        if point != "before_takeover" or suspended:
+            return
+        suspended.append(point)
+        time.sleep(1.3)
+        ledger = sqlite_bench.open()
+        other = Claimant(ACCOUNT, uuid.uuid4().hex, "table people", 0.3, 0.3)
+        assert set(ledger.take_over(other)) == {"0", "1"}
+        ledger.record_absence(other, {"0", "1"})
+        commit(sqlite_bench, rows[1:], leave_behind(sqlite_bench, rows))
+        time.sleep(0.8)
+
+    listen(suspend)
+    sqlite_bench.sandbox.faults([{"kind": "lost_before", "method": "POST"}])
+    settings = dataclasses.replace(QUICK, timeout=0.5, settle=0.5, lease=0.75, concurrency=1, max_unknown_in_a_row=1)
+    outcome = sqlite_bench.run(rows, settings).ok()
+    assert suspended
+    assert len(sqlite_bench.sandbox.customers()) == 2
+    sqlite_bench.check(rows, outcome)
+
+
+def test_two_matching_customers_leave_only_their_record_undecided(sqlite_bench):
+    rows = people(4, description=LONG)
+    codes = leave_behind(sqlite_bench, rows[:1])
+    assert codes == {}
+    sqlite_bench.sandbox.seed([rows[0], rows[0]])
+    outcome = sqlite_bench.run(rows)
+    assert isinstance(outcome.error, PayarcRunStopped)
+    assert "1 record is left pending" in str(outcome.error)
+    assert outcome.counts["created"] == 3
+    assert sqlite_bench.rows()["0"].state == "pending"
+    again = sqlite_bench.run(rows, run_id="run 2")
+    assert isinstance(again.error, PayarcRunStopped)
+    assert len(sqlite_bench.sandbox.customers()) == 5, "an undecided record is never sent"
+
+
+def test_equal_records_of_several_killed_runs_are_resolved_together(bench):
+    rows = [{**row, "email": "same@example.com"} for row in people(6, description=LONG)]
+    for share in (rows[:1], rows[1:3], rows[3:]):
+        assert leave_behind(bench, share) == {}
+        time.sleep(0.15)
+    customer_ids = commit(bench, rows[:4], {})
+    outcome = bench.run(rows).ok()
+    assert len(bench.sandbox.customers()) == 6
+    assert len(set(outcome.ids)) == 6
+    assert set(customer_ids) < set(outcome.ids)
+
+
+def test_a_look_up_remembers_that_payarc_alters_values(sqlite_bench):
+    sqlite_bench.sandbox.settings(alter={"name": "upper"})
+    rows = [*people(1, description="Donut shop"), *people(1, first=1, description=LONG)]
+    codes = leave_behind(sqlite_bench, rows)
+    assert set(codes) == {"0"}
+    customer_ids = commit(sqlite_bench, rows, codes)
+    first = sqlite_bench.run(rows)
+    assert isinstance(first.error, PayarcRunStopped)
+    assert sqlite_bench.rows()["0"].customer_id == customer_ids[0], "it was found by its reference"
+    second = sqlite_bench.run(rows, run_id="run 2")
+    assert isinstance(second.error, PayarcRunStopped), "the other may exist with altered values"
+    assert len(sqlite_bench.sandbox.customers()) == 2
+
+
+def test_parallel_runs_share_the_work_and_both_return_every_id(bench):
+    bench.sandbox.settings(latency=0.01)
+    rows = people(80)
+    settings = Settings(timeout=2, settle=2, lease=3.2, batch_size=10, concurrency=4)
+    with ThreadPoolExecutor(2) as pool:
+        futures = [
+            pool.submit(bench.run, given, settings, run_id=name) for given, name in ((rows, "a"), (rows[::-1], "b"))
+        ]
+        first, second = [future.result(WATCHDOG).ok() for future in futures]
+    bench.check(rows, first)
+    assert second.ids == first.ids[::-1]
+    assert first.counts["created"] + second.counts["created"] == 80
+
+
+def test_a_look_up_does_not_see_customers_of_another_merchant(sqlite_bench):
+    codes = leave_behind(sqlite_bench, people(1))
+    sqlite_bench.sandbox.seed([{**people(1)[0], "description": with_reference(None, codes["0"]), "merchant": "2"}])
+    outcome = sqlite_bench.run(people(1), token=make_token("1")).ok()
+    assert outcome.requests["POST"] == 1
+    assert len(sqlite_bench.sandbox.customers("1")) == 1
