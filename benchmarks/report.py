@@ -28,13 +28,13 @@ NOTES = """\
 which accounts for most of its memory. CPU and time are measured after all imports.
 
 - *Of the bare pool*: speed compared with the pool's. A run of this provider begins with two single requests, an
-  authenticated call and a POST whose response shows the limit. The pool sends at full speed from the start. This matters
-  more in a shorter run.
+  authenticated call and a POST whose response shows the limit. The pool sends at full speed from the start. This
+  matters more in a shorter run.
 - *Duplicates, lost*: the process is killed with SIGKILL when half of the customers exist, and then runs again to its
-  end. For the mapped `HttpOperator`, only tasks that had not succeeded run again, as in Airflow. It creates few duplicates
-  because `dag.test()` runs one task at a time; a scheduler runs as many as it has slots. This provider ran with
-  `settle=5`, `lease=10` and a timeout of 5 s. These determine how long the second run waits before it looks up unknown
-  outcomes; with the defaults, it waits for three minutes.
+  end. For the mapped `HttpOperator`, only tasks that had not succeeded run again, as in Airflow. It creates few
+  duplicates because `dag.test()` runs one task at a time; a scheduler runs as many as it has slots. This provider ran
+  with `settle=5`, `lease=10` and a timeout of 5 s. These determine how long the second run waits before it looks up
+  unknown outcomes; with the defaults, it waits for three minutes.
 - *Window use*: the minimum time for these records, divided by the time they took. 100% means that every window was
   used up as soon as it opened.
 - *Rerun*: the same command once more, after everything is done.
