@@ -1,4 +1,4 @@
-"""PayArc's rate limit, learnt from its responses and shared among the workers on one ledger. See docs/rate_limit.md.
+"""PayArc's rate limit, learned from its responses and shared among the workers on one ledger. See docs/rate_limit.md.
 
 PayArc counts requests in fixed windows that open with their first request. A `Budget` is what it counts together: all
 endpoints, until its responses show that each endpoint has windows of its own.
