@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-_SUMMARY = "Show a ledger, and make changes that no run may decide on. Prints no personal data."
+_SUMMARY = "Show a ledger, and make the decisions that runs leave to a person. Prints no personal data."
 _END = "exit status: 0 done, 1 not done (the reason is one line on stderr), 2 wrong usage"
 _SOURCE = "the source of the rows, as runs name it: 'task DAG.TASK', 'table TABLE of CONN', 'query of DAG.TASK on CONN'"
 
@@ -48,7 +48,9 @@ def _parser() -> argparse.ArgumentParser:
         return subparser
 
     _add_listing(command("status", "count the rows of each account by state"), paged=False)
-    _add_listing(command("pending", "list the pending rows: since when, claimed by which run, and until when"))
+    _add_listing(
+        command("pending", "list the pending rows, the runs that claimed them, and when another run may take them over")
+    )
     _add_listing(command("rejected", "list the rejected records: since when, and why"))
     command(
         "ddl",

@@ -1,4 +1,4 @@
-"""Access to PayArc for the commands that read from it."""
+"""Access to PayArc, for the commands that need it."""
 
 from __future__ import annotations
 

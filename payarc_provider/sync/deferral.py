@@ -1,4 +1,4 @@
-"""Deferral: how a run gives up its worker slot during a long wait, and what it carries over to its next slice.
+"""Deferral: how a run releases its worker slot during a long wait, and what it carries over to its next slice.
 
 A deferred run releases all rows that it owns. The next slice reads the input again from the beginning; records that
 have a customer cost no request. Only the rate limiter's state and the counts are carried over, in a fact of the ledger.
