@@ -37,7 +37,7 @@ class Recorder:
         self._has_answers.set()
 
     async def run(self) -> None:
-        """Record for ever."""
+        """Record forever."""
         while True:
             await self._has_answers.wait()
             self._has_answers.clear()

@@ -86,7 +86,7 @@ def _run_slice(start: _Start, ledger: Ledger, settings: Settings, *, resumed: bo
         fact.write(carried)
         raise
     except BaseException:
-        with contextlib.suppress(PayarcError):  # what is carried over is of no use any more, and does no harm
+        with contextlib.suppress(PayarcError):  # what is carried over is no longer needed, and does no harm
             fact.remove()
         raise
     fact.remove()

@@ -162,7 +162,7 @@ class Overview:
         return self._rejected([self._rows.c.key], limit, after=after)
 
     def rejected_record(self, key: str) -> RejectedRow | None:
-        """One rejected record, None if the key is not rejected (any more)."""
+        """One rejected record; None if the key is not rejected, or no longer."""
         query = select(self._rows).where(*self._chosen(State.REJECTED), self._rows.c.key == key)
         with self._ledger.database.read() as connection:
             row = connection.execute(query).mappings().one_or_none()
