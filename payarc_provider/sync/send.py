@@ -95,7 +95,7 @@ class Sender:
         self._running.set()
 
     async def run(self) -> None:
-        """Send for ever, one request at a time; the engine runs ``concurrency`` of these."""
+        """Send forever, one request at a time; the engine runs ``concurrency`` of these."""
         while True:
             await self._running.wait()
             claim = await self._queue.get()

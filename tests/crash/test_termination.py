@@ -26,7 +26,7 @@ RESOLVING = ("before_takeover", "after_takeover", "in_lookup", "before_lookup_re
 
 
 def _check_ended(world: World, attempt: Attempt) -> None:
-    """Check that the attempt ends by itself, reports the reason, and holds no lease any more."""
+    """Check that the attempt ends by itself, reports the reason, and no longer holds a lease."""
     assert attempt.wait(MAX_SECONDS) is not None, f"it does not end\n{world.report()}"
     assert attempt.exit == FAILED, world.report()
     assert "task was stopped" in attempt.error, world.report()

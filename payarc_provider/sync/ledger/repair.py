@@ -125,7 +125,7 @@ class Repair:
         return row
 
     def _read_resolvable(self, connection: Connection, key: str, now: datetime.datetime) -> Row:
-        """The row, if it is pending and no request for it can reach PayArc any more."""
+        """The row, if it is pending and no request for it can still reach PayArc."""
         row = self._read(connection, key)
         if row.state != State.PENDING:
             raise LedgerUnchanged(f"{display_key(key)} is {row.state}, not pending: there is nothing to resolve")
