@@ -194,7 +194,7 @@ class Claimer:
 
 
 async def renew_leases(state: RunState) -> None:
-    """Renew the leases of all rows that the run owns, for ever.
+    """Renew the leases of all rows that the run owns, forever.
 
     Every request checks its lease, so nothing is sent for a row whose lease could not be renewed.
 

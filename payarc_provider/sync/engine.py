@@ -35,9 +35,9 @@ class Engine:
         self._claimer = Claimer(state, self._sender, existing, self._look_up.settle)
 
     @property
-    def answers(self) -> int:
-        """How many usable answers PayArc has given."""
-        return self._sender.answers
+    def usable_responses(self) -> int:
+        """The number of usable responses that PayArc has given."""
+        return self._sender.usable_responses
 
     def terminate(self) -> None:
         """Leave quickly: start nothing more, record what is answered within seconds, release the rest."""

@@ -167,13 +167,13 @@ def _any_reading_proves() -> Iterator[type[World]]:
     def judge(self: Any, *_: Any) -> None:
         self.complete = True
 
-    with mock.patch.object(listing.Reading, "_judge", judge):
+    with mock.patch.object(listing.Reading, "_check_complete", judge):
         yield World
 
 
 @mutant("a deletion while the list is read is noticed")
 def _overlook_deletions() -> Iterator[type[World]]:
-    real_read, real_judge = listing.Reading.read, listing.Reading._judge
+    real_read, real_judge = listing.Reading.read, listing.Reading._check_complete
 
     async def read(self: Any, read_page: Any, since: float) -> None:
         async def without_total(number: int) -> CustomerPage:
@@ -182,19 +182,19 @@ def _overlook_deletions() -> Iterator[type[World]]:
         await real_read(self, without_total, since)
 
     def judge(self: Any, *args: Any) -> None:
-        self.still = True
+        self.unchanged = True
         real_judge(self, *args)
 
-    with mock.patch.object(listing.Reading, "read", read), mock.patch.object(listing.Reading, "_judge", judge):
+    with mock.patch.object(listing.Reading, "read", read), mock.patch.object(listing.Reading, "_check_complete", judge):
         yield World
 
 
 @mutant("a customer that appears twice does not count as two positions")
 def _count_repeats() -> Iterator[type[World]]:
     def judge(self: Any, seen: set[str], positions: int, added: int, total: int | None) -> None:
-        self.complete = added == 0 and self.still
+        self.complete = added == 0 and self.unchanged
 
-    with mock.patch.object(listing.Reading, "_judge", judge):
+    with mock.patch.object(listing.Reading, "_check_complete", judge):
         yield World
 
 

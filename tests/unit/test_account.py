@@ -109,7 +109,7 @@ def test_a_connection_that_gets_an_account_later_keeps_its_rows_once_a_known_cus
 def test_a_related_identity_that_does_not_see_the_known_customers_is_rejected(ledger, related):
     create(ledger, find_account(ledger, dataclasses.replace(MERCHANT, account="acme"), Payarc()), "c1")
     other = Identity("test", None, "17") if related == {"account": "acme"} else Identity("test", "acme", "99")
-    with pytest.raises(PayarcConfigError, match=r"does not see the customers .* test/acme.*another account"):
+    with pytest.raises(PayarcConfigError, match=r"no access to the customers .* test/acme.*another account"):
         find_account(ledger, other, Payarc("x1"))
 
 
