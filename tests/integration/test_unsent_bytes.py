@@ -7,8 +7,6 @@ of many ways, and the server reads on.
 from __future__ import annotations
 
 import contextlib
-import datetime
-import ipaddress
 import select
 import signal
 import socket
@@ -23,9 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from tls import write_certificate
 
 from payarc_provider.api.http import Request, Transport
 from payarc_provider.exceptions import PayarcUnknownOutcome
@@ -131,19 +127,9 @@ class HoldingServer:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A self-signed certificate of 127.0.0.1, with its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
-    today = datetime.datetime.now(datetime.UTC)
-    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-    builder = builder.not_valid_before(today - datetime.timedelta(1)).not_valid_after(today + datetime.timedelta(1))
-    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    built = builder.add_extension(names, critical=False).sign(key, hashes.SHA256())
+    """The path of a self-signed certificate with its key."""
     path = tmp_path_factory.mktemp("tls") / "both.pem"
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(private + built.public_bytes(serialization.Encoding.PEM))
+    write_certificate(path)
     return str(path)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
-import ipaddress
 import socket
 import ssl
 import threading
@@ -14,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import requests_mock as rm
+from tls import write_certificate
 
 from payarc_provider.api.deadline import _DeadlineReader, deadline
 from payarc_provider.api.http import Request, Transport
@@ -402,24 +401,9 @@ def test_a_ca_bundle_that_does_not_exist_stops_before_sending(tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, str]:
-    """A self-signed certificate of 127.0.0.1 and payarc.invalid."""
-    x509 = pytest.importorskip("cryptography.x509")
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
-    today = datetime.datetime.now(datetime.UTC)
-    names = [x509.DNSName("payarc.invalid"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-    builder = builder.not_valid_before(today - datetime.timedelta(1)).not_valid_after(today + datetime.timedelta(1))
-    builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    built = builder.sign(key, hashes.SHA256())
+    """A server's context with a self-signed certificate, and the path of the certificate."""
     path = tmp_path_factory.mktemp("tls") / "both.pem"
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(private + built.public_bytes(serialization.Encoding.PEM))
+    write_certificate(path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(path)
     return context, str(path)
