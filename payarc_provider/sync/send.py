@@ -81,7 +81,7 @@ class Sender:
     def adopt(self, claim: Claim, customer_id: str, matched_by: str) -> None:
         """Record a customer that PayArc has already; nothing is sent."""
         self._state.claims[claim.key] = claim
-        self.recorder.add(claim, Resolution(claim.key, customer_id=customer_id, matched_by=matched_by))
+        self.recorder.add(claim, Resolution(claim.key, claim.id, customer_id=customer_id, matched_by=matched_by))
 
     def resume(self) -> None:
         """The unknown outcomes have been looked up: send again, unless the rate limit holds everything back."""
@@ -147,9 +147,9 @@ class Sender:
             self._state.notify_answer()
         match outcome:
             case Created(customer_id=customer_id):
-                self._answered(claim, Resolution(claim.key, customer_id=customer_id))
+                self._answered(claim, Resolution(claim.key, claim.id, customer_id=customer_id))
             case Rejected(errors=errors):
-                self._answered(claim, Resolution(claim.key, errors=errors))
+                self._answered(claim, Resolution(claim.key, claim.id, errors=errors))
             case Unknown():
                 self._note_unknown(claim)
             case Misconfigured(error=error, processed=processed):
