@@ -1,4 +1,4 @@
-"""A reporter for tests: it keeps how far the run had come when it ended."""
+"""A reporter for tests, which keeps the run's progress."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from payarc_provider.sync.results import Progress
 
 
 class Watcher:
-    """Keeps the last progress that a run reported."""
+    """Keeps the last progress that a run reported, and whether it was deferred."""
 
     span = staticmethod(NO_TRACER.span)
 

@@ -102,7 +102,7 @@ class PayarcClient:
         """Create a customer with one POST, and return it with ``customer_id``.
 
         :param fields: as `fields.clean` returns them
-        :param idempotency_key: sent as a header; whether PayArc honours it for customers is unknown
+        :param idempotency_key: sent as a header; whether PayArc honors it for customers is unknown
         :param before_send: called directly before each time the request goes out; if it raises, that request was not
             sent
         :param attempt: the number of this POST for its record, for the span

@@ -1,4 +1,4 @@
-"""Which error a response means, or the lack of one. The decision is made here and nowhere else.
+"""Which error a response means, or a missing response. The decision is made here and nowhere else.
 
 Three outcomes are never mixed up: rejected (fix the data), not processed (send again later) and unknown (look the
 customer up before anything is sent again). A response that is none of them means that the run is misconfigured. In

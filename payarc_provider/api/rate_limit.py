@@ -1,4 +1,4 @@
-"""PayArc's rate limit, learnt from its responses and shared among the workers on one ledger. See docs/rate_limit.md.
+"""PayArc's rate limit, learned from its responses and shared among the workers on one ledger. See docs/rate_limit.md.
 
 PayArc counts requests in fixed windows that open with their first request. A `Budget` is what it counts together: all
 endpoints, until its responses show that each endpoint has windows of its own.
@@ -46,7 +46,7 @@ class Budget:
     last_taken: float = -math.inf
     opened_before: tuple[float, float, str] | None = None
     number: int = 0
-    counts: dict[str, tuple[float, int]] = field(default_factory=dict)  # endpoint → requests used, and heard when
+    counts: dict[str, tuple[float, int]] = field(default_factory=dict)  # endpoint → requests used, as of which tick
     in_flight: Counter[str] = field(default_factory=Counter)
     unanswered: int = 0
     unanswered_at: int = 0
@@ -62,7 +62,7 @@ class Budget:
 
     @property
     def used(self) -> float:
-        """The most requests that are accounted for, whoever sent them."""
+        """The most requests that are accounted for, this worker's or others'."""
         return max((used for used, _ in self.counts.values()), default=0) + self.unanswered
 
     @property
@@ -115,7 +115,7 @@ class Budget:
         for teller in (sent.endpoint, _LEDGER):
             before, at = self.counts.get(teller, (0.0, self.tick))
             if sent.tick > at and used <= before:
-                self.begin()  # a request that left after a count was heard counts more, unless a new window has opened
+                self.begin()  # a request that left after a count was known raises it, unless a new window has opened
         self.limit = limit
         if sent.tick > self.unanswered_at:
             self.unanswered = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-_SUMMARY = "Show a ledger, and change by hand what no run may decide. Prints no personal data."
+_SUMMARY = "Show a ledger, and make the decisions that runs leave to a person. Prints no personal data."
 _END = "exit status: 0 done, 1 not done (the reason is one line on stderr), 2 wrong usage"
 _SOURCE = (
     "the source of the rows, named as runs name it: 'task DAG.TASK', 'table TABLE of CONN', 'query of DAG.TASK on CONN'"
@@ -50,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
         return one
 
     _add_listing(command("status", "count the rows of each account by state"), paged=False)
-    _add_listing(command("pending", "list the pending rows: since when, claimed by which run, and until when"))
+    _add_listing(
+        command("pending", "list the pending rows, the runs that claimed them, and when another run may take them over")
+    )
     _add_listing(command("rejected", "list the rejected records: since when, and why"))
     command(
         "ddl",

@@ -1,4 +1,4 @@
-"""PayArc, for the commands that ask it."""
+"""Access to PayArc, for the commands that need it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deferral: how a run gives its worker slot back during a long wait, and what it carries over to its next slice.
+"""Deferral: how a run releases its worker slot during a long wait, and what it carries over to its next slice.
 
 A deferred run releases all that it holds. The next slice reads the input again from its beginning, which costs no
 request for a record that has its customer. What it carries over, in a fact of the ledger, is what the rate limiter has

@@ -19,7 +19,7 @@ from payarc_provider.sync.state import RunState
 
 log = logging.getLogger(__name__)
 
-TERMINATION_SECONDS = 3.0  # Airflow kills a task that has not ended 5 s after it was told to
+TERMINATION_SECONDS = 3.0  # Airflow kills a task that has not ended 5 s after SIGTERM
 RELEASE_SECONDS = 5.0
 
 
@@ -41,7 +41,7 @@ class Engine:
 
     def terminate(self) -> None:
         """Leave quickly: start nothing more, record what is answered within seconds, release the rest."""
-        stopped = PayarcRunStopped("The task was told to stop. Run it again; nothing is sent twice")
+        stopped = PayarcRunStopped("The task was stopped. Run it again; nothing is sent twice")
         self._state.halt(stopped, within=TERMINATION_SECONDS)
 
     async def run(self) -> None:

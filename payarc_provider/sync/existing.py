@@ -1,4 +1,4 @@
-"""``match_existing``: customers that PayArc has already are adopted instead of created."""
+"""``match_existing``: customers that PayArc already has are adopted instead of created."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a POST came to, and so whether it may be sent again: one pure function, `outcome_of`.
+"""The outcome of a POST, and so whether it may be sent again: one pure function, `outcome_of`.
 
 | phase | outcome | what follows |
 |---|---|---|

@@ -1,4 +1,4 @@
-"""What a run reports: ids in input order, rejections, counts, and how far it has come.
+"""What a run reports: ids in input order, rejections, counts and progress.
 
 The counts, by name:
 

@@ -1,4 +1,4 @@
-"""What the engine needs of the outside world, and the real one: threads, a database, HTTP.
+"""What the engine needs from the outside world, and the real one: threads, a database, HTTP.
 
 The engine itself is coroutines that decide. Requests, transactions and the reading of the source block, so they run in
 threads of their own. A simulation brings another `Runtime`.
@@ -78,7 +78,7 @@ class Runtime(Protocol):
 class DaemonPool(Executor):
     """Threads that do not keep the process from ending.
 
-    A task that is told to stop has seconds, and a request may stay unanswered for longer; its row stays open.
+    A task that has to stop has a few seconds, and a request may take longer; its row stays open.
     """
 
     def __init__(self, threads: int, name: str) -> None:

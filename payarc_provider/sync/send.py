@@ -180,7 +180,7 @@ class Sender:
             reach("sending")
 
         reach("before_send")
-        # Committed before sending. Whether PayArc honours it is unknown.
+        # Committed before sending. Whether PayArc honors it is unknown.
         idempotency_key = f"{state.reference_of(claim.key)}-{claim.attempt}"
         try:
             customer = await runtime.create(fields, idempotency_key, claim.attempt, pass_gate)

@@ -1,6 +1,6 @@
-"""``make cluster``: what is promised, under CeleryExecutor and LocalExecutor, with a worker killed in mid-run.
+"""``make cluster``: the guarantee under CeleryExecutor and LocalExecutor, with a worker killed during a run.
 
-Needs nothing but the environment that ``make cluster`` installs: PostgreSQL and Redis are its own, on free ports.
+Needs only the environment that ``make cluster`` installs. It starts its own PostgreSQL and Redis on free ports.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ WINDOWS = 20
 LIMIT = 30
 WINDOW_SECONDS = 25.0
 LATENCY = 0.3
-"""Seconds that the sandbox takes for a request: slow enough that a worker can be killed in mid-run."""
+"""Seconds that the sandbox takes for a request, long enough for a worker to be killed during a run."""
 
 
 class Report:
-    """The figures, as they come."""
+    """Prints figures, and counts those that are not as expected."""
 
     def __init__(self) -> None:
         self.missed = 0
 
-    def say(self, what: str, found: object, wanted: object = None) -> None:
-        """One figure; where one was wanted, it is compared."""
+    def add(self, name: str, value: object, expected: object = None) -> None:
+        """Print one figure; compare it with the expected value, if there is one."""
         verdict = ""
-        if wanted is not None:
-            verdict = "ok" if found == wanted else f"MISSED: {wanted} wanted"
-            self.missed += found != wanted
-        print(f"  {what:58} {found!s:>8}  {verdict}", flush=True)
+        if expected is not None:
+            verdict = "ok" if value == expected else f"MISSED: expected {expected}"
+            self.missed += value != expected
+        print(f"  {name:58} {value!s:>8}  {verdict}", flush=True)
 
 
 def main() -> int:
-    """Run all; the exit status is 0 if every figure is as wanted."""
+    """Run everything; the exit status is 0 if all figures are as expected."""
     home = Path(tempfile.mkdtemp(prefix="payarc-cl-"))  # short: it holds a Unix socket
     report = Report()
     kept = False
@@ -60,7 +60,7 @@ def main() -> int:
         postgresql.stop()
         if not (kept or report.missed):
             shutil.rmtree(home, ignore_errors=True)
-    print(f"\n{report.missed} figures missed" if report.missed else "\nAll as it should be", flush=True)
+    print(f"\n{report.missed} figures missed" if report.missed else "\nAll figures are as expected", flush=True)
     return int(report.missed > 0)
 
 
@@ -91,14 +91,14 @@ def _celery(airflow: Airflow, broker: int, sandbox: SandboxServer, fill: Callabl
     for name in WORKERS:
         airflow.worker(name)
     seconds = airflow.wait_until_healthy({"partitions_celery", "merchants_celery"})
-    report.say("healthy after, seconds", round(seconds))
+    report.add("healthy after, seconds", round(seconds))
 
     def kill(run_id: str) -> str:
         tasks = {task["pid"] for task in airflow.tasks("partitions_celery", run_id) if task["state"] == "running"}
         shares = {worker: len(tasks & airflow.processes.pids(worker)) for worker in WORKERS}
         busiest = max(shares, key=lambda worker: shares[worker])
-        report.say("tasks on each worker", ", ".join(map(str, shares.values())))
-        report.say("processes killed", airflow.processes.kill(busiest))
+        report.add("tasks on each worker", ", ".join(map(str, shares.values())))
+        report.add("processes killed", airflow.processes.kill(busiest))
         return busiest
 
     fill("people_celery", PEOPLE)
@@ -110,10 +110,10 @@ def _local(airflow: Airflow, sandbox: SandboxServer, fill: Callable[..., None], 
     print("LocalExecutor", flush=True)
     sandbox.reset()
     airflow.start("LocalExecutor")
-    report.say("healthy after, seconds", round(airflow.wait_until_healthy({"partitions_local"})))
+    report.add("healthy after, seconds", round(airflow.wait_until_healthy({"partitions_local"})))
 
     def kill(run_id: str) -> str:
-        report.say("processes killed, the scheduler with its tasks", airflow.processes.kill("scheduler"))
+        report.add("processes killed, the scheduler with its tasks", airflow.processes.kill("scheduler"))
         return "scheduler"
 
     fill("people_local", PEOPLE)
@@ -133,27 +133,27 @@ def _partitions(
     dag_id = f"partitions_{executor}"
     began = time.monotonic()
     run_id = airflow.trigger(dag_id)
-    wait_until("some customers are there", lambda: len(sandbox.customers("1")) > PEOPLE // 8)
+    wait_until("the first customers are created", lambda: len(sandbox.customers("1")) > PEOPLE // 8)
     killed = kill(run_id)
-    report.say("customers when it was killed, fewer than all", _fewer(sandbox, PEOPLE))
+    report.add("customers when it was killed, fewer than all", _fewer(sandbox, PEOPLE))
     start(killed)
     airflow.wait_for(dag_id, run_id)
-    report.say("one table in 4 partitions, seconds", round(time.monotonic() - began))
+    report.add("one table in 4 partitions, seconds", round(time.monotonic() - began))
     tasks = [task for task in airflow.tasks(dag_id, run_id) if task["task_id"] == "create"]
-    report.say("tasks that Airflow ran again, at least one", sum(task["try_number"] > 1 for task in tasks))
+    report.add("tasks that Airflow retried, at least one", sum(task["try_number"] > 1 for task in tasks))
     report.missed += all(task["try_number"] == 1 for task in tasks)
-    made = sandbox.customers("1")
-    report.say("customers at the sandbox", len(made), PEOPLE)
-    report.say("different people among them", len({customer["email"] for customer in made}), PEOPLE)
-    report.say("ids downstream", int(airflow.xcom(dag_id, run_id, "count")), PEOPLE)
-    report.say("POSTs", sandbox.stats()["posts"]["received"])
+    customers = sandbox.customers("1")
+    report.add("customers at the sandbox", len(customers), PEOPLE)
+    report.add("different people among them", len({customer["email"] for customer in customers}), PEOPLE)
+    report.add("ids downstream", int(airflow.xcom(dag_id, run_id, "count")), PEOPLE)
+    report.add("POSTs", sandbox.stats()["posts"]["received"])
 
 
-def _fewer(sandbox: SandboxServer, all_of_them: int) -> int:
-    there = len(sandbox.customers("1"))
-    if there >= all_of_them:
-        raise ClusterError("the run was over before anything could be killed: give the sandbox more latency")
-    return there
+def _fewer(sandbox: SandboxServer, total: int) -> int:
+    created = len(sandbox.customers("1"))
+    if created >= total:
+        raise ClusterError("the run ended before a worker could be killed: increase the sandbox's latency")
+    return created
 
 
 def _merchants(
@@ -164,7 +164,7 @@ def _merchants(
     run_id = airflow.trigger(dag_id)
     airflow.wait_for(dag_id, run_id)
     for merchant in ("2", "3"):
-        report.say(f"customers of merchant {merchant}", len(sandbox.customers(merchant)), SHOPS)
+        report.add(f"customers of merchant {merchant}", len(sandbox.customers(merchant)), SHOPS)
 
 
 def _deferring(airflow: Airflow, sandbox: SandboxServer, fill: Callable[..., None], report: Report) -> None:
@@ -176,17 +176,17 @@ def _deferring(airflow: Airflow, sandbox: SandboxServer, fill: Callable[..., Non
     began = time.monotonic()
     run_id = airflow.trigger("deferring")
     airflow.wait_for("deferring", run_id, patience=3 * WINDOWS * WINDOW_SECONDS)
-    report.say("seconds", round(time.monotonic() - began))
+    report.add("seconds", round(time.monotonic() - began))
     summary = airflow.xcom("deferring", run_id, "create", key="summary")
-    report.say("deferrals", summary["deferrals"])
-    report.say("429s", summary["rate_limited"])
-    report.say("POSTs that created nothing, but for those", summary["posts"] - people - summary["rate_limited"], 0)
+    report.add("deferrals", summary["deferrals"])
+    report.add("429s", summary["rate_limited"])
+    report.add("other POSTs that created nothing", summary["posts"] - people - summary["rate_limited"], 0)
     (task,) = [task for task in airflow.tasks("deferring", run_id) if task["task_id"] == "create"]
-    report.say("tries", task["try_number"], 1)
-    made = sandbox.customers("1")
-    report.say("customers at the sandbox", len(made), people)
-    report.say("different people among them", len({customer["email"] for customer in made}), people)
-    report.say("ids downstream", int(airflow.xcom("deferring", run_id, "count_all")), people)
+    report.add("tries", task["try_number"], 1)
+    customers = sandbox.customers("1")
+    report.add("customers at the sandbox", len(customers), people)
+    report.add("different people among them", len({customer["email"] for customer in customers}), people)
+    report.add("ids downstream", int(airflow.xcom("deferring", run_id, "count_all")), people)
     sandbox.reset()
     sandbox.settings(latency=LATENCY, rate_limit=None)
 
@@ -202,9 +202,11 @@ def _backfill(airflow: Airflow, sandbox: SandboxServer, fill: Callable[..., None
             *(("--reprocess-behavior", "completed") if again else ()),
         )
         wait_until("the backfill ends", lambda: airflow.backfilled("payarc_nightly"))
-        report.say("customers, after the same again" if again else "customers", len(sandbox.customers()), NIGHTS * 10)
-        report.say("nights that ended well", airflow.succeeded("payarc_nightly", "backfill"), NIGHTS)
-    report.say("POSTs", sandbox.stats()["posts"]["received"], NIGHTS * 10)
+        report.add(
+            "customers, after a second backfill" if again else "customers", len(sandbox.customers()), NIGHTS * 10
+        )
+        report.add("successful nights", airflow.succeeded("payarc_nightly", "backfill"), NIGHTS)
+    report.add("POSTs", sandbox.stats()["posts"]["received"], NIGHTS * 10)
 
 
 if __name__ == "__main__":

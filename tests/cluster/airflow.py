@@ -19,7 +19,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 class Airflow:
-    """api-server, scheduler, dag-processor and triggerer, and Celery workers as they are started.
+    """api-server, scheduler, dag-processor and triggerer, and the Celery workers that are started.
 
     :param home: an empty folder
     :param connections: connection id → its JSON
@@ -63,7 +63,7 @@ class Airflow:
             "LOGGING__BASE_LOG_FOLDER": str(self.home / "logs"),
             "LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
             "SCHEDULER__ENABLE_HEALTH_CHECK": "False",
-            # A dead worker's task is noticed within half a minute instead of five.
+            # Notice a dead worker's task within half a minute instead of five.
             "SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "5",
             "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
             "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
@@ -78,7 +78,7 @@ class Airflow:
         return {"AIRFLOW_HOME": str(self.home)} | {f"AIRFLOW__{name}": value for name, value in settings.items()}
 
     def command(self, *arguments: str) -> None:
-        """Run one ``airflow`` command to its end."""
+        """Run an ``airflow`` command until it ends."""
         done = subprocess.run(
             [program("airflow"), *arguments],
             env=self.processes.environment,
@@ -109,7 +109,7 @@ class Airflow:
         self.processes.start(name, *command, AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT=port)
 
     def wait_until_healthy(self, dags: set[str]) -> float:
-        """Until every component works and the DAGs are there; returns the seconds it took."""
+        """Wait until all components are healthy and the DAGs are known; return the seconds it took."""
 
         def healthy() -> bool:
             self.processes.check()
@@ -124,11 +124,11 @@ class Airflow:
         return wait_until("Airflow is healthy", healthy)
 
     def get(self, path: str) -> Any:
-        """An answer of the API."""
+        """Read a path of the API."""
         return self._call("GET", path)
 
     def trigger(self, dag_id: str) -> str:
-        """Start a DAG run; returns its id."""
+        """Start a DAG run and return its id."""
         run = self._call("POST", f"dags/{dag_id}/dagRuns", json={"logical_date": None})
         return str(run["dag_run_id"])
 
@@ -138,7 +138,7 @@ class Airflow:
         return found
 
     def wait_for(self, dag_id: str, run_id: str, patience: float = PATIENCE) -> None:
-        """Until a DAG run has ended, which must be well."""
+        """Wait until a DAG run has succeeded."""
 
         def ended() -> bool:
             state = self.get(f"dags/{dag_id}/dagRuns/{run_id}")["state"]
@@ -154,12 +154,12 @@ class Airflow:
         return all(one["completed_at"] for one in self.get(f"backfills?dag_id={dag_id}")["backfills"])
 
     def succeeded(self, dag_id: str, run_type: str) -> int:
-        """How many of its runs of this type have ended well."""
+        """Number of its successful runs of this type."""
         runs = self.get(f"dags/{dag_id}/dagRuns?run_type={run_type}&state=success")
         return int(runs["total_entries"])
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1, key: str = "return_value") -> Any:
-        """What a task pushed."""
+        """A value that a task pushed."""
         path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
         return self.get(f"{path}?map_index={map_index}&deserialize=false")["value"]
 

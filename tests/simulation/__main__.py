@@ -1,6 +1,6 @@
-"""`python -m tests.simulation [--histories N] [--seed N] [--jobs N] [--mutants]`: a long run, with figures at its end.
+"""Run many histories: `python -m tests.simulation [--histories N] [--seed N] [--jobs N] [--mutants]`.
 
-Without --seed a fresh one is drawn; it is printed, and the history of seed N + k is that of the k-th history.
+The first history has the given or a random seed N, which is printed; the k-th after it has the seed N + k.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def main() -> int:
     parser.add_argument("--histories", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**9))
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--mutants", action="store_true", help="take out each rule in turn and see that it is found")
+    parser.add_argument("--mutants", action="store_true", help="remove each rule in turn, and check that it is noticed")
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
     if options.mutants:

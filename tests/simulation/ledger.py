@@ -17,7 +17,7 @@ def moment(seconds: float) -> datetime.datetime:
 
 @dataclass
 class LedgerModel:
-    """Every method is one transaction, at the database's time ``now``."""
+    """Each method is one transaction at the database's time ``now``."""
 
     table: dict[str, Row]
     altering: bool = False
@@ -49,22 +49,22 @@ class LedgerModel:
             row = self.table.get(record.key)
             if not self.free(record, row, retry_rejected):
                 continue
-            refused = bool(record.errors)
+            rejected = bool(record.errors)
             attempt = 1 if row is None else row.attempt + (row.state == State.REJECTED)
             self.table[record.key] = Row(
                 key=record.key,
-                state=State.REJECTED if refused else State.PENDING,
+                state=State.REJECTED if rejected else State.PENDING,
                 customer_id=None,
-                reference=None if refused else references.get(record.key),
+                reference=None if rejected else references.get(record.key),
                 digest=record.digest,
                 fields=record.names,
                 source=me.source,
-                owner=None if refused else me.owner,
-                lease_until=None if refused else moment(self.now + me.lease),
-                settle=None if refused else me.settle,
-                sent_after=None if refused else sent_after,
+                owner=None if rejected else me.owner,
+                lease_until=None if rejected else moment(self.now + me.lease),
+                settle=None if rejected else me.settle,
+                sent_after=None if rejected else sent_after,
                 attempt=attempt,
-                error='{"record": ["refused"]}' if refused else None,
+                error='{"record": ["rejected"]}' if rejected else None,
                 matched_by=None,
                 dag_id=me.dag_id,
                 run_id=me.run_id,
@@ -88,7 +88,7 @@ class LedgerModel:
                 row,
                 state=State.CREATED if answer.customer_id else State.REJECTED,
                 customer_id=answer.customer_id,
-                error=None if answer.customer_id else '{"record": ["refused"]}',
+                error=None if answer.customer_id else '{"record": ["rejected"]}',
                 matched_by=answer.matched_by,
                 owner=None,
                 lease_until=None,

@@ -1,4 +1,4 @@
-"""An event loop in simulated time, one per simulated process, driven by one seeded scheduler for all of them."""
+"""Event loops in simulated time: one for each simulated process, all driven by one scheduler."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-CONTEXT = contextvars.Context()  # nobody here uses context variables: one for all saves a copy for each callback
+CONTEXT = contextvars.Context()  # one for all callbacks saves copies; nothing here uses context variables
 
 
 class Handle:
-    """What is left of asyncio's: a callback that can be cancelled. An exception in it ends the history."""
+    """A minimal `asyncio.Handle`: a callback that can be cancelled. An exception in it ends the history."""
 
     __slots__ = ("args", "callback", "off")
 
@@ -61,10 +61,10 @@ class Process(asyncio.AbstractEventLoop):
         self._postponed.clear()
 
     def bury(self) -> None:
-        """Close what a dead process was at; whatever it does on the way out has no effect any more."""
+        """Close a dead process's coroutines. What they still do has no effect."""
         self.kill()
         for task in self._tasks:
-            for _ in range(3):  # once for each nested ``finally`` that waits for something
+            for _ in range(3):  # once for each nested ``finally`` that awaits
                 if task.done():
                     break
                 with contextlib.suppress(RuntimeError):
@@ -87,7 +87,7 @@ class Process(asyncio.AbstractEventLoop):
             self.step()
 
     def act(self, action: Callable[[], None]) -> None:
-        """Something this process does by itself (a thread of it): not while suspended, never after its death."""
+        """Do something in one of this process's threads: after a suspension, and never after its death."""
         if self.dead:
             return
         if self.suspended:
@@ -97,7 +97,7 @@ class Process(asyncio.AbstractEventLoop):
         self.step()
 
     def step(self) -> None:
-        """Run what is ready."""
+        """Run the callbacks that are ready."""
         if self.dead or self.suspended:
             return
         if self.scheduler.running is not self:
@@ -109,7 +109,7 @@ class Process(asyncio.AbstractEventLoop):
             if not handle.off:
                 handle.callback(*handle.args)
 
-    # ---- what asyncio's tasks and futures ask of a loop -----------------------------------------------------------
+    # ---- what asyncio's tasks and futures need of a loop ----------------------------------------------------------
 
     def call_soon(self, callback: Any, *args: Any, context: Any = None) -> Any:
         handle = Handle(callback, args)
@@ -155,7 +155,7 @@ class Process(asyncio.AbstractEventLoop):
 
 
 class Scheduler:
-    """Simulated time: what is due happens in the order of its time."""
+    """Simulated time, and the actions scheduled in it."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -174,11 +174,11 @@ class Scheduler:
         heapq.heappush(self._queue, (self.now + delay, self._count, action))
 
     def clear(self) -> None:
-        """Forget what was to come."""
+        """Cancel all scheduled actions."""
         self._queue.clear()
 
     def run(self, until: float, most: int) -> None:
-        """Let time pass until the given moment, or until it is over."""
+        """Run scheduled actions in order until the given time, or until ``over`` is set."""
         queue, pop = self._queue, heapq.heappop
         try:
             while queue and self.now <= until and not self.over:

@@ -1,6 +1,7 @@
-"""The protocol with one rule taken out. The simulation must find each of these within 10,000 histories.
+"""The protocol without one of its rules. The simulation must notice each removal within 10,000 histories.
 
-Most are taken out of the ledger's model, the claim's gate or the decision about a look-up, whose meaning is fixed.
+Most rules are removed from the ledger's model, from the claim's gate or from the decision of a look-up, because what
+these mean is fixed, while the engine around them may change.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MUTANTS: dict[str, Callable[[], contextlib.AbstractContextManager[type[World]]]]
 
 
 def mutant(rule: str) -> Callable[[Any], Any]:
-    """Registers a way of breaking ``rule``."""
+    """Register a context manager that yields a world without ``rule``."""
 
     def register(make: Callable[[], Iterator[type[World]]]) -> Any:
         MUTANTS[rule] = contextlib.contextmanager(make)
@@ -48,7 +49,7 @@ def anything_but_created_is_free(record: Any, row: Row | None, retry_rejected: A
 # ---- claim, then send ---------------------------------------------------------------------------------------------
 
 
-@mutant("a batch is claimed, and committed, before its requests are sent")
+@mutant("a batch's claim is committed before its requests are sent")
 def _claim_without_commit() -> Iterator[type[World]]:
     def claim(self: LedgerModel, *args: Any, **options: Any) -> Any:
         kept = dict(self.table)
@@ -59,7 +60,7 @@ def _claim_without_commit() -> Iterator[type[World]]:
     yield with_ledger(claim=claim)
 
 
-@mutant("who owns a claimed row is read back")
+@mutant("a claim reads back which rows it owns")
 def _assume_ownership() -> Iterator[type[World]]:
     def claim(self: LedgerModel, me: Any, *args: Any, **options: Any) -> Any:
         rows = LedgerModel.claim(self, me, *args, **options)
@@ -77,7 +78,7 @@ def _claim_from_others() -> Iterator[type[World]]:
         yield with_ledger(free=free)
 
 
-@mutant("a row is sent only by the claim that requested it")
+@mutant("a row is sent only under the claim that requested it")
 def _send_whatever_is_owned() -> Iterator[type[World]]:
     real = claim.Claimer._sort
 
@@ -91,7 +92,7 @@ def _send_whatever_is_owned() -> Iterator[type[World]]:
 # ---- record -------------------------------------------------------------------------------------------------------
 
 
-@mutant("recording is conditional on still being the owner")
+@mutant("an outcome is recorded only by the row's owner")
 def _record_always() -> Iterator[type[World]]:
     def record(self: LedgerModel, me: Any, answers: Any) -> Recorded:
         for answer in answers:
@@ -103,12 +104,12 @@ def _record_always() -> Iterator[type[World]]:
     yield with_ledger(record=record)
 
 
-@mutant("a customer id belongs to one row only")
+@mutant("a customer id belongs to one row")
 def _no_unique_constraint() -> Iterator[type[World]]:
     yield with_ledger(id_taken=lambda self, answer: False)
 
 
-@mutant("an answer whose id another row has is looked up, not dropped")
+@mutant("a response with another row's customer id is looked up, not dropped")
 def _drop_taken_ids() -> Iterator[type[World]]:
     def record(self: LedgerModel, me: Any, answers: Any) -> Recorded:
         result = LedgerModel.record(self, me, answers)
@@ -148,7 +149,7 @@ def _first_page_only() -> Iterator[type[World]]:
         yield World
 
 
-@mutant("the time since which a request may be open is moved on only by absence")
+@mutant("only proven absence changes the time since which a request may be open")
 def _takeover_forgets_since() -> Iterator[type[World]]:
     def take_over(self: LedgerModel, me: Any) -> dict[str, Row]:
         before = dict(self.table)
@@ -237,7 +238,7 @@ def _take_the_first_match() -> Iterator[type[World]]:
         yield World
 
 
-@mutant("where PayArc alters values, that no customer is equal proves nothing")
+@mutant("where PayArc alters values, the lack of an equal customer proves nothing")
 def _altered_is_absent() -> Iterator[type[World]]:
     real = Candidates._decide_by_fields
 
@@ -248,7 +249,7 @@ def _altered_is_absent() -> Iterator[type[World]]:
         yield World
 
 
-@mutant("a customer that a row has is nobody else's, whatever its reference or its fields")
+@mutant("the customer of one row never matches another row")
 def _adopt_taken() -> Iterator[type[World]]:
     real = Candidates.decide
 
@@ -299,7 +300,7 @@ def _rejection_alters_created_row() -> Iterator[type[World]]:
         yield with_ledger(free=free)
 
 
-@mutant("take the row over, then read the list, then send")
+@mutant("a row is taken over before the list is read")
 def _read_before_takeover() -> Iterator[type[World]]:
     real = lookup.LookUp.settle
 
@@ -326,7 +327,7 @@ def _read_before_takeover() -> Iterator[type[World]]:
 # ---- fence --------------------------------------------------------------------------------------------------------
 
 
-@mutant("nothing is sent that its lease does not cover")
+@mutant("nothing is sent unless its lease covers it")
 def _no_lease_check() -> Iterator[type[World]]:
     def pass_gate(self: Claim, now: float, deadline: float) -> None:
         self.checked_at, self.sent = now, True
@@ -359,7 +360,7 @@ def _check_before_waiting() -> Iterator[type[World]]:
         yield World
 
 
-@mutant("the lease counts from before it was requested")
+@mutant("a lease counts from the moment it was requested")
 def _lease_from_the_answer() -> Iterator[type[World]]:
     real = claim.Claimer._claim_of
 
@@ -424,7 +425,7 @@ def _takeover_with_own_settle() -> Iterator[type[World]]:
     yield with_ledger(ripe=ripe)
 
 
-@mutant("takeover is conditional on the row being open and expired")
+@mutant("only an open row whose lease has expired is taken over")
 def _takeover_of_anything() -> Iterator[type[World]]:
     def take_over(self: LedgerModel, me: Any) -> dict[str, Row]:
         for key, row in getattr(self, "stale", {}).items():
@@ -437,7 +438,7 @@ def _takeover_of_anything() -> Iterator[type[World]]:
     yield with_ledger(take_over=take_over)
 
 
-@mutant("releasing frees only what was certainly not sent")
+@mutant("releasing frees only rows that were certainly not sent")
 def _release_everything() -> Iterator[type[World]]:
     def release(self: LedgerModel, me: Any, unsent: Any) -> None:
         LedgerModel.release(self, me, {key for key, row in self.table.items() if self.mine(me, row)})
@@ -454,8 +455,8 @@ def _gate_stays_open() -> Iterator[type[World]]:
 # ---- whose rows ---------------------------------------------------------------------------------------------------
 
 
-@mutant("a known key with other data from another source is rejected")
-def _other_sources_welcome() -> Iterator[type[World]]:
+@mutant("a known key with different data from another source is rejected")
+def _accept_other_sources() -> Iterator[type[World]]:
     def known(self: LedgerModel, me: Any, keys: Any) -> Any:
         return {key: row._replace(ours=True) for key, row in LedgerModel.known(self, me, keys).items()}
 

@@ -1,4 +1,4 @@
-"""Many histories, on several cores."""
+"""Running many histories, on several cores."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from .mutants import MUTANTS
 from .world import Tally, Violation, World, simulate
 
 CHUNK = 2000
-TELL_EVERY = 50_000
+REPORT_EVERY = 50_000
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the engine's log lines, and with a search for garbage less often: most of it goes by itself."""
-    often = gc.get_threshold()
-    gc.set_threshold(20 * often[0], *often[1:])
+    """Disable the engine's log lines, and collect garbage less often, since reference counts free most of it."""
+    threshold = gc.get_threshold()
+    gc.set_threshold(20 * threshold[0], *threshold[1:])
     logging.disable(logging.CRITICAL)
     try:
         yield
     finally:
         logging.disable(logging.NOTSET)
-        gc.set_threshold(*often)
+        gc.set_threshold(*threshold)
 
 
 def run_chunk(first: int, count: int) -> tuple[Tally, str | None]:
@@ -41,7 +41,7 @@ def run_chunk(first: int, count: int) -> tuple[Tally, str | None]:
 
 
 def find(rule: str, first: int, most: int) -> tuple[int, str] | None:
-    """In which history a mutant is found: how many histories it took, and what was seen."""
+    """Number of histories until the removal of a rule is noticed, and the violation; None if it is not noticed."""
     with quiet(), MUTANTS[rule]() as world:
         for number in range(most):
             history: World = world(first + number)
@@ -61,7 +61,7 @@ def run_all(seed: int, histories: int, jobs: int) -> int:
             if violation:
                 print(violation)
                 return 1
-            if total.histories % TELL_EVERY == 0 or total.histories == histories:
+            if total.histories % REPORT_EVERY == 0 or total.histories == histories:
                 minutes = (time.monotonic() - started) / 60
                 print(f"{total.histories} histories from seed {seed} in {minutes:.1f} min: 0 violations", flush=True)
     print(

@@ -1,4 +1,4 @@
-"""One history: processes, a ledger and PayArc, and everything that can go wrong between them, from one seed."""
+"""One simulated history: processes, a ledger and PayArc, with random faults between them, all chosen by one seed."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ CODES = {key: reference(LEDGER_ID, ACCOUNT, key) for key in KEYS}
 
 
 class Violation(AssertionError):
-    """An invariant does not hold."""
+    """An invariant was violated."""
 
 
 @dataclass(slots=True)
 class Request:
-    """A POST that was let out."""
+    """A POST that was sent."""
 
     key: str
     person: str
     checked_at: float
     may_commit_until: float
     customer_id: str | None = None
-    harmless: bool = False  # PayArc said for certain that nothing was created
+    harmless: bool = False  # PayArc certainly created nothing
 
 
 @dataclass(slots=True)
@@ -70,8 +70,8 @@ class Customer:
 
 
 @dataclass(slots=True)
-class Weather:
-    """How likely each trouble is; calm when all are 0."""
+class FaultRates:
+    """The probability of each fault."""
 
     lost: float = 0.0
     never: float = 0.0
@@ -85,8 +85,8 @@ class Weather:
 
 
 @dataclass
-class Shape:
-    """What kind of world a seed gives."""
+class Scenario:
+    """The kind of world that a seed chooses."""
 
     references: bool = True
     long_descriptions: bool = False
@@ -95,35 +95,38 @@ class Shape:
     rejections: bool = False
     other_source: bool = False
     people: int = 4
-    """How many records there are: most of what can go wrong takes two or three."""
+    """Number of records. Two or three are enough for most of what can go wrong."""
     altering: bool = False
     moving: bool = False
     ties: bool = False
     settles: tuple[float, float] = (4.0, 4.0)
     mimic: bool = False
-    """The third record's own description is what the second one's customer bears; only some runs give references."""
+    """The third record's description is the reference of the second. Only some of the runs use references."""
     limit: int | None = None
-    """After so many requests of a process, the rate limit lets nothing through for seconds; some runs are deferred."""
+    """After this many requests of a process, the rate limit blocks it for seconds; some runs are deferred."""
     outage: tuple[float, float] | None = None
-    """From when to when nobody reaches the ledger."""
+    """Start and end of the time in which the ledger is unreachable."""
 
 
 class World:
-    """A history in the making. ``events`` tells it."""
+    """One history as it runs.
+
+    :param traced: whether to keep what happens in ``trace``, one line per event
+    """
 
     ledger_model: type[LedgerModel] = LedgerModel
     process_clock_stops: bool = False
 
-    def __init__(self, seed: int, tell: bool = False) -> None:
+    def __init__(self, seed: int, traced: bool = False) -> None:
         self.seed = seed
         self.rng = rng = random.Random(seed)
         self.scheduler = Scheduler()
-        self.told: list[str] | None = [] if tell else None
-        self.shape = self._shape()
-        self.weather = self._weather()
+        self.trace: list[str] | None = [] if traced else None
+        self.scenario = self._scenario()
+        self.rates = self._fault_rates()
         self.ledger = self.ledger_model({})
-        # PayArc returns what it was sent, or is known not to: the guarantee assumes as much.
-        self.ledger.altering = self.shape.altering
+        # The guarantee assumes that PayArc returns what it was sent, or that the ledger knows that it does not.
+        self.ledger.altering = self.scenario.altering
         self.ledger_offset = rng.uniform(-500, 500)
         self.customers: list[Customer] = []
         self.requests: list[Request] = []
@@ -138,37 +141,37 @@ class World:
         self._ids = 0
         self.failure: Violation | None = None
 
-    # ---- the dice -----------------------------------------------------------------------------------------------
+    # ---- random choices -----------------------------------------------------------------------------------------
 
-    def _shape(self) -> Shape:
+    def _scenario(self) -> Scenario:
         rng = self.rng
-        shape = Shape(references=rng.random() < 0.7)
-        shape.long_descriptions = rng.random() < 0.2
-        shape.equal_records = rng.random() < 0.3
-        if shape.equal_records and rng.random() < 0.6:
-            shape.references = False
-        shape.changed = rng.random() < 0.35
-        shape.rejections = rng.random() < 0.35
-        shape.other_source = rng.random() < 0.15
-        shape.altering = rng.random() < 0.1
-        shape.moving = rng.random() < 0.5
-        shape.ties = rng.random() < 0.5
+        scenario = Scenario(references=rng.random() < 0.7)
+        scenario.long_descriptions = rng.random() < 0.2
+        scenario.equal_records = rng.random() < 0.3
+        if scenario.equal_records and rng.random() < 0.6:
+            scenario.references = False
+        scenario.changed = rng.random() < 0.35
+        scenario.rejections = rng.random() < 0.35
+        scenario.other_source = rng.random() < 0.15
+        scenario.altering = rng.random() < 0.1
+        scenario.moving = rng.random() < 0.5
+        scenario.ties = rng.random() < 0.5
         if rng.random() < 0.3:
-            shape.settles = (9.0, 4.0)
+            scenario.settles = (9.0, 4.0)
         if rng.random() < 0.12:
-            shape.mimic = shape.equal_records = True
-            shape.long_descriptions = shape.altering = shape.other_source = shape.changed = False
-        shape.people = rng.choice((3, 3, 4) if shape.equal_records else (2, 2, 3, 4))
+            scenario.mimic = scenario.equal_records = True
+            scenario.long_descriptions = scenario.altering = scenario.other_source = scenario.changed = False
+        scenario.people = rng.choice((3, 3, 4) if scenario.equal_records else (2, 2, 3, 4))
         if rng.random() < 0.25:
-            shape.limit = rng.choice((1, 2, 3))
+            scenario.limit = rng.choice((1, 2, 3))
         if rng.random() < 0.2:
             begin = rng.uniform(0, 30)
-            shape.outage = (begin, begin + rng.uniform(1, 25))
-        return shape
+            scenario.outage = (begin, begin + rng.uniform(1, 25))
+        return scenario
 
-    def _weather(self) -> Weather:
+    def _fault_rates(self) -> FaultRates:
         rng = self.rng
-        return Weather(
+        return FaultRates(
             lost=rng.choice((0.0, 0.15, 0.4)),
             never=rng.choice((0.0, 0.1, 0.3)),
             late=rng.choice((0.0, 0.15, 0.4)),
@@ -180,18 +183,18 @@ class World:
             read_fails=rng.choice((0.0, 0.0, 0.25)),
         )
 
-    def tell(self, *words: object) -> None:
-        if self.told is not None:
-            self.told.append(f"{self.scheduler.now:8.3f}  " + " ".join(map(str, words)))
+    def log(self, *words: object) -> None:
+        if self.trace is not None:
+            self.trace.append(f"{self.scheduler.now:8.3f}  " + " ".join(map(str, words)))
 
     def fault(self, *words: object) -> None:
         self.faults += 1
-        self.tell(*words)
+        self.log(*words)
 
     # ---- a whole history ----------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Two attempts or more under bad weather, then calm and a last one that must succeed."""
+        """Run two or more attempts with faults, then a last one without faults, which must succeed."""
         try:
             self._run()
         finally:
@@ -201,38 +204,38 @@ class World:
 
     def _run(self) -> None:
         rng, scheduler = self.rng, self.scheduler
-        self.tell("world", self.shape, self.weather)
+        self.log("world", self.scenario, self.rates)
         for number in range(rng.choice((2, 2, 2, 3))):
             scheduler.after(
                 rng.choice((0.0, rng.uniform(0, 3), rng.uniform(0, 30))), lambda number=number: self.attempt(number)
             )
-        if self.shape.moving:
+        if self.scenario.moving:
             for _ in range(rng.randint(2, 12)):
-                scheduler.after(rng.uniform(0, HISTORY_SECONDS), self._move)
+                scheduler.after(rng.uniform(0, HISTORY_SECONDS), self._change_list)
         for _ in range(rng.randint(0, 6)):
             self._add_noise()
         scheduler.run(HISTORY_SECONDS, 20_000)
         self._raise()
-        self._calm_down()
+        self._end_faults()
         last = self.attempt(len(self.processes), last=True)
         last.add_done_callback(lambda _: self._end())
         scheduler.run(math.inf, 60_000)
         self._raise()
         problem = last.exception()
         if problem is not None and not self._may_be_undecided(problem):
-            raise Violation(f"the last attempt, in calm weather, failed: {problem!r}") from problem
+            raise Violation(f"the last attempt, without faults, failed: {problem!r}") from problem
         self._check_end()
 
     def _may_be_undecided(self, problem: BaseException) -> bool:
-        doubtful = self.shape.altering or self.shape.equal_records
-        unreferenced = not self.shape.references or self.shape.long_descriptions or self.shape.mimic
+        doubtful = self.scenario.altering or self.scenario.equal_records
+        unreferenced = not self.scenario.references or self.scenario.long_descriptions or self.scenario.mimic
         return doubtful and unreferenced and "left pending" in str(problem)
 
-    def _calm_down(self) -> None:
-        self.tell("calm")
-        self.weather = Weather()
-        self.shape.outage = self.shape.limit = None
-        self.shape.moving = False
+    def _end_faults(self) -> None:
+        self.log("no more faults")
+        self.rates = FaultRates()
+        self.scenario.outage = self.scenario.limit = None
+        self.scenario.moving = False
         for process in self.processes:
             process.resume()
 
@@ -240,8 +243,8 @@ class World:
         if self.failure is not None:
             raise self.failure
 
-    def violated(self, what: str) -> None:
-        self.tell("VIOLATION", what)
+    def violation(self, what: str) -> None:
+        self.log("VIOLATION", what)
         self.failure = self.failure or Violation(what)
         self._end()
 
@@ -251,22 +254,22 @@ class World:
     # ---- attempts -----------------------------------------------------------------------------------------------
 
     def attempt(self, number: int, *, last: bool = False, again: int = 0, resumed: list[Record] | None = None) -> Any:
-        """A process that runs the engine over the records; it may be suspended or killed, and is then run again.
+        """Start a process that runs the engine. It may be suspended, or killed and then retried.
 
-        :param resumed: the records of a run that was deferred
+        :param resumed: the records, if the process resumes a deferred run
         """
         rng = self.rng
         self.owners += 1
         name = f"P{len(self.processes)}"
         process = Process(self.scheduler, name)
         self.processes.append(process)
-        second_source = self.shape.other_source and number % 2 == 1 and not last
+        second_source = self.scenario.other_source and number % 2 == 1 and not last
         records = resumed if resumed is not None else self.records(number, second_source=second_source)
-        settle = self.shape.settles[number % 2]
+        settle = self.scenario.settles[number % 2]
         settings = Settings(
             concurrency=2,
             batch_size=rng.choice((2, 2, 4)),
-            reference=rng.random() < 0.5 if self.shape.mimic else self.shape.references,
+            reference=rng.random() < 0.5 if self.scenario.mimic else self.scenario.references,
             timeout=2.0,
             settle=settle,
             lease=9.0,
@@ -275,7 +278,9 @@ class World:
             held_patience=120.0,
             max_unknown_in_a_row=4,
             max_connection_failures_in_a_row=3,
-            defer_after=2.0 if self.shape.limit is not None and not last and (resumed or rng.random() < 0.7) else None,
+            defer_after=2.0
+            if self.scenario.limit is not None and not last and (resumed or rng.random() < 0.7)
+            else None,
         )
         me = Claimant(
             ACCOUNT,
@@ -287,11 +292,11 @@ class World:
             "last" if last else f"run{number}",
             "task",
         )
-        sink = Sink(self, records)
+        results = CheckedResults(self, records)
         runtime = SimRuntime(
             self, process, me, records, settings, clock_offset=rng.uniform(-500, 500), rate_limit=RateLimit(self)
         )
-        engine = Engine(RunState(me, LEDGER_ID, settings, READER, runtime, sink))
+        engine = Engine(RunState(me, LEDGER_ID, settings, READER, runtime, results))
 
         async def run() -> None:
             try:
@@ -300,21 +305,21 @@ class World:
                 self._defer(number, records, deferral.seconds)
                 raise
             self.ended_well += 1
-            sink.check_complete()
+            results.check_complete()
 
-        if self.told is not None:
+        if self.trace is not None:
             given = [(record.key, record.fields.get("name"), bool(record.errors)) for record in records]
-            self.tell(name, "starts as", me.source, "with", given, "resumed" if resumed else "")
+            self.log(name, "starts as", me.source, "with", given, "resumed" if resumed else "")
         task = process.start(run())
         task.add_done_callback(lambda task: self._ended(process, task))
         if not last:
-            self._doom(process, number, again)
+            self._schedule_mishaps(process, number, again)
             if rng.random() < 0.15:
                 when = rng.choice((rng.uniform(0, 2), rng.uniform(0, 20)))
-                self.scheduler.after(when, lambda: process.act(lambda: self._stop(process, engine)))
+                self.scheduler.after(when, lambda: process.act(lambda: self._terminate(process, engine)))
         return task
 
-    def _doom(self, process: Process, number: int, again: int) -> None:
+    def _schedule_mishaps(self, process: Process, number: int, again: int) -> None:
         rng = self.rng
         if rng.random() < 0.4:
             start = rng.choice((rng.uniform(0, 2), rng.uniform(0, 30)))
@@ -324,7 +329,7 @@ class World:
         when = rng.choice((rng.uniform(0, 1), rng.uniform(0, 4), rng.uniform(0, 40)))
         if fate < 0.5:
             self.scheduler.after(when, lambda: self._kill(process))
-        if fate < 0.7 and again < 2:  # Airflow runs it again: after its death, or believing it dead
+        if fate < 0.7 and again < 2:  # Airflow retries it: after its death, or in the belief that it is dead
             self.scheduler.after(when + rng.uniform(0, 5), lambda: self._again(number, again))
 
     def _again(self, number: int, again: int) -> None:
@@ -341,12 +346,12 @@ class World:
             self.fault(process.name, "is killed")
             process.kill()
 
-    def _stop(self, process: Process, engine: Engine) -> None:
-        self.fault(process.name, "is told to stop")
+    def _terminate(self, process: Process, engine: Engine) -> None:
+        self.fault(process.name, "is terminated")
         engine.terminate()
 
     def _defer(self, number: int, records: list[Record], seconds: float) -> None:
-        """Its slot is given back; later another process reads the input again."""
+        """Let another process resume the run later; it reads the input from the beginning."""
         self.fault("run", number, "is deferred for", seconds)
         self.deferrals += 1
         when = self.scheduler.now + seconds
@@ -355,11 +360,11 @@ class World:
 
     def _ended(self, process: Process, task: Any) -> None:
         problem = task.exception() if not task.cancelled() else None
-        if self.told is not None:
-            self.tell(process.name, "ends:", repr(problem) if problem else "success")
+        if self.trace is not None:
+            self.log(process.name, "ends:", repr(problem) if problem else "success")
         if problem is not None and not isinstance(problem, PayarcError):
-            self.violated(f"{process.name} broke: {problem!r}")
-        # Its threads live on until the process is gone.
+            self.violation(f"{process.name} broke: {problem!r}")
+        # Its threads run on until the process is gone.
         self.scheduler.after(self.rng.uniform(0, 12), process.kill)
 
     # ---- records ------------------------------------------------------------------------------------------------
@@ -367,24 +372,24 @@ class World:
     def records(self, number: int, *, second_source: bool) -> list[Record]:
         rng = self.rng
         made = []
-        for place, key in enumerate(KEYS[: self.shape.people]):
-            person = f"{'other' if second_source else 'person'}{place}"
+        for index, key in enumerate(KEYS[: self.scenario.people]):
+            person = f"{'other' if second_source else 'person'}{index}"
             fields = {"name": f"Name {person}", "email": f"{person}@x.co"}
-            if self.shape.equal_records and place in (1, 2) and not second_source:
+            if self.scenario.equal_records and index in (1, 2) and not second_source:
                 fields = {"name": "Name equal", "email": "equal@x.co"}
-            if self.shape.mimic and place == 2:
+            if self.scenario.mimic and index == 2:
                 fields["description"] = f"ref #{CODES['k1']}"
-            if self.shape.long_descriptions and place % 2 == 0:
+            if self.scenario.long_descriptions and index % 2 == 0:
                 fields["description"] = LONG
-            if self.shape.changed and rng.random() < 0.3:
+            if self.scenario.changed and rng.random() < 0.3:
                 fields["city"] = f"City {rng.choice('ab')}"
             errors = {}
-            if self.shape.rejections and rng.random() < 0.2 and number != 0:
+            if self.scenario.rejections and rng.random() < 0.2 and number != 0:
                 errors = {"phone": ["is wrong today"]}
-            if self.shape.rejections and rng.random() < 0.15 and not second_source:
+            if self.scenario.rejections and rng.random() < 0.15 and not second_source:
                 fields["name"] = "Rejected " + rng.choice("ab")
             record = Record(
-                place, key, {} if errors else fields, digest_of(*(fields | errors_mark(errors)).items()), errors
+                index, key, {} if errors else fields, digest_of(*(fields | errors_mark(errors)).items()), errors
             )
             made.append(record)
         if rng.random() < 0.3:
@@ -406,27 +411,30 @@ class World:
     def receive(
         self, process: Process, me: Claimant, fields: Mapping[str, str], idempotency_key: str, settings: Settings
     ) -> tuple[float, Any]:
-        """A request that was let out: when it is answered and by what. What it commits, and when, is decided here."""
-        rng, weather = self.rng, self.weather
+        """Receive a request and decide what it commits and when.
+
+        :return: seconds until the response, and the response
+        """
+        rng, rates = self.rng, self.rates
         key = self.codes[idempotency_key.split("-", maxsplit=1)[0]]
         now = self.scheduler.now
         request = Request(key, self.person_of(fields), now, now + settings.settle)
         self._check_sending(process, me, request)
         self.requests.append(request)
-        self.tell(process.name, "sends", key, idempotency_key)
-        if rng.random() < 0.04:  # the worst moment: with a request on its way
+        self.log(process.name, "sends", key, idempotency_key)
+        if rng.random() < 0.04:  # the worst moment: with a request in flight
             self._suspend(process)
             self.scheduler.after(rng.uniform(5, 40), process.resume)
         elif (
             request.person == "equal" and rng.random() < 0.25
-        ):  # long enough for others to look, too short to be given up
+        ):  # long enough for a look-up by another run, too short for a takeover
             self._suspend(process)
             self.scheduler.after(rng.uniform(3, 9), process.resume)
         dice = rng.random()
         for name in ("unauthorized", "limited", "unreachable", "lost", "never", "late"):
-            chance = getattr(weather, name)
+            chance = getattr(rates, name)
             if dice < chance:
-                return self._trouble(name, request, fields, settings)
+                return self._fail(name, request, fields, settings)
             dice -= chance
         quick = rng.uniform(0.01, 0.3) if rng.random() < 0.9 else rng.uniform(0.3, settings.timeout * 1.2)
         if fields["name"].startswith("Rejected"):
@@ -438,7 +446,7 @@ class World:
             return settings.timeout, PayarcUnknownOutcome()
         return quick, customer
 
-    def _trouble(self, name: str, request: Request, fields: Mapping[str, str], settings: Settings) -> tuple[float, Any]:
+    def _fail(self, name: str, request: Request, fields: Mapping[str, str], settings: Settings) -> tuple[float, Any]:
         rng = self.rng
         self.fault(request.key, "meets", name)
         soon = rng.uniform(0.01, settings.timeout)
@@ -465,18 +473,18 @@ class World:
 
     def _commit(self, request: Request, fields: Mapping[str, str]) -> Customer:
         stored = {
-            name: value.upper() if self.shape.altering and name in ("name", "city") else value
+            name: value.upper() if self.scenario.altering and name in ("name", "city") else value
             for name, value in fields.items()
         }
         customer = Customer(self._new_id(), self._second(), request.person, request.key, stored)
         self.customers.append(customer)
         request.customer_id = customer.customer_id
-        self.tell("PayArc makes", customer.customer_id, "for", request.key, stored)
+        self.log("PayArc creates", customer.customer_id, "for", request.key, stored)
         self._check_duplicates(request)
         return customer
 
     def _second(self) -> int:
-        return int(self.payarc_now) if not self.shape.ties else int(self.payarc_now) // 3 * 3
+        return int(self.payarc_now) if not self.scenario.ties else int(self.payarc_now) // 3 * 3
 
     def _new_id(self) -> str:
         self._ids += 1
@@ -484,19 +492,19 @@ class World:
 
     def list_page(self, number: int) -> CustomerPage:
         newest = list(reversed(self.customers))
-        if self.shape.ties:
+        if self.scenario.ties:
             self.rng.shuffle(newest)
         newest.sort(key=lambda customer: -customer.created_at)
         shown = newest[(number - 1) * PAGE : number * PAGE]
         objects = [{"customer_id": one.customer_id, "created_at": one.created_at, **one.fields} for one in shown]
         return CustomerPage(objects, number, len(newest), -(-len(newest) // PAGE), self.payarc_now)
 
-    def _move(self) -> None:
+    def _change_list(self) -> None:
         noise = [customer for customer in self.customers if customer.noise]
         if noise and self.rng.random() < 0.6:
             gone = self.rng.choice(noise)
             self.customers.remove(gone)
-            self.tell("somebody deletes", gone.customer_id)
+            self.log("another client deletes", gone.customer_id)
         else:
             self._add_noise()
 
@@ -505,7 +513,7 @@ class World:
             self._new_id(), self._second(), "noise", "", {"name": "Noise", "email": "noise@x.co"}, noise=True
         )
         self.customers.append(customer)
-        self.tell("somebody makes", customer.customer_id)
+        self.log("another client creates", customer.customer_id)
 
     # ---- invariants ---------------------------------------------------------------------------------------------
 
@@ -513,25 +521,25 @@ class World:
         row = self.ledger.table.get(request.key)
         ledger_now = self.scheduler.now + self.ledger_offset
         if row is None or row.owner != me.owner or row.lease_until is None or row.lease_until.timestamp() < ledger_now:
-            self.violated(f"{process.name} sends {request.key} without a lease: {row}")
+            self.violation(f"{process.name} sends {request.key} without a lease: {row}")
         for earlier in self.requests:
             if earlier.key != request.key or earlier.harmless:
                 continue
             if earlier.may_commit_until > self.scheduler.now and earlier.customer_id is None:
-                self.violated(
+                self.violation(
                     f"{process.name} sends {request.key} again while an earlier request may still be committed"
                 )
             if self.absences.get(request.key, -1.0) < earlier.checked_at:
-                self.violated(f"{process.name} sends {request.key} again without a look-up")
+                self.violation(f"{process.name} sends {request.key} again without a look-up")
 
     def _check_duplicates(self, request: Request) -> None:
         made = sum(customer.person == request.person for customer in self.customers)
         keys = 2 if request.person == "equal" else 1
         if made > keys:
-            self.violated(f"{made} customers for {request.person} ({request.key})")
+            self.violation(f"{made} customers for {request.person} ({request.key})")
 
-    def _settled(self, key: str) -> bool:
-        """A record that is rejected today leaves yesterday's open row to a later run that has reason to look."""
+    def _is_closed(self, key: str) -> bool:
+        """Whether the row is closed. If a record is rejected by our rules, its pending row is left to a later run."""
         row = self.ledger.table.get(key)
         return row is None or row.state != "pending"
 
@@ -546,23 +554,23 @@ class World:
                     raise Violation(f"{row.key} has the id {row.customer_id}, which PayArc does not know")
         for request in self.requests:
             recorded = request.customer_id is None or request.customer_id in ids
-            if not recorded and self._settled(request.key) and not self._may_be_undecided(Violation("left pending")):
+            if not recorded and self._is_closed(request.key) and not self._may_be_undecided(Violation("left pending")):
                 raise Violation(f"customer {request.customer_id} of {request.key} is in no row")
 
 
 @functools.lru_cache(1000)
 def digest_of(*fields: tuple[str, str]) -> str:
-    """The same few records are made over and over."""
+    """The digest of these fields. It is cached because the same few records are created again and again."""
     return READER.digest(dict(fields))
 
 
 def errors_mark(errors: Mapping[str, Any]) -> dict[str, str]:
-    """What is rejected by the rules has another digest than what is fit, as with the real reader."""
+    """A field that gives rejected records another digest than accepted ones, as the real reader does."""
     return {"rejected": "yes"} if errors else {}
 
 
-class Sink:
-    """Checks each result as it comes."""
+class CheckedResults:
+    """Checks each result when the engine reports it."""
 
     def __init__(self, world: World, records: list[Record]) -> None:
         self.world = world
@@ -572,28 +580,28 @@ class Sink:
         self.open.discard(id(record))
         row = self.world.ledger.table[record.key or ""]
         if row.state != "created" or row.customer_id != customer_id:
-            self.world.violated(f"{record.key} is given {customer_id}, but its row says {row.state} {row.customer_id}")
+            self.world.violation(
+                f"{record.key} has the id {customer_id}, but its row has {row.state} {row.customer_id}"
+            )
         customer = next((one for one in self.world.customers if one.customer_id == customer_id), None)
         person = record.fields["email"].split("@")[0]
         if customer is None or customer.person != person:
-            self.world.violated(
-                f"{record.key} of {person} is given {customer_id}, which is {customer and customer.person}'s"
-            )
+            self.world.violation(f"{record.key} of {person} has the id {customer_id} of {customer and customer.person}")
 
     def reject(self, record: Record, errors: Any, *, new: bool) -> None:
         self.open.discard(id(record))
         name = record.fields.get("name", "")
-        allowed = record.errors or name.startswith("Rejected") or self.world.shape.other_source
+        allowed = record.errors or name.startswith("Rejected") or self.world.scenario.other_source
         if not allowed:
-            self.world.violated(f"{record.key} is rejected without a reason: {errors}")
+            self.world.violation(f"{record.key} is rejected without a reason: {errors}")
 
     def check_complete(self) -> None:
         if self.open:
-            self.world.violated(f"success, but {len(self.open)} records have neither an id nor a rejection")
+            self.world.violation(f"success, but {len(self.open)} records have neither an id nor a rejection")
 
 
 class RecordingLedger:
-    """The ledger's model as one transaction sees it; tells the history what was called and what came of it."""
+    """The ledger's model within one transaction; logs each call and its result in the history's trace."""
 
     def __init__(self, world: World, process: Process) -> None:
         self.world, self.process = world, process
@@ -608,8 +616,8 @@ class RecordingLedger:
             result = method(*args, **options)
             if name == "record_absence":
                 world.absences.update(dict.fromkeys(result, world.scheduler.now))
-            if world.told is not None:
-                world.tell(self.process.name, name, "->", _short(result))
+            if world.trace is not None:
+                world.log(self.process.name, name, "->", _short(result))
             return result
 
         return call
@@ -624,8 +632,8 @@ def _deliver(future: Any, result: Any) -> None:
         future.set_result(result() if callable(result) else result)
 
 
-def _between(rng: random.Random) -> float:
-    """Seconds that a transaction takes to get there, or back."""
+def _latency(rng: random.Random) -> float:
+    """Seconds that a message to or from the ledger takes."""
     return 0.001 + 0.049 * rng.random()
 
 
@@ -639,15 +647,15 @@ def _short(result: Any) -> Any:
 
 
 class RateLimit:
-    """What PayArc's rate limit allows one process."""
+    """PayArc's rate limit, for one process."""
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.left = world.shape.limit
+        self.left = world.scenario.limit
         self.shut_until = 0.0
 
     def acquire(self) -> float:
-        now, limit = self.world.scheduler.now, self.world.shape.limit
+        now, limit = self.world.scheduler.now, self.world.scenario.limit
         if now < self.shut_until:
             return self.shut_until - now
         if limit is not None and self.left is not None:
@@ -664,9 +672,9 @@ class RateLimit:
 
 
 class SimRuntime:
-    """The simulated world as one run of one process reaches it.
+    """A `Runtime` in the simulated world, for one run of one process.
 
-    Its transactions come one after the other; each may fail before it took effect, or after.
+    Transactions run one after the other. Each may fail before or after it takes effect.
     """
 
     def __init__(
@@ -723,30 +731,30 @@ class SimRuntime:
             return
         self._running = True
         call, future = self._queue.pop(0)
-        self.world.scheduler.after(_between(self.world.rng), lambda: self._happen(call, future))
+        self.world.scheduler.after(_latency(self.world.rng), lambda: self._happen(call, future))
 
     def _happen(self, call: Callable[[Any], Any], future: Any) -> None:
         world = self.world
         if self.process.dead and world.rng.random() < 0.5:
             return
         dice = world.rng.random()
-        outage = world.shape.outage
-        if dice < world.weather.ledger_before or (outage and outage[0] < world.scheduler.now < outage[1]):
-            world.fault(self.process.name, "does not reach the ledger")
+        outage = world.scenario.outage
+        if dice < world.rates.ledger_before or (outage and outage[0] < world.scheduler.now < outage[1]):
+            world.fault(self.process.name, "cannot reach the ledger")
             result: Any = LedgerUnavailable("unreachable")
         else:
             world.ledger.now = world.scheduler.now + world.ledger_offset
             ledger = RecordingLedger(world, self.process)
             result = call(ledger)
-            if dice < world.weather.ledger_before + world.weather.ledger_after:
-                world.fault(self.process.name, ledger.name, "takes effect, but its answer is lost")
-                result = LedgerUnavailable("answer lost")
+            if dice < world.rates.ledger_before + world.rates.ledger_after:
+                world.fault(self.process.name, ledger.name, "takes effect, but its response is lost")
+                result = LedgerUnavailable("response lost")
 
         def answer() -> None:
             _deliver(future, result)
             self._next_transaction()
 
-        world.scheduler.after(_between(world.rng), lambda: self.process.act(answer))
+        world.scheduler.after(_latency(world.rng), lambda: self.process.act(answer))
 
     # ---- PayArc ---------------------------------------------------------------------------------------------------
 
@@ -768,12 +776,12 @@ class SimRuntime:
 
         def there() -> None:
             result = look()
-            if world.rng.random() < world.weather.read_fails:
-                world.fault(self.process.name, "cannot read")
+            if world.rng.random() < world.rates.read_fails:
+                world.fault(self.process.name, "cannot read the list")
                 result = PayarcUnknownOutcome(may_have_acted=False)
-            elif world.told is not None and isinstance(result, CustomerPage):
+            elif world.trace is not None and isinstance(result, CustomerPage):
                 ids = [one["customer_id"] for one in result.customers]
-                world.tell(self.process.name, "reads page", result.page, ids, "of", result.total)
+                world.log(self.process.name, "reads page", result.page, ids, "of", result.total)
             self._answer(future, world.rng.uniform(0.005, 0.1), result)
 
         world.scheduler.after(world.rng.uniform(0.005, 0.3), there)
@@ -787,9 +795,9 @@ class SimRuntime:
         def hand_over() -> None:
             try:
                 pass_gate()
-            except LeaseTooShort as refusal:
-                world.tell(self.process.name, "holds", idempotency_key, "back:", repr(refusal))
-                self._answer(future, 0.0, refusal)
+            except LeaseTooShort as error:
+                world.log(self.process.name, "does not send", idempotency_key, repr(error))
+                self._answer(future, 0.0, error)
                 return
             delay, answer = world.receive(self.process, self.me, fields, idempotency_key, self.settings)
             if isinstance(answer, PayarcRateLimited):
@@ -797,7 +805,7 @@ class SimRuntime:
                 self._rate_limit.shut_until = max(self._rate_limit.shut_until, until)
             self._answer(future, delay, answer)
 
-        # From the decision to send to the lease check: a thread's turn, the rate limit, a suspension.
+        # Between the decision to send and the lease check, a request waits for a thread and for the rate limit.
         wait = world.rng.uniform(0.0, 0.02) if world.rng.random() < 0.8 else world.rng.uniform(0.0, 12.0)
         world.scheduler.after(wait, lambda: self.process.act(hand_over))
         return await future
@@ -805,7 +813,7 @@ class SimRuntime:
 
 @dataclass
 class Tally:
-    """Figures over many histories; ``full`` counts those with at least two owners, 30 events and a fault."""
+    """Sums over many histories. ``full`` counts those with at least two owners, 30 events and a fault."""
 
     histories: int = 0
     events: int = 0
@@ -832,17 +840,17 @@ class Tally:
 def simulate(seed: int, world: type[World] = World, tally: Tally | None = None) -> None:
     """Run the history of a seed.
 
-    :raises Violation: with the history, readable, and its seed
+    :raises Violation: with the seed and the history's trace
     """
     history = world(seed)
     try:
         history.run()
     except AssertionError:
-        told = world(seed, tell=True)
+        traced = world(seed, traced=True)
         try:
-            told.run()
+            traced.run()
         except AssertionError as again:
             problem = again
-        raise Violation(f"seed {seed}: {problem}\n" + "\n".join(told.told or [])) from None
+        raise Violation(f"seed {seed}: {problem}\n" + "\n".join(traced.trace or [])) from None
     if tally is not None:
         tally.count(history)

@@ -120,7 +120,7 @@ def test_tokens_without_a_user_are_distinguished_by_a_hash():
     assert "opaque-one" not in one.user
 
 
-def test_a_rotated_opaque_token_is_recognised_by_a_known_customer(ledger):
+def test_a_rotated_opaque_token_is_recognized_by_a_known_customer(ledger):
     first = Identity.of("test", None, "opaque-one")
     create(ledger, find_account(ledger, first, Payarc()), "c1")
     second = Identity.of("test", None, "opaque-other")

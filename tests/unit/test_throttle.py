@@ -122,7 +122,7 @@ class Ledger:
 
 
 class Worker:
-    """Creates so many customers with ``concurrency`` senders, and reads the list meanwhile if told to."""
+    """Creates customers with ``concurrency`` senders, and may read the list at the same time."""
 
     def __init__(self, world: World, name: str, records: int, *, concurrency: int = 8, ledger: Ledger | None) -> None:
         self.world, self.name, self.left, self.concurrency = world, name, records, concurrency
@@ -205,7 +205,7 @@ class World:
             runner.run(main())
 
     def alone(self, records: int, *, pages: int = 0, concurrency: int = 8) -> Worker:
-        """One worker with a ledger creates so many customers, and reads pages from the second window on."""
+        """One worker with a ledger creates customers, and reads pages from the second window on."""
         ledger = Ledger(self.loop, self.rng)
         worker = Worker(self, "alone", records, concurrency=concurrency, ledger=ledger)
         self.run(worker.run(pages=pages, after=self.payarc.length * 1.5))

@@ -1,4 +1,4 @@
-"""The ledger's database: transactions that behave the same everywhere, its clock, and errors that pass or last."""
+"""The ledger's database: transactions that behave the same everywhere, its clock, and its temporary errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts about the ledger itself, in its second table: named texts, and the rules of two kinds of them.
+"""Facts about the ledger itself, in its second table: texts by name, and the rules for two kinds of them.
 
 ``forgotten:<account>:<customer id>`` bars a customer whose key was forgotten. The customer still carries the key's
 reference and may equal a record in every field, so no row may ever adopt it.

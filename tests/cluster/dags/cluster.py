@@ -1,4 +1,4 @@
-"""The DAGs of ``make cluster``: one table over several workers, one for two merchants, and one in many windows."""
+"""The DAGs of ``make cluster``: a table in partitions, two merchants, and a run that the rate limit defers."""
 
 from __future__ import annotations
 
