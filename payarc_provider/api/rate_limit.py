@@ -198,7 +198,7 @@ class Budget:
         left = int(self.limit - window["taken"])
         if left <= 0:
             self.counts[_LEDGER] = self.limit, self.tick
-            if window["end"] is None and self.now + shift - (window["probed"] or 0.0) >= _PROBE_EVERY:
+            if window["end"] is None and self.now + shift - (window["probed"] or -math.inf) >= _PROBE_EVERY:
                 self.slots, window["probed"] = 1, self.now + shift  # one request finds out when the window ends
         elif not self.slots:
             self.slots = min(ready, max(1, left // workers))
