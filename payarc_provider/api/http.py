@@ -85,7 +85,7 @@ class Response:
 
     @property
     def date(self) -> float | None:
-        """PayArc's clock when it answered, in Unix seconds; None where the response does not say."""
+        """PayArc's clock when it sent the response, in Unix seconds; None if the response has no date."""
         return server_time(self.headers)
 
     @property
@@ -218,7 +218,7 @@ def _read(response: requests.Response) -> bytes | None:
 
 class _Session(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """None, always: requests prepares the next request of a redirect even if it is not to follow it."""
+        """Always None: otherwise requests prepares the redirected request even when it must not follow the redirect."""
 
 
 def _new_session(base_url: str) -> requests.Session:

@@ -92,7 +92,7 @@ class TaskRun:
         chosen = self._operator.settings
         can_defer = self._operator.deferrable and not chosen.dry_run
         settings = dataclasses.replace(chosen, timeout=timeout, defer_after=chosen.defer_after if can_defer else None)
-        settings.check()
+        settings.check_timing()
         return settings
 
     def _identity(self) -> TaskIdentity:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeGuard
 
 from payarc_provider.sync.checkpoints import reach
 from payarc_provider.sync.existing import Existing, Matches
@@ -58,15 +57,18 @@ class Claimer:
         for key in matches.wait:
             state.postponed.append(free.pop(key))
             del batch[key]
-        requested = state.runtime.now()
-        after = before | await self._claim(free) if free else before
+        requested, claim_id = state.runtime.now(), state.new_claim_id()
+        after = before | await self._claim(claim_id, free) if free else before
         for key, record in batch.items():
             row = after.get(key)
-            if key in matches.adopt and self._is_ours(row):
-                customer_id, matched_by = matches.adopt[key]
-                self._sender.adopt(self._claim_of(record, row, requested), customer_id, matched_by)
+            if row is None or row.claim != claim_id:
+                self._sort(record, before.get(key), row)
+                continue
+            claim = Claim(record, claim_id, row.attempt, row.reference, requested + state.settings.lease)
+            if key in matches.adopt:
+                self._sender.adopt(claim, *matches.adopt[key])
             else:
-                self._sort(record, before.get(key), row, requested if key in free else None)
+                self._sender.send(claim)
 
     def _by_key(self, records: Iterable[Record]) -> dict[str, Record]:
         """Key → record; of records that share a key, the later ones are postponed."""
@@ -97,30 +99,22 @@ class Claimer:
     def _is_free(self, key: str, record: Record, row: Row | None) -> bool:
         return key not in self._state.claims and is_free(record, row, self._state.settings.retry_rejected)
 
-    def _is_ours(self, row: Row | None) -> TypeGuard[Row]:
-        return row is not None and row.state == State.PENDING and row.owner == self._state.me.owner
-
-    async def _claim(self, free: dict[str, Record]) -> dict[str, Row]:
+    async def _claim(self, claim_id: str, free: dict[str, Record]) -> dict[str, Row]:
         state = self._state
         references = {key: self._reference_for(record) for key, record in free.items() if not record.errors}
         sent_after = self._sent_after()
         retry = state.settings.retry_rejected
         reach("before_claim")
         rows = await state.transact(
-            lambda ledger: ledger.claim(state.me, list(free.values()), references, sent_after, retry_rejected=retry)
+            lambda ledger: ledger.claim(
+                state.me, claim_id, list(free.values()), references, sent_after, retry_rejected=retry
+            )
         )
         reach("after_claim")
         return rows
 
-    def _claim_of(self, record: Record, row: Row, requested: float) -> Claim:
-        return Claim(record, row.attempt, row.reference, requested + self._state.settings.lease)
-
-    def _sort(self, record: Record, before: Row | None, row: Row | None, requested: float | None) -> None:
-        """Decide by its row what becomes of a record.
-
-        :param requested: this machine's clock when its claim was requested; None where none was. A row that this run
-            owns for another reason (it took it over, or its outcome is unknown) is never sent from here.
-        """
+    def _sort(self, record: Record, before: Row | None, row: Row | None) -> None:
+        """Decide by its row what becomes of a record that was not claimed just now."""
         state = self._state
         if record.errors:
             known = _has_rejected(before, record)
@@ -133,8 +127,6 @@ class Claimer:
         elif row.state == State.REJECTED and row.digest == record.digest:
             self._count_rejection(record, row, row)
             state.reject(record, row.errors, new=self._is_this_runs(row))
-        elif self._is_ours(row) and requested is not None:
-            self._sender.send(self._claim_of(record, row, requested))
         else:
             state.postponed.append(record)
 
@@ -169,7 +161,7 @@ class Claimer:
             elif not record.errors and row is not None and row.state == State.PENDING:
                 self._state.counts["pending"] += 1
             else:
-                self._sort(record, row, row, None)
+                self._sort(record, row, row)
 
     # ---- before the first claim -----------------------------------------------------------------------------------
 
@@ -202,7 +194,7 @@ class Claimer:
 
 
 async def renew_leases(state: RunState) -> None:
-    """Renew the leases of all rows that the run owns, for ever.
+    """Renew the leases of all rows that the run owns, forever.
 
     Every request checks its lease, so nothing is sent for a row whose lease could not be renewed.
 
@@ -214,13 +206,13 @@ async def renew_leases(state: RunState) -> None:
     while True:
         await runtime.sleep(wait)
         wait = settings.renew_every
-        claims = dict(state.claims)
-        if not claims and not state.taken_over:
+        claims, taken_over, held = dict(state.claims), dict(state.taken_over), state.held_claims()
+        if not held:
             continue
         reach("before_renewal")
         requested = runtime.now()  # before the transaction begins: a lease must never be taken for longer than it is
         try:
-            renewed = await runtime.transact(lambda ledger: ledger.renew(state.me))
+            renewed = await _renew(state, held)
         except LedgerUnavailable as error:
             unavailable_since = requested if unavailable_since is None else unavailable_since
             if requested - unavailable_since > settings.ledger_patience:
@@ -231,10 +223,17 @@ async def renew_leases(state: RunState) -> None:
         unavailable_since = None
         reach("after_renewal")
         for key, claim in claims.items():
-            if key in renewed:
+            if renewed.get(key) == claim.id:
                 claim.lease_end = max(claim.lease_end, requested + settings.lease)
             elif state.claims.get(key) is claim:
                 claim.lost = True
+        for key, claim_id in taken_over.items():
+            if renewed.get(key) != claim_id and state.taken_over.get(key) == claim_id:
+                del state.taken_over[key]
+
+
+async def _renew(state: RunState, held: set[str]) -> dict[str, str]:
+    return await state.runtime.transact(lambda ledger: ledger.renew(state.me, held))
 
 
 def _has_rejected(row: Row | None, record: Record) -> bool:

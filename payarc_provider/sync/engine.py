@@ -35,9 +35,9 @@ class Engine:
         self._claimer = Claimer(state, self._sender, existing, self._look_up.settle)
 
     @property
-    def answers(self) -> int:
-        """How many usable answers PayArc has given."""
-        return self._sender.answers
+    def usable_responses(self) -> int:
+        """The number of usable responses that PayArc has given."""
+        return self._sender.usable_responses
 
     def terminate(self) -> None:
         """Leave quickly: start nothing more, record what is answered within seconds, release the rest."""
@@ -128,9 +128,13 @@ class Engine:
 
     async def _has_orphans(self) -> bool:
         """Whether a run that died has left rows that can be taken over, of this input or not."""
-        me = self._state.me
-        held, free_in = await self._state.transact(lambda ledger: ledger.waiting(me))
-        return held > 0 and free_in == 0.0
+        open_rows, free_in = await self._waiting()
+        return open_rows > 0 and free_in == 0.0
+
+    async def _waiting(self) -> tuple[int, float | None]:
+        """How many rows of other runs may be open, and in how many seconds the first of them can be taken over."""
+        me, held = self._state.me, self._state.held_claims()
+        return await self._state.transact(lambda ledger: ledger.waiting(me, held))
 
     async def _wait_for_other_runs(self, progress_at: float, *, is_news: bool) -> None:
         state, settings = self._state, self._state.settings
@@ -145,7 +149,7 @@ class Engine:
             )
         elif is_news:
             log.info("Waiting for %s claimed by another run", records)
-        _, free_in = await state.transact(lambda ledger: ledger.waiting(state.me))
+        _, free_in = await self._waiting()
         await state.sleep(max(0.05, min(free_in or 0.0, settings.lease / 4, 10.0)))
 
     async def _drain(self) -> None:
@@ -174,12 +178,10 @@ class Engine:
                 await self._sender.recorder.record_group(RELEASE_SECONDS)
             except PayarcError as error:
                 log.warning("Answers could not be recorded; the next run will look them up: %s", error)
-        held = {key for key, claim in state.claims.items() if claim.is_held(state.runtime.now())}
-        unsent = {key for key, claim in state.claims.items() if not claim.close_gate()}
-        certain = sorted(unsent & held)  # for the other rows, other runs may have sent a request
+        unsent = {key: claim.id for key, claim in state.claims.items() if not claim.close_gate()}
         if not (state.claims or state.taken_over):
             return
         try:
-            await state.transact(lambda ledger: ledger.release(state.me, certain), RELEASE_SECONDS)
+            await state.transact(lambda ledger: ledger.release(state.me, unsent), RELEASE_SECONDS)
         except PayarcError as error:
             log.warning("Rows could not be released; they are free when their lease ends: %s", error)

@@ -51,8 +51,8 @@ class Existing:
             if not record.errors
         }
         by_code = {key: self._index.by_reference(state.reference_of(key)) for key in by_email}
-        matched = any(by_email.values())
-        doubtful = matched and await state.transact(lambda ledger: ledger.open_without_reference(state.me))
+        matched, held = any(by_email.values()), state.held_claims()
+        doubtful = matched and await state.transact(lambda ledger: ledger.open_without_reference(state.me, held))
         taken = await self._taken([customer for found in (*by_email.values(), *by_code.values()) for customer in found])
         for key, found in by_email.items():
             own = [one.customer_id for one in by_code[key] if one.customer_id not in taken]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping
 
 from payarc_provider.exceptions import PayarcRunStopped
 from payarc_provider.sync.checkpoints import reach
@@ -39,12 +40,14 @@ class LookUp:
         await self._wait_until_settled()
         if state.stop:
             return
+        claim_id = state.new_claim_id()
         reach("before_takeover")
-        owned = await state.transact(lambda ledger: ledger.take_over(state.me))
+        taken = await state.transact(lambda ledger: ledger.take_over(state.me, claim_id))
         reach("after_takeover")
-        self._give_up_lapsed_claims()
-        state.taken_over = {key for key in owned if key not in state.claims or state.claims[key].lost}
-        rows = [row for key, row in owned.items() if key in sender.unknown or key in state.taken_over]
+        for key in taken.keys() & state.claims.keys():
+            state.claims[key].lost = True  # its lease had lapsed, and others may have had the row since
+        rows = [*taken.values(), *await self._unknown_rows(taken)]
+        state.taken_over.update(dict.fromkeys(taken, claim_id))
         if rows:
             await self._look_up(rows)
         unknown, sender.unknown = sender.unknown, {}
@@ -80,15 +83,15 @@ class LookUp:
             await state.sleep(wait)
             wait = settled_at - state.runtime.now()
 
-    def _give_up_lapsed_claims(self) -> None:
-        """What was not sent before its lease ended is not sent any more.
-
-        Others may have taken its row over and sent it; and the row that was just taken over may be theirs: the same
-        owner, and yet another claim.
-        """
-        now = self._state.runtime.now()
-        for claim in self._state.claims.values():
-            claim.lost = not claim.is_held(now)
+    async def _unknown_rows(self, taken: Mapping[str, Row]) -> list[Row]:
+        """The rows of this run whose outcome is unknown and that are still under its claims."""
+        state = self._state
+        unknown = {key: claim.id for key, claim in self._sender.unknown.items()}
+        claims = {key: claim_id for key, claim_id in (state.taken_over | unknown).items() if key not in taken}
+        if not claims:
+            return []
+        rows = await state.transact(lambda ledger: ledger.rows(state.me, claims.keys()))
+        return [row for key, row in rows.items() if row.claim == claims[key]]
 
     async def _look_up(self, rows: list[Row]) -> None:
         state = self._state
@@ -104,9 +107,10 @@ class LookUp:
         taken = await state.transact(lambda ledger: ledger.ids_with_rows(state.me, ids)) if ids else set()
         findings = candidates.decide(taken)
         reach("before_lookup_record")
-        await self._record(findings)
+        claims = {row.key: row.claim or "" for row in rows}
+        await self._record(findings, claims)
         reach("after_lookup_record")
-        await self._note_undecided(findings)
+        await self._note_undecided(findings, claims)
         log.info(
             "Looked up %d: found %d, absent %d, undecided %d",
             len(rows),
@@ -115,26 +119,29 @@ class LookUp:
             len(findings.undecided),
         )
 
-    async def _record(self, findings: Findings) -> None:
+    async def _record(self, findings: Findings, claims: Mapping[str, str]) -> None:
         state = self._state
         resolutions = [
-            Resolution(key, customer_id=its_id, matched_by=how) for key, (its_id, how) in findings.found.items()
+            Resolution(key, claims[key], customer_id=its_id, matched_by=how)
+            for key, (its_id, how) in findings.found.items()
         ]
         if resolutions:
             recorded = await state.transact(lambda ledger: ledger.record(state.me, resolutions))
             state.counts["recorded_created"] += len(recorded.keys)
             for key in recorded.taken_ids:  # another row got this customer after the list was read
                 findings.undecided[key] = [findings.found.pop(key)[0]]
-        if findings.absent:
-            await state.transact(lambda ledger: ledger.record_absence(state.me, findings.absent))
-        state.taken_over -= findings.found.keys() | findings.absent
+        absent = {key: claims[key] for key in findings.absent}
+        if absent:
+            await state.transact(lambda ledger: ledger.record_absence(state.me, absent))
+        self._drop(findings.found.keys() | findings.absent)
         state.counts["found"] += len(resolutions)
 
-    async def _note_undecided(self, findings: Findings) -> None:
+    async def _note_undecided(self, findings: Findings, claims: Mapping[str, str]) -> None:
         state = self._state
         if findings.undecided:  # release them, for another run may find out more
-            await state.transact(lambda ledger: ledger.give_up(state.me, findings.undecided.keys()))
-            state.taken_over -= findings.undecided.keys()
+            given_up, held = {key: claims[key] for key in findings.undecided}, state.held_claims()
+            await state.transact(lambda ledger: ledger.give_up(state.me, given_up, held))
+            self._drop(findings.undecided.keys())
         for key in findings.found.keys() | findings.absent:
             self.undecided.pop(key, None)
         for key, customer_ids in findings.undecided.items():
@@ -143,3 +150,8 @@ class LookUp:
             tries = self._sender.tries[key]
             if tries >= state.settings.max_tries:
                 self.exhausted[key] = f"{tries} requests got no usable answer and created nothing"
+
+    def _drop(self, keys: Iterable[str]) -> None:
+        """These rows are settled, or no longer this run's."""
+        for key in keys:
+            self._state.taken_over.pop(key, None)

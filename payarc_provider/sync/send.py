@@ -36,7 +36,7 @@ class Sender:
     for a wait of ``defer_after`` or more, until the engine has decided whether to wait or to defer.
 
     ``unknown``: key → claim that was sent without a usable answer, and has not been looked up. ``tries``: key → how
-    many requests for it got no usable answer. ``answers``: how many usable answers have arrived. ``throttled_until``:
+    many requests for it got no usable answer. ``usable_responses``: how many have arrived. ``throttled_until``:
     until when, by this machine's clock, the rate limit holds everything back; None where that is not long.
     """
 
@@ -45,7 +45,7 @@ class Sender:
         self.recorder = Recorder(state, self._on_id_taken)
         self.unknown: dict[str, Claim] = {}
         self.tries: dict[str, int] = {}
-        self.answers = 0
+        self.usable_responses = 0
         self.throttled_until: float | None = None
         self._queue: asyncio.Queue[Claim] = asyncio.Queue()
         self._busy = self._in_flight = 0
@@ -81,7 +81,7 @@ class Sender:
     def adopt(self, claim: Claim, customer_id: str, matched_by: str) -> None:
         """Record a customer that PayArc has already; nothing is sent."""
         self._state.claims[claim.key] = claim
-        self.recorder.add(claim, Resolution(claim.key, customer_id=customer_id, matched_by=matched_by))
+        self.recorder.add(claim, Resolution(claim.key, claim.id, customer_id=customer_id, matched_by=matched_by))
 
     def resume(self) -> None:
         """The unknown outcomes have been looked up: send again, unless the rate limit holds everything back."""
@@ -95,7 +95,7 @@ class Sender:
         self._running.set()
 
     async def run(self) -> None:
-        """Send for ever, one request at a time; the engine runs ``concurrency`` of these."""
+        """Send forever, one request at a time; the engine runs ``concurrency`` of these."""
         while True:
             await self._running.wait()
             claim = await self._queue.get()
@@ -147,9 +147,9 @@ class Sender:
             self._state.notify_answer()
         match outcome:
             case Created(customer_id=customer_id):
-                self._answered(claim, Resolution(claim.key, customer_id=customer_id))
+                self._answered(claim, Resolution(claim.key, claim.id, customer_id=customer_id))
             case Rejected(errors=errors):
-                self._answered(claim, Resolution(claim.key, errors=errors))
+                self._answered(claim, Resolution(claim.key, claim.id, errors=errors))
             case Unknown():
                 self._note_unknown(claim)
             case Misconfigured(error=error, processed=processed):
@@ -186,14 +186,14 @@ class Sender:
             customer = await runtime.create(fields, idempotency_key, claim.attempt, pass_gate)
         except (PayarcError, LeaseTooShort) as error:
             return outcome_of(error)
-        reach("after_answer")
+        reach("after_response")
         if not self._alters_values and not _is_stored_as_sent(fields, customer):
             self._alters_values = True
             await state.transact(lambda ledger: ledger.note_altered_values(state.me.account))
         return Created(customer["customer_id"], customer)
 
     def _answered(self, claim: Claim, resolution: Resolution) -> None:
-        self.answers += 1
+        self.usable_responses += 1
         self._unknown_in_a_row = self._unreachable_in_a_row = self._pauses = 0
         self.recorder.add(claim, resolution)
 

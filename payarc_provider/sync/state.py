@@ -32,6 +32,7 @@ SHORTEST_WAIT = 0.001  # seconds; a clock might not advance in less
 class Claim:
     """A row that this run has claimed, the record to send for it, and the gate that its request has to pass.
 
+    :param id: the claim's name in the ledger, which no other claim of the row has
     :param attempt: the row's attempt number, committed before the request is sent
     :param reference: the code that the description carries; None where it has no room or references are turned off
     :param lease_end: this machine's clock when the lease ends, counted from before it was requested
@@ -41,6 +42,7 @@ class Claim:
     """
 
     record: Record
+    id: str
     attempt: int
     reference: str | None
     lease_end: float
@@ -53,10 +55,6 @@ class Claim:
     def key(self) -> str:
         """The record's key."""
         return self.record.key or ""
-
-    def is_held(self, now: float) -> bool:
-        """Whether nobody else can have had the row since it was claimed."""
-        return not self.lost and now < self.lease_end
 
     def pass_gate(self, now: float, deadline: float) -> None:
         """Let the request go if the lease covers all of it.
@@ -81,9 +79,9 @@ class RunState:
     """What every part of a run needs.
 
     ``counts``: records by what became of them, requests by trouble; see `payarc_provider.sync.results`. ``claims``: key
-    → claim, for every row that this run owns and has a record for. ``taken_over``: keys of the rows that it has taken
-    over from other runs and not settled. ``postponed``: records to look at again, because another run holds their rows
-    or a look-up has freed them. ``payarc``: reads from PayArc. ``stop``: what ends the run.
+    → claim, for every row that this run owns and has a record for. ``taken_over``: key → name of the claim, for every
+    row that it has taken over and not settled. ``postponed``: records to look at again, because another run holds their
+    rows or a look-up has freed them. ``payarc``: reads from PayArc. ``stop``: what ends the run.
     """
 
     def __init__(
@@ -103,7 +101,7 @@ class RunState:
         self.results = results
         self.counts: Counter[str] = Counter()
         self.claims: dict[str, Claim] = {}
-        self.taken_over: set[str] = set()
+        self.taken_over: dict[str, str] = {}
         self.postponed: list[Record] = []
         self.stop: PayarcError | None = None
         self.payarc = PatientReader(
@@ -113,6 +111,7 @@ class RunState:
             sleep=self.sleep,
             stop=lambda: self.stop,
         )
+        self._claims_made = 0
         self._leave_by: float | None = None
         self._stopped = asyncio.Event()
         self._answered = asyncio.Event()
@@ -121,6 +120,15 @@ class RunState:
     def reference_of(self, key: str) -> str:
         """The code by which a key's customer is recognized."""
         return reference(self.ledger_id, self.me.account, key)
+
+    def new_claim_id(self) -> str:
+        """A name for a new claim. Each claim and each takeover has one of its own."""
+        self._claims_made += 1
+        return f"{self.me.owner}.{self._claims_made}"
+
+    def held_claims(self) -> set[str]:
+        """The names of all claims that this run has."""
+        return {claim.id for claim in self.claims.values()} | set(self.taken_over.values())
 
     # ---- results --------------------------------------------------------------------------------------------------
 

@@ -240,7 +240,7 @@ def use(payarc: Payarc, count: int) -> float:
 @PER
 @pytest.mark.parametrize("limit", [5, 30, 90])
 @pytest.mark.parametrize("form", ["laravel", "up", "date", "reset"])
-def test_alone_it_uses_every_window_and_meets_429s_in_the_first_only(seed, per, limit, form):
+def test_alone_it_uses_every_window_and_gets_429s_in_the_first_only(seed, per, limit, form):
     world = World(Payarc(limit, per=per, form=form), seed)
     worker = world.alone(10 * limit)
     requests = 10 * limit + world.payarc.count(200, LIST) * (per == "user")
@@ -373,7 +373,7 @@ def test_a_look_up_by_one_of_four_workers(seed, per):
 @PER
 @pytest.mark.parametrize("form", ["laravel", "up"])
 @pytest.mark.parametrize("delay", [0.0, 7.0])
-def test_four_workers_share_every_window_and_meet_few_429s(seed, per, form, delay):
+def test_four_workers_share_every_window_and_get_few_429s(seed, per, form, delay):
     world = World(Payarc(30, per=per, form=form), seed)
     world.four(620, delay=delay)
     assert use(world.payarc, 620 + (per == "user") * 4) >= 0.95
@@ -440,7 +440,7 @@ def test_a_worker_that_dies_takes_its_slots_with_it_for_one_window_only(seed):
 
 
 @SEEDS
-def test_a_ledger_that_cannot_be_used_leaves_it_to_payarcs_responses(seed, caplog):
+def test_without_a_usable_ledger_payarcs_responses_limit_the_rate(seed, caplog):
     world = World(Payarc(30), seed)
     ledger = Ledger(world.loop, world.rng, broken=True)
     world.four(620, ledger=ledger)
@@ -459,7 +459,7 @@ def test_a_ledger_that_does_not_respond_delays_requests_by_seconds(seed, caplog)
 
 
 @SEEDS
-def test_the_databases_clock_need_not_agree_with_anybodys(seed):
+def test_the_databases_clock_may_differ_from_the_workers(seed):
     world = World(Payarc(30), seed)
     ledger = Ledger(world.loop, world.rng, offset=-7_000.0)
     world.four(620, ledger=ledger)

@@ -21,7 +21,7 @@ from payarc_provider.sync.records import Errors, Record
 
 EPOCH = datetime.datetime.fromtimestamp(0, datetime.UTC)
 
-CLOSED: dict[str, Any] = {"owner": None, "lease_until": None, "settle": None, "sent_after": None}
+CLOSED: dict[str, Any] = {"owner": None, "claim": None, "lease_until": None, "settle": None, "sent_after": None}
 """The columns of a row for which no request can be open at PayArc."""
 
 Retry = bool | datetime.datetime
@@ -62,6 +62,7 @@ class Row:
     fields: str
     source: str
     owner: str | None
+    claim: str | None
     lease_until: datetime.datetime | None
     settle: float | None
     sent_after: datetime.datetime | None
@@ -131,9 +132,13 @@ class Claimant:
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """How a pending row ends: with the customer's id, or with the reasons why the record was rejected."""
+    """How a pending row ends: with the customer's id, or with the reasons why the record was rejected.
+
+    :param claim: the claim that it belongs to; under another one the row stays as it is
+    """
 
     key: str
+    claim: str
     customer_id: str | None = None
     errors: Errors | None = None
     matched_by: str | None = None
@@ -200,15 +205,18 @@ def in_state(table: Table, account: str, state: State) -> ColumnElement[bool]:
     return and_(table.c.account == account, table.c.state == state)
 
 
-def owned(table: Table, me: Claimant, keys: Collection[str] | None = None) -> ColumnElement[bool]:
-    """The claimant's pending rows, or those among these keys."""
-    mine = and_(in_state(table, me.account, State.PENDING), table.c.owner == me.owner)
-    return mine if keys is None else and_(mine, table.c.key.in_(keys))
+def claimed(table: Table, me: Claimant, claims: Collection[str]) -> ColumnElement[bool]:
+    """The pending rows under these claims.
+
+    That the owner is the same is not enough: a row whose lease lapsed may have passed through other hands and come back
+    under another claim, with a request of somebody else's open.
+    """
+    return and_(in_state(table, me.account, State.PENDING), table.c.claim.in_(sorted(claims)))
 
 
-def open_elsewhere(table: Table, me: Claimant) -> ColumnElement[bool]:
-    """The rows of the account that may be open and that this attempt does not own."""
-    others = or_(table.c.owner.is_(None), table.c.owner != me.owner)
+def open_elsewhere(table: Table, me: Claimant, claims: Collection[str]) -> ColumnElement[bool]:
+    """The rows of the account that may be open and that are not under these claims."""
+    others = or_(table.c.claim.is_(None), table.c.claim.not_in(sorted(claims)))
     return and_(in_state(table, me.account, State.PENDING), table.c.lease_until.is_not(None), others)
 
 
