@@ -66,7 +66,7 @@ class Recorder:
         for claim, resolution in group:
             if claim.key in recorded.keys:
                 self._report(claim, resolution)
-            elif claim.key in recorded.taken_ids:
+            elif claim.key in recorded.conflicts:
                 self._on_id_taken(claim)
             else:
                 state.postpone(claim)  # another run owns the row now and will find the customer in PayArc's list

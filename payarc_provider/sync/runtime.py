@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar, cast
 from payarc_provider.api.client import CustomerPage, PayarcClient
 from payarc_provider.api.http import now as machine_clock
 from payarc_provider.sync.batches import Batches
-from payarc_provider.sync.ledger import Claimant, Known, Ledger, Row
+from payarc_provider.sync.ledger import Claimant, KnownRow, Ledger, Row
 from payarc_provider.sync.records import Record
 from payarc_provider.sync.throttle import Throttle
 
@@ -200,7 +200,7 @@ class ThreadedRuntime:
 class _MissingLedger:
     """Stands in for a ledger that does not exist yet: no record has a row."""
 
-    def known(self, _me: Claimant, _keys: object) -> dict[str, Known]:
+    def known(self, _me: Claimant, _keys: object) -> dict[str, KnownRow]:
         return {}
 
     def rows(self, _me: Claimant, _keys: object) -> dict[str, Row]:

@@ -437,8 +437,8 @@ def test_an_id_that_another_row_has_is_reported_and_the_others_are_recorded(ledg
 def test_one_of_two_resolutions_with_the_same_id_is_recorded(ledger):
     claim(ledger, A, "1", "2")
     recorded = ledger.record(A, [resolution(A, "1", customer_id="c1"), resolution(A, "2", customer_id="c1")])
-    assert len(recorded.keys) == len(recorded.taken_ids) == 1
-    assert recorded.keys | recorded.taken_ids == {"1", "2"}
+    assert len(recorded.keys) == len(recorded.conflicts) == 1
+    assert recorded.keys | recorded.conflicts == {"1", "2"}
 
 
 def test_reasons_for_rejections_are_stored_in_any_language(ledger):

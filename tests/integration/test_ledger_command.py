@@ -530,7 +530,7 @@ def test_an_answer_with_the_forgotten_customer_is_not_recorded(shop, payarc_sand
     me = shop.claim("a", "b")
     answers = [Resolution(key, me.owner, customer_id=its_id) for key, its_id in (("a", old), ("b", "new"))]
     recorded = shop.ledger.record(me, answers)
-    assert (recorded.keys, recorded.taken_ids) == ({"b"}, {"a"})
+    assert (recorded.keys, recorded.conflicts) == ({"b"}, {"a"})
     assert shop.row("a").state == State.PENDING
 
 

@@ -6,7 +6,7 @@ import datetime
 from dataclasses import dataclass, replace
 from typing import Any
 
-from payarc_provider.sync.ledger import Claimant, Known, Recorded, Resolution, Row, State, is_free
+from payarc_provider.sync.ledger import Claimant, KnownRow, Recorded, Resolution, Row, State, is_free
 from payarc_provider.sync.ledger.rows import CLOSED
 
 UTC = datetime.UTC
@@ -27,9 +27,9 @@ class LedgerModel:
     def rows(self, me: Claimant, keys: Any) -> dict[str, Row]:
         return {key: self.table[key] for key in keys if key in self.table}
 
-    def known(self, me: Claimant, keys: Any) -> dict[str, Known]:
+    def known(self, me: Claimant, keys: Any) -> dict[str, KnownRow]:
         return {
-            key: Known(row.customer_id, row.digest, row.source == me.source, row.run_id == me.run_id, row.matched_by)
+            key: KnownRow(row.customer_id, row.digest, row.source == me.source, row.run_id == me.run_id, row.matched_by)
             for key, row in self.rows(me, keys).items()
             if row.customer_id
         }

@@ -107,10 +107,10 @@ def _no_unique_constraint() -> Iterator[type[World]]:
 
 
 @mutant("a response with another row's customer id is looked up, not dropped")
-def _drop_taken_ids() -> Iterator[type[World]]:
+def _drop_conflicts() -> Iterator[type[World]]:
     def record(self: LedgerModel, me: Any, answers: Any) -> Recorded:
         result = LedgerModel.record(self, me, answers)
-        return Recorded(result.keys | result.taken_ids, set())
+        return Recorded(result.keys | result.conflicts, set())
 
     yield with_ledger(record=record)
 
@@ -136,7 +136,7 @@ def _look_at_once() -> Iterator[type[World]]:
     async def at_once(self: Any) -> None:
         return None
 
-    with mock.patch.object(lookup.LookUp, "_wait_until_settled", at_once):
+    with mock.patch.object(lookup.LookUp, "_wait_until_final", at_once):
         yield World
 
 
@@ -298,9 +298,9 @@ def _rejection_alters_created_row() -> Iterator[type[World]]:
 
 @mutant("a row is taken over before the list is read")
 def _read_before_takeover() -> Iterator[type[World]]:
-    real = lookup.LookUp.settle
+    real = lookup.LookUp.resolve_open_rows
 
-    async def settle(self: Any) -> None:
+    async def resolve_open_rows(self: Any) -> None:
         pages: list[CustomerPage] = []
         while not pages or (pages[-1].customers and not listing._is_last(pages[-1])):
             number = len(pages) + 1
@@ -316,7 +316,7 @@ def _read_before_takeover() -> Iterator[type[World]]:
         with mock.patch.object(self._state.payarc, "read_list", read_list):
             await real(self)
 
-    with mock.patch.object(lookup.LookUp, "settle", settle):
+    with mock.patch.object(lookup.LookUp, "resolve_open_rows", resolve_open_rows):
         yield World
 
 
@@ -463,6 +463,6 @@ def _gate_stays_open() -> Iterator[type[World]]:
 @mutant("a known key with different data from another source is rejected")
 def _accept_other_sources() -> Iterator[type[World]]:
     def known(self: LedgerModel, me: Any, keys: Any) -> Any:
-        return {key: row._replace(ours=True) for key, row in LedgerModel.known(self, me, keys).items()}
+        return {key: row._replace(same_source=True) for key, row in LedgerModel.known(self, me, keys).items()}
 
     yield with_ledger(known=known)

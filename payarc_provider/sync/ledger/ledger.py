@@ -19,10 +19,10 @@ from payarc_provider.sync.ledger.facts import FactTable, barred_ids, first_attem
 from payarc_provider.sync.ledger.rows import (
     CLOSED,
     Claimant,
-    Known,
+    KnownRow,
     Recorded,
     Resolution,
-    Retry,
+    RetryRejected,
     Row,
     State,
     at_key,
@@ -60,14 +60,14 @@ class Ledger(FactTable):
         with self.database.read() as connection:
             return self._read(connection, me, keys)
 
-    def known(self, me: Claimant, keys: Collection[str]) -> dict[str, Known]:
-        """Those of these keys that have a customer, with the few columns that a run over known records needs."""
+    def known(self, me: Claimant, keys: Collection[str]) -> dict[str, KnownRow]:
+        """The rows of those of these keys that have a customer, with the few columns that a run needs."""
         rows = self._rows
         columns = [
             rows.c.key,
             rows.c.customer_id,
             rows.c.digest,
-            (rows.c.source == me.source).label("ours"),
+            (rows.c.source == me.source).label("same_source"),
             and_(rows.c.run_id == me.run_id, rows.c.dag_id == me.dag_id).label("this_run"),
             rows.c.matched_by,
         ]
@@ -75,14 +75,14 @@ class Ledger(FactTable):
             # Rows without a customer are skipped below: a condition could lead the database away from its primary key.
             query = select(*columns).where(rows.c.account == me.account, among(connection, rows.c.key, keys))
             found = connection.execute(query).all()
-        return {row[0]: Known(*row[1:]) for row in found if row[1] is not None}
+        return {row[0]: KnownRow(*row[1:]) for row in found if row[1] is not None}
 
-    def known_ids(self, account: str, most: int = 3) -> list[str]:
+    def known_ids(self, account: str, limit: int = 3) -> list[str]:
         """A few of the account's customer ids, the latest first, to prove that a token belongs to its merchant."""
         rows = self._rows
         query = select(rows.c.customer_id).where(in_state(rows, account, State.CREATED))
         with self.database.read() as connection:
-            return [row[0] for row in connection.execute(query.order_by(rows.c.resolved_at.desc()).limit(most))]
+            return [row[0] for row in connection.execute(query.order_by(rows.c.resolved_at.desc()).limit(limit))]
 
     def has_rows(self, account: str) -> bool:
         """Whether the account has any row."""
@@ -107,18 +107,18 @@ class Ledger(FactTable):
         references: Mapping[str, str | None],
         sent_after: datetime.datetime,
         *,
-        retry_rejected: Retry = False,
+        retry_rejected: RetryRejected = False,
     ) -> dict[str, Row]:
         """Claim the records that are free, and read the rows of all of them.
 
         `is_free` says which are free. Records with errors are stored as rejected; they never change a row that is
         created or may be open.
 
-        :param claim: a new name for this claim, the same if it is repeated
+        :param claim: the id of this claim: new for each claim, the same if the claim is repeated
         :param records: at most one per key, each with a key
         :param references: key → the reference in the record's description, None where there is none
         :param sent_after: PayArc's time before which no request of this claim can have been sent
-        :return: key → row after the claim; a pending row is claimed by this call if its ``claim`` is this one
+        :return: key → row after the claim; this call has claimed the rows whose ``claim`` is this id
         """
         # In key order, or two runs deadlock.
         in_order = sorted(records, key=lambda record: record.key or "")
@@ -151,7 +151,7 @@ class Ledger(FactTable):
     # ---- owning -------------------------------------------------------------------------------------------------
 
     def renew(self, me: Claimant, claims: Collection[str]) -> dict[str, str]:
-        """Extend the leases of these claims, except those that have lapsed already; returns key → claim of the rows."""
+        """Extend the leases of these claim ids, except lapsed ones; returns key → claim id of the rows."""
         rows = self._rows
         with self.database.write() as connection:
             now = database_now(connection)
@@ -163,14 +163,14 @@ class Ledger(FactTable):
     def release(self, me: Claimant, unsent: Mapping[str, str]) -> None:
         """Release every row that this attempt owns.
 
-        :param unsent: key → claim of the rows for which nothing was handed to the HTTP library. The others may be open
-            and stay so until another run takes them over, ``settle`` seconds from now or later.
+        :param unsent: key → claim id of the rows for which nothing was handed to the HTTP library. The other rows may
+            be open and stay so until another run takes them over, ``settle`` seconds from now or later.
         """
         rows = self._rows
         with self.database.write() as connection:
             now = database_now(connection)
             first = first_attempt(connection, self.schema.facts)
-            for these in self._under(me, unsent):
+            for these in self._rows_under(me, unsent):
                 connection.execute(delete(rows).where(these, rows.c.attempt <= first))
                 connection.execute(update(rows).where(these).values(**CLOSED))
             rest = and_(in_state(rows, me.account, State.PENDING), rows.c.owner == me.owner)
@@ -179,11 +179,11 @@ class Ledger(FactTable):
     def give_up(self, me: Claimant, claims: Mapping[str, str], held: Collection[str]) -> None:
         """Release some rows that may be open; other runs can take them over after ``settle`` seconds.
 
-        Where other runs have open rows without a reference, the takeover waits for the last of these: the customers of
-        equal records can be told apart only when all of the records are looked up together.
+        If other runs have open rows without a reference, the takeover waits for the last of them: the customers of
+        equal records can be told apart only if all of these records are looked up together.
 
-        :param claims: key → claim of the rows
-        :param held: all claims of this run
+        :param claims: key → claim id of the rows
+        :param held: the ids of all claims of this run
         """
         rows = self._rows
         elsewhere = and_(open_elsewhere(rows, me, held), rows.c.reference.is_(None))
@@ -192,7 +192,7 @@ class Ledger(FactTable):
             now = database_now(connection)
             last = max((takeover_at(*found) for found in connection.execute(query)), default=now)
             until = last - datetime.timedelta(seconds=me.settle) if last > now else now
-            for these in self._under(me, claims):
+            for these in self._rows_under(me, claims):
                 connection.execute(update(rows).where(these).values(owner=None, claim=None, lease_until=until))
 
     def record(self, me: Claimant, resolutions: Sequence[Resolution]) -> Recorded:
@@ -209,31 +209,33 @@ class Ledger(FactTable):
                 return Recorded(set(), {resolutions[0].key})
             parts = [self.record(me, [resolution]) for resolution in resolutions]
             return Recorded(
-                {key for part in parts for key in part.keys}, {key for part in parts for key in part.taken_ids}
+                {key for part in parts for key in part.keys}, {key for part in parts for key in part.conflicts}
             )
 
     def _record(self, connection: Connection, me: Claimant, resolutions: Sequence[Resolution]) -> Recorded:
         rows = self._rows
         now = database_now(connection)
-        keys = sorted(one.key for one in resolutions)
-        these = and_(claimed(rows, me, {one.claim for one in resolutions}), rows.c.key.in_(keys))
+        keys = sorted(resolution.key for resolution in resolutions)
+        these = and_(claimed(rows, me, {resolution.claim for resolution in resolutions}), rows.c.key.in_(keys))
         query = select(rows.c.key, rows.c.claim).where(these).order_by(rows.c.key).with_for_update()
         claims = {row[0]: row[1] for row in connection.execute(query)}
-        mine = {one.key for one in resolutions if claims.get(one.key) == one.claim}
-        ids = {one.customer_id for one in resolutions if one.customer_id}
+        mine = {resolution.key for resolution in resolutions if claims.get(resolution.key) == resolution.claim}
+        ids = {resolution.customer_id for resolution in resolutions if resolution.customer_id}
         barred = barred_ids(connection, self.schema.facts, me.account, ids)
-        taken = {one.key for one in resolutions if one.key in mine and one.customer_id in barred}
+        conflicts = {
+            resolution.key for resolution in resolutions if resolution.key in mine and resolution.customer_id in barred
+        }
         values = [
             {
-                "b_key": one.key,
-                "b_claim": one.claim,
-                "b_state": State.CREATED if one.customer_id else State.REJECTED,
-                "b_customer_id": one.customer_id,
-                "b_error": _as_json(one.errors) if one.errors else None,
-                "b_matched_by": one.matched_by,
+                "b_key": resolution.key,
+                "b_claim": resolution.claim,
+                "b_state": State.CREATED if resolution.customer_id else State.REJECTED,
+                "b_customer_id": resolution.customer_id,
+                "b_error": _as_json(resolution.errors) if resolution.errors else None,
+                "b_matched_by": resolution.matched_by,
             }
-            for one in sorted(resolutions, key=lambda one: one.key)
-            if one.key in mine - taken
+            for resolution in sorted(resolutions, key=lambda resolution: resolution.key)
+            if resolution.key in mine - conflicts
         ]
         if values:
             columns: dict[str, Any] = {
@@ -242,17 +244,17 @@ class Ledger(FactTable):
             this = and_(rows.c.account == me.account, rows.c.key == bindparam("b_key"))
             change = update(rows).where(this, rows.c.claim == bindparam("b_claim"), rows.c.state == State.PENDING)
             connection.execute(change.values(**columns, **CLOSED, resolved_at=now), values)
-        return Recorded(mine - taken, taken)
+        return Recorded(mine - conflicts, conflicts)
 
     # ---- looking up ---------------------------------------------------------------------------------------------
 
     def take_over(self, me: Claimant, claim: str) -> dict[str, Row]:
         """Take over those of the account's open rows whose lease ended at least their ``settle`` ago.
 
-        They may have been this attempt's own, before their lease lapsed.
+        This attempt may have owned them itself before their lease lapsed.
 
-        :param claim: a new name for this claim, the same if it is repeated
-        :return: the rows that have been taken over, under this claim
+        :param claim: the id of this claim: new for each claim, the same if the claim is repeated
+        :return: the rows taken over under this claim id
         """
         rows = self._rows
         with self.database.write() as connection:
@@ -268,7 +270,7 @@ class Ledger(FactTable):
     def waiting(self, me: Claimant, held: Collection[str]) -> tuple[int, float | None]:
         """How many rows may be open elsewhere, and in how many seconds the first of them can be taken over.
 
-        :param held: all claims of this run
+        :param held: the ids of all claims of this run
         """
         rows = self._rows
         query = select(rows.c.lease_until, rows.c.settle).where(open_elsewhere(rows, me, held))
@@ -280,25 +282,25 @@ class Ledger(FactTable):
     def record_absence(self, me: Claimant, claims: Mapping[str, str]) -> set[str]:
         """Record that PayArc's list has no customer for these rows, so that they are unsent; returns the rows' keys.
 
-        :param claims: key → claim of the rows
+        :param claims: key → claim id of the rows
         """
         rows = self._rows
         done: set[str] = set()
         with self.database.write() as connection:
-            for these in self._under(me, claims):
+            for these in self._rows_under(me, claims):
                 done |= {row[0] for row in connection.execute(select(rows.c.key).where(these).with_for_update())}
                 connection.execute(update(rows).where(these).values(**CLOSED, attempt=rows.c.attempt + 1))
         return done
 
-    def _under(self, me: Claimant, claims: Mapping[str, str]) -> Iterator[ColumnElement[bool]]:
-        """Conditions for the rows of these keys that are under these claims, some hundreds at a time."""
+    def _rows_under(self, me: Claimant, claims: Mapping[str, str]) -> Iterator[ColumnElement[bool]]:
+        """Conditions that select these rows if they are still under these claims, some hundreds at a time."""
         for claim in sorted(set(claims.values())):
-            for part in chunks(sorted(key for key, its_claim in claims.items() if its_claim == claim)):
+            for part in chunks(sorted(key for key, row_claim in claims.items() if row_claim == claim)):
                 yield and_(claimed(self._rows, me, {claim}), self._rows.c.key.in_(part))
 
     def ids_with_rows(self, me: Claimant, customer_ids: Collection[str]) -> set[str]:
         """Which of these customers belong to a row, or did until its key was forgotten."""
-        found = self._present(me, "customer_id", customer_ids)
+        found = self._values_with_rows(me, "customer_id", customer_ids)
         with self.database.read() as connection:  # after the rows, since a key may be forgotten in between
             for part in chunks(sorted(customer_ids)):
                 found |= barred_ids(connection, self.schema.facts, me.account, part)
@@ -306,19 +308,19 @@ class Ledger(FactTable):
 
     def references_with_rows(self, me: Claimant, references: Collection[str]) -> set[str]:
         """Which of these references belong to a row."""
-        return self._present(me, "reference", references)
+        return self._values_with_rows(me, "reference", references)
 
     def open_without_reference(self, me: Claimant, held: Collection[str]) -> bool:
         """Whether a row without a reference may be open elsewhere.
 
-        :param held: all claims of this run
+        :param held: the ids of all claims of this run
         """
         rows = self._rows
         query = select(rows.c.key).where(open_elsewhere(rows, me, held), rows.c.reference.is_(None)).limit(1)
         with self.database.read() as connection:
             return connection.execute(query).first() is not None
 
-    def _present(self, me: Claimant, column: str, values: Collection[str]) -> set[str]:
+    def _values_with_rows(self, me: Claimant, column: str, values: Collection[str]) -> set[str]:
         rows = self._rows
         found: set[str] = set()
         with self.database.read() as connection:

@@ -24,8 +24,8 @@ EPOCH = datetime.datetime.fromtimestamp(0, datetime.UTC)
 CLOSED: dict[str, Any] = {"owner": None, "claim": None, "lease_until": None, "settle": None, "sent_after": None}
 """The columns of a row for which no request can be open at PayArc."""
 
-Retry = bool | datetime.datetime
-"""Whether rejected rows are tried again with the same data: all, none, or those rejected before a moment."""
+RetryRejected = bool | datetime.datetime
+"""Which rejected rows to try again with the same data: all, none, or those rejected before a moment."""
 
 
 class State(StrEnum):
@@ -85,23 +85,23 @@ class Row:
 
     @property
     def takeover_at(self) -> datetime.datetime:
-        """From when another run may take the row over."""
+        """When another run may take the row over."""
         return takeover_at(self.lease_until or EPOCH, self.settle)
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
 
 
-class Known(NamedTuple):
-    """What a run needs to know about a record that has a customer.
+class KnownRow(NamedTuple):
+    """The part of a row with a customer that a run needs.
 
-    :param ours: whether the row comes from the claimant's source
+    :param same_source: whether the row comes from the claimant's source
     :param this_run: whether the claimant's DAG run made the row, in this try or an earlier one
     """
 
     customer_id: str
     digest: str
-    ours: bool
+    same_source: bool
     this_run: bool
     matched_by: str | None
 
@@ -134,7 +134,7 @@ class Claimant:
 class Resolution:
     """How a pending row ends: with the customer's id, or with the reasons why the record was rejected.
 
-    :param claim: the claim that it belongs to; under another one the row stays as it is
+    :param claim: the id of the row's claim; a row under another claim is not changed
     """
 
     key: str
@@ -149,11 +149,11 @@ class Recorded:
     """The result of recording.
 
     :param keys: the keys whose resolution was recorded
-    :param taken_ids: the keys whose customer id belongs to another row, which were left pending
+    :param conflicts: the keys whose customer id belongs to another row; their rows stay pending
     """
 
     keys: set[str]
-    taken_ids: set[str]
+    conflicts: set[str]
 
 
 # ---- rules ----------------------------------------------------------------------------------------------------------
@@ -164,16 +164,16 @@ def takeover_at(lease_until: datetime.datetime, settle: float | None) -> datetim
     return lease_until + datetime.timedelta(seconds=settle or 0)
 
 
-def is_free(record: Record, row: Row | None, retry_rejected: Retry) -> bool:
+def is_free(record: Record, row: Row | None, retry_rejected: RetryRejected) -> bool:
     """Whether this record may be claimed: it has no row, or an unsent one, or a rejected one worth another try."""
     if row is None or row.unsent:
         return True
     if row.state != State.REJECTED:
         return False
-    return row.digest != record.digest or (not record.errors and _to_be_retried(row, retry_rejected))
+    return row.digest != record.digest or (not record.errors and _should_retry(row, retry_rejected))
 
 
-def _to_be_retried(row: Row, retry_rejected: Retry) -> bool:
+def _should_retry(row: Row, retry_rejected: RetryRejected) -> bool:
     if isinstance(retry_rejected, bool):
         return retry_rejected
     return row.resolved_at is None or row.resolved_at < retry_rejected
@@ -206,16 +206,16 @@ def in_state(table: Table, account: str, state: State) -> ColumnElement[bool]:
 
 
 def claimed(table: Table, me: Claimant, claims: Collection[str]) -> ColumnElement[bool]:
-    """The pending rows under these claims.
+    """The pending rows under the claims with these ids.
 
-    That the owner is the same is not enough: a row whose lease lapsed may have passed through other hands and come back
-    under another claim, with a request of somebody else's open.
+    Comparing the owner is not enough. After a lease lapsed, other runs may have owned the row and sent a request before
+    this run took it over again, under another claim.
     """
     return and_(in_state(table, me.account, State.PENDING), table.c.claim.in_(sorted(claims)))
 
 
 def open_elsewhere(table: Table, me: Claimant, claims: Collection[str]) -> ColumnElement[bool]:
-    """The rows of the account that may be open and that are not under these claims."""
+    """The rows of the account that may be open and that are not under the claims with these ids."""
     others = or_(table.c.claim.is_(None), table.c.claim.not_in(sorted(claims)))
     return and_(in_state(table, me.account, State.PENDING), table.c.lease_until.is_not(None), others)
 
