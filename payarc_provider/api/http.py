@@ -140,7 +140,10 @@ class Transport:
             self._local.last_used = now()
 
     def close(self) -> None:
-        """Close all connections. The transport can still be used and opens new ones."""
+        """Close all connections, and give up the requests that other threads have in flight.
+
+        The transport can still be used and opens new connections.
+        """
         with self._lock:
             sessions = list(self._sessions)
         for session in sessions:
