@@ -244,7 +244,7 @@ _DEFAULT_PORT = {"https": 443, "http": 80}
 
 
 def check_base_url(url: str) -> str:
-    """Normalize the API's base URL, so that one server always has the same text.
+    """Normalize the API's base URL, so that the same server always has the same URL.
 
     The host is lower case, a default port and a trailing slash are dropped, and an empty path becomes ``/v1``.
 

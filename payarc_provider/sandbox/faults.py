@@ -112,7 +112,7 @@ class FaultRule:
 
     @property
     def wait(self) -> float:
-        """The seconds to wait."""
+        """Seconds to wait: ``seconds`` if the rule sets it, otherwise a default for its kind."""
         if self.seconds is not None:
             return self.seconds
         return 60.0 if self.kind.startswith("hang") else 1.0

@@ -1,4 +1,4 @@
-"""Claiming: what the ledger knows of each record, and which rows this run may claim and send. Renewing the leases."""
+"""Claims records in the ledger and queues them for sending; renews the leases of the claims."""
 
 from __future__ import annotations
 

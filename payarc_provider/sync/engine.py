@@ -75,7 +75,7 @@ class Engine:
         state = self._state
         try:
             await self._process_input()
-        except PayarcError as error:  # requests in flight are awaited all the same
+        except PayarcError as error:  # requests in flight are still awaited below
             state.halt(error)
         await self._drain()
         if state.stop:

@@ -63,11 +63,11 @@ class ExistingCustomers:
                 if customer.customer_id not in taken and customer.reference not in taken
             )
             if own:
-                self._decide(records[key], own, "reference", matches)
+                self._adopt_or_reject(records[key], own, "reference", matches)
             elif free and doubtful:
                 matches.wait.add(key)
             elif free:
-                self._decide(records[key], free, "email", matches)
+                self._adopt_or_reject(records[key], free, "email", matches)
         return matches
 
     async def _taken(self, customers: list[IndexedCustomer]) -> set[str]:
@@ -81,7 +81,7 @@ class ExistingCustomers:
         return taken
 
     @staticmethod
-    def _decide(record: Record, customer_ids: list[str], how: str, matches: Matches) -> None:
+    def _adopt_or_reject(record: Record, customer_ids: list[str], how: str, matches: Matches) -> None:
         if len(customer_ids) == 1:
             matches.adopt[record.key or ""] = (customer_ids[0], how)
             return

@@ -1,4 +1,4 @@
-"""Reading PayArc's customer list, newest first, until a reading is known to be complete.
+"""Reads PayArc's customer list, newest first, until a reading is known to be complete.
 
 The list shifts while it is read. New customers push the others down, so that a customer may appear on two pages. A
 deletion pulls them up, so that a customer may be missed. Customers created in the same second may be ordered

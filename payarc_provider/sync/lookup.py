@@ -1,4 +1,4 @@
-"""Looking up: what became of requests without a usable response, this run's and those of runs that have died."""
+"""Looks up what became of requests without a usable response, sent by this run or by runs that have died."""
 
 from __future__ import annotations
 

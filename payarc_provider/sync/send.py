@@ -1,4 +1,4 @@
-"""Sending: claimed records go out, up to ``concurrency`` at once, each covered by its lease."""
+"""Sends claimed records, up to ``concurrency`` at a time, each under a lease that covers its request."""
 
 from __future__ import annotations
 

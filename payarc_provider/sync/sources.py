@@ -119,7 +119,7 @@ class DatabaseSource:
         yield from self._rows_without_key(key)
         page: list[SourceRow] = []
         while following := self._page_after(key, page[-1] if page else None):
-            self._check_progress(page, following)
+            self._check_keys_advance(page, following)
             page = following
             yield page
 
@@ -146,7 +146,8 @@ class DatabaseSource:
             rows.pop()
         return rows + equal
 
-    def _check_progress(self, page: list[SourceRow], following: list[SourceRow]) -> None:
+    def _check_keys_advance(self, page: list[SourceRow], following: list[SourceRow]) -> None:
+        """Raise if the following page begins with a key of this page, so that reading would never end."""
         first, name = self._key_of(following[0]), self._key[0]
         if any(row[name] == first[0] and self._key_of(row) == first for row in page):
             raise PayarcSourceError(
@@ -160,9 +161,10 @@ class DatabaseSource:
     # ---- columns ----------------------------------------------------------------------------------------------------
 
     def _check_columns(self) -> None:
+        """Raise if a column is missing. A query for no rows shows which columns the source has."""
         with self._connection() as connection:
-            nothing = self._select().where(literal_column("1") == literal_column("0"))
-            present = list(self._execute(connection, nothing).keys())
+            no_rows = self._select().where(literal_column("1") == literal_column("0"))
+            present = list(self._execute(connection, no_rows).keys())
         for argument, names in (("key", self._key), ("fields", self._columns)):
             for name in names:
                 if name not in present:

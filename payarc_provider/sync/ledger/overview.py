@@ -150,7 +150,7 @@ class Overview:
         return self._pending(self._oldest_first("claimed_at"), limit, offset)
 
     def pending_by_key(self, limit: int, after: str | None = None) -> list[PendingRow]:
-        """The pending rows with the first keys after this one."""
+        """A page of pending rows in key order, starting after the key ``after``."""
         return self._pending([self._rows.c.key], limit, after=after)
 
     def rejected(self, limit: int, *, offset: int = 0) -> list[RejectedRow]:
@@ -158,7 +158,7 @@ class Overview:
         return self._rejected(self._oldest_first("resolved_at"), limit, offset)
 
     def rejected_by_key(self, limit: int, after: str | None = None) -> list[RejectedRow]:
-        """The rejected records with the first keys after this one."""
+        """A page of rejected records in key order, starting after the key ``after``."""
         return self._rejected([self._rows.c.key], limit, after=after)
 
     def rejected_record(self, key: str) -> RejectedRow | None:

@@ -165,7 +165,7 @@ def takeover_at(lease_until: datetime.datetime, settle: float | None) -> datetim
 
 
 def is_free(record: Record, row: Row | None, retry_rejected: RetryRejected) -> bool:
-    """Whether this record may be claimed: it has no row, or an unsent one, or a rejected one worth another try."""
+    """Whether this record may be claimed: it has no row, an unsent row, or a rejected row to try again."""
     if row is None or row.unsent:
         return True
     if row.state != State.REJECTED:
