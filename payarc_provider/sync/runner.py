@@ -107,66 +107,74 @@ class _Runner:
 
     def run_engine(self, settings: Settings, carry_over: CarryOver | None = None) -> Results:
         """Run the engine once over the whole input, with an owner id of its own."""
-        task, client, reporter = self.task, self.client, self.reporter
-        me = Claimant(
-            account=self.account,
-            owner=uuid.uuid4().hex,
-            source=self.source.name[:500],
-            lease=settings.lease,
-            settle=settings.settle,
-            dag_id=task.dag_id,
-            run_id=task.run_id,
-            task_id=task.task_id,
-        )
         ledger_id = self.ledger.ledger_id if self.ledger is not None else uuid.uuid4().hex
-        reader = RecordReader(settings.key, settings.fields, ledger_id)
+        me, reader = self._claimant(settings), RecordReader(settings.key, settings.fields, ledger_id)
         batches = Batches(self.source, reader, settings.batch_size, settings.partition)
         results = Results(keep=settings.keep_results)
-        with ThreadedRuntime(client, self.ledger, batches, me=me, concurrency=settings.concurrency) as runtime:
+        deferral: Deferral | None = None
+        with ThreadedRuntime(self.client, self.ledger, batches, me=me, concurrency=settings.concurrency) as runtime:
             state = RunState(me, ledger_id, settings, reader, runtime, results)
-            engine = Engine(state, reporter)
-            started = runtime.now()
-            sent_before, waited_before = Counter(client.requests_sent), client.limiter.waited
-
-            def progress() -> Progress:
-                return Progress(
-                    counts=Counter(state.counts),
-                    records_read=batches.records_read,
-                    total=batches.total,
-                    repeated=batches.repeated,
-                    seconds=runtime.now() - started,
-                    requests=Counter(client.requests_sent) - sent_before,
-                    rate_limit_wait=client.limiter.waited - waited_before,
-                    columns=reader.columns_found,
-                    lookalikes=reader.lookalike_columns,
-                    personal_keys=reader.email_like_keys,
-                )
-
-            deferral: Deferral | None = None
-            requests: dict[str, int] = {}
-            with reporter.span("payarc.run", _attributes(settings)):
+            engine, meter = Engine(state, self.reporter), _Meter(state, batches, self.client)
+            with self.reporter.span("payarc.run", _attributes(settings)):
                 try:
-                    run_to_end(_run_and_report(engine, reporter, progress, self.on_start))
+                    run_to_end(_run_and_report(engine, self.reporter, meter.progress, self.on_start))
                 except Deferral as caught:  # must not mark the span as failed
                     deferral = caught
                 finally:
-                    final = progress()
-                    requests = _request_counts(final)
+                    final = meter.progress()
                     if carry_over is not None:
-                        carry_over.add_counts(requests)
-                    reporter.ended(final, deferred=deferral is not None)
+                        carry_over.add_counts(_request_counts(final))
+                    self.reporter.ended(final, deferred=deferral is not None)
         if deferral is not None:
             if carry_over is not None:
-                carry_over.note_deferral(
-                    client.limiter.export(), responses=engine.usable_responses, unknown=state.counts["unknown"]
-                )
+                limiter, unknown = self.client.limiter.export(), final.counts["unknown"]
+                carry_over.note_deferral(limiter, responses=engine.usable_responses, unknown=unknown)
             raise deferral
-        deferrals, seconds = 0, final.seconds
+        requests, deferrals, seconds = _request_counts(final), 0, final.seconds
         if carry_over is not None:
             requests, deferrals = carry_over.counts, carry_over.deferrals
             seconds = time.time() - carry_over.started_seconds
         results.summarize(final, {**requests, "deferrals": deferrals}, seconds, dry_run=settings.dry_run)
         return results
+
+    def _claimant(self, settings: Settings) -> Claimant:
+        return Claimant(
+            account=self.account,
+            owner=uuid.uuid4().hex,
+            source=self.source.name[:500],
+            lease=settings.lease,
+            settle=settings.settle,
+            dag_id=self.task.dag_id,
+            run_id=self.task.run_id,
+            task_id=self.task.task_id,
+        )
+
+
+class _Meter:
+    """Measures the progress of one run of the engine, from now on."""
+
+    def __init__(self, state: RunState, batches: Batches, client: PayarcClient) -> None:
+        self._state = state
+        self._batches = batches
+        self._client = client
+        self._started = state.runtime.now()
+        self._sent_before, self._waited_before = Counter(client.requests_sent), client.limiter.waited
+
+    def progress(self) -> Progress:
+        """How far the run has come."""
+        batches, reader = self._batches, self._state.reader
+        return Progress(
+            counts=Counter(self._state.counts),
+            records_read=batches.records_read,
+            total=batches.total,
+            repeated=batches.repeated,
+            seconds=self._state.runtime.now() - self._started,
+            requests=Counter(self._client.requests_sent) - self._sent_before,
+            rate_limit_wait=self._client.limiter.waited - self._waited_before,
+            columns=reader.columns_found,
+            lookalikes=reader.lookalike_columns,
+            personal_keys=reader.email_like_keys,
+        )
 
 
 def _attributes(settings: Settings) -> dict[str, int | bool]:
