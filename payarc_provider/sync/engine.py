@@ -13,6 +13,7 @@ from payarc_provider.sync.claim import Claimer, renew_leases
 from payarc_provider.sync.deferral import Deferral
 from payarc_provider.sync.existing import Existing
 from payarc_provider.sync.lookup import LookUp
+from payarc_provider.sync.patience import told_to_stop
 from payarc_provider.sync.results import SILENT, Reporter
 from payarc_provider.sync.send import Sender
 from payarc_provider.sync.state import RunState
@@ -20,7 +21,9 @@ from payarc_provider.sync.state import RunState
 log = logging.getLogger(__name__)
 
 TERMINATION_SECONDS = 3.0  # Airflow kills a task that has not ended 5 s after it was told to
+LOCKED_PAUSE = 0.5
 RELEASE_SECONDS = 5.0
+RELEASE_SECONDS_WHEN_TERMINATED = 1.2  # after TERMINATION_SECONDS, whatever the ledger does
 
 
 class Engine:
@@ -41,8 +44,7 @@ class Engine:
 
     def terminate(self) -> None:
         """Leave quickly: start nothing more, record what is answered within seconds, release the rest."""
-        stopped = PayarcRunStopped("The task was told to stop. Run it again; nothing is sent twice")
-        self._state.halt(stopped, within=TERMINATION_SECONDS)
+        self._state.halt(told_to_stop(), within=TERMINATION_SECONDS)
 
     async def run(self) -> None:
         """Work through the input.
@@ -146,6 +148,8 @@ class Engine:
         elif is_news:
             log.info("Waiting for %s claimed by another run", records)
         _, free_in = await state.transact(lambda ledger: ledger.waiting(state.me))
+        if free_in == 0.0:  # a transaction has locked them, perhaps one whose host has vanished
+            free_in = LOCKED_PAUSE
         await state.sleep(max(0.05, min(free_in or 0.0, settings.lease / 4, 10.0)))
 
     async def _drain(self) -> None:
@@ -167,7 +171,27 @@ class Engine:
             sender.wait_out_limit()
 
     async def _release(self) -> None:
-        """Record what is known, then release every row: nothing is sent after this."""
+        """Record what is known, then release every row: nothing is sent after this.
+
+        The ledger's thread may be stuck in a transaction. A run that was told to stop leaves it behind.
+        """
+        releasing = asyncio.ensure_future(self._record_and_release())
+        leaving = asyncio.ensure_future(self._state.wait_until_time_is_up(RELEASE_SECONDS_WHEN_TERMINATED))
+        try:
+            await asyncio.wait([releasing, leaving], return_when=asyncio.FIRST_COMPLETED)
+            if releasing.done():
+                releasing.result()
+            else:
+                log.warning(
+                    "The ledger's database does not answer, so rows could not be released. They are free when their "
+                    "lease ends, and the next run looks them up"
+                )
+        finally:
+            releasing.cancel()
+            leaving.cancel()
+            await asyncio.gather(releasing, leaving, return_exceptions=True)
+
+    async def _record_and_release(self) -> None:
         state = self._state
         if not self._sender.recorder.idle:
             try:

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
+from typing import TypeVar
 
 from payarc_provider.api.client import PayarcClient
 from payarc_provider.exceptions import PayarcError, PayarcRunStopped
@@ -16,6 +17,7 @@ from payarc_provider.sync.batches import Batches
 from payarc_provider.sync.deferral import Carried, CarriedFact, Deferral
 from payarc_provider.sync.engine import Engine
 from payarc_provider.sync.ledger import Claimant, Ledger
+from payarc_provider.sync.patience import wait_for_ledger
 from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.results import SILENT, Progress, Reporter, Results
 from payarc_provider.sync.runtime import ThreadedRuntime, collecting_less_garbage, run_to_end
@@ -23,7 +25,11 @@ from payarc_provider.sync.settings import Settings, TaskIdentity
 from payarc_provider.sync.sources import Source
 from payarc_provider.sync.state import RunState
 
+T = TypeVar("T")
+
 REPORT_SECONDS = 10.0
+REMOVE_SECONDS = 5.0
+LAST_SECONDS = 0.3  # of the five that Airflow gives a task: the engine may have taken 4.2 of them
 
 
 def run(
@@ -51,13 +57,35 @@ def run(
     """
     if ledger is None and not settings.dry_run:
         raise ValueError("only a dry run can do without a ledger")
-    start = _Start(source, client, ledger, account, task, reporter, on_start)
+    termination = _Termination()
+    on_start(termination)
+    start = _Start(source, client, ledger, account, task, reporter, termination)
     with collecting_less_garbage():
         if ledger is None or settings.dry_run:
             return start.once(settings)
         if settings.max_new is not None:
             _check_max_new(start, settings, settings.max_new)
         return _run_slice(start, ledger, settings, resumed=resumed)
+
+
+class _Termination:
+    """Makes the run leave within seconds, whatever it is doing. It may be called from any thread."""
+
+    def __init__(self) -> None:
+        self.was_called = False
+        self._engine: Callable[[], None] | None = None
+
+    def __call__(self) -> None:
+        # A signal handler calls this between any two steps of the main thread, so there is no lock that it might hold.
+        self.was_called = True
+        if self._engine is not None:
+            self._engine()
+
+    def forward_to(self, engine: Callable[[], None]) -> None:
+        """Terminate this engine, which runs now; at once if this was called before."""
+        self._engine = engine
+        if self.was_called:
+            engine()
 
 
 def _check_max_new(start: _Start, settings: Settings, most: int) -> None:
@@ -73,9 +101,13 @@ def _check_max_new(start: _Start, settings: Settings, most: int) -> None:
 def _run_slice(start: _Start, ledger: Ledger, settings: Settings, *, resumed: bool) -> Results:
     """Run until the end of the input, or until the run is deferred."""
     fact = CarriedFact(ledger, start.task)
-    carried = fact.read() if resumed else None
+
+    def patiently(call: Callable[[], T]) -> T:
+        return wait_for_ledger(call, settings.ledger_patience, lambda: start.termination.was_called)
+
+    carried = patiently(fact.read) if resumed else None
     if carried is None:
-        carried = Carried(start.task.try_number, began=ledger.now().isoformat(), started=time.time())
+        carried = Carried(start.task.try_number, began=patiently(ledger.now).isoformat(), started=time.time())
     else:
         start.client.limiter.restore(carried.limits, max(0.0, time.time() - carried.left_at))
     if settings.retry_rejected:  # but not what an earlier slice had rejected, or each slice would send it again
@@ -83,13 +115,14 @@ def _run_slice(start: _Start, ledger: Ledger, settings: Settings, *, resumed: bo
     try:
         results = start.once(settings, carried)
     except Deferral:
-        fact.write(carried)
+        patiently(lambda: fact.write(carried))
         raise
     except BaseException:
+        until = time.monotonic() + (LAST_SECONDS if start.termination.was_called else REMOVE_SECONDS)
         with contextlib.suppress(PayarcError):  # what is carried over is of no use any more, and does no harm
-            fact.remove()
+            wait_for_ledger(fact.remove, 0.0, lambda: time.monotonic() > until)
         raise
-    fact.remove()
+    patiently(fact.remove)
     return results
 
 
@@ -103,7 +136,7 @@ class _Start:
     account: str
     task: TaskIdentity
     reporter: Reporter
-    on_start: Callable[[Callable[[], None]], None]
+    termination: _Termination
 
     def once(self, settings: Settings, carried: Carried | None = None) -> Results:
         """Read the input once, from its beginning to its end, and do what is to be done for it."""
@@ -145,7 +178,7 @@ class _Start:
             spent: dict[str, int] = {}
             with reporter.span("payarc.run", _attributes(settings)):
                 try:
-                    run_to_end(_run_and_report(engine, reporter, progress, self.on_start))
+                    run_to_end(_run_and_report(engine, reporter, progress, self.termination))
                 except Deferral as caught:  # no failure of the span's
                     deferral = caught
                 finally:
@@ -185,7 +218,7 @@ async def _run_and_report(
     engine: Engine,
     reporter: Reporter,
     progress: Callable[[], Progress],
-    on_start: Callable[[Callable[[], None]], None],
+    termination: _Termination,
 ) -> None:
     loop = asyncio.get_running_loop()
 
@@ -198,7 +231,7 @@ async def _run_and_report(
             await asyncio.sleep(REPORT_SECONDS)
             reporter.progress(progress())
 
-    on_start(terminate)
+    termination.forward_to(terminate)
     reporting = asyncio.ensure_future(report())
     try:
         await engine.run()

@@ -10,16 +10,17 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import sqlalchemy.exc
 from sqlalchemy import Table, and_, bindparam, delete, or_, select, update
 from sqlalchemy.engine import Connection
 
-from payarc_provider.sync.ledger.database import among, chunks, database_now, insert_absent
+from payarc_provider.sync.ledger.database import among, can_skip_locked, chunks, database_now, insert_absent
+from payarc_provider.sync.ledger.errors import LedgerConflict
 from payarc_provider.sync.ledger.facts import FactTable, barred_ids, first_attempt
 from payarc_provider.sync.ledger.rows import (
     CLOSED,
     Claimant,
     Known,
+    Lock,
     Recorded,
     Resolution,
     Retry,
@@ -195,7 +196,7 @@ class Ledger(FactTable):
         try:
             with self.database.write() as connection:
                 return self._record(connection, me, resolutions)
-        except sqlalchemy.exc.IntegrityError:  # an id belongs to another row: find out which
+        except LedgerConflict:  # an id belongs to another row: find out which
             if len(resolutions) == 1:
                 return Recorded(set(), {resolutions[0].key})
             parts = [self.record(me, [resolution]) for resolution in resolutions]
@@ -236,12 +237,16 @@ class Ledger(FactTable):
     def take_over(self, me: Claimant) -> dict[str, Row]:
         """Take over those of the account's open rows whose lease ended at least their ``settle`` ago.
 
+        Rows that another transaction has locked are left for the next time, where the database can skip them.
+
         :return: every row that this attempt owns now, earlier ones included
         """
         rows = self._rows
         with self.database.write() as connection:
             now = database_now(connection)
-            for row in read_rows(connection, rows, open_elsewhere(rows, me), rows.c.lease_until < now).values():
+            lock: Lock = "skip locked" if can_skip_locked(connection) else None
+            found = read_rows(connection, rows, open_elsewhere(rows, me), rows.c.lease_until < now, lock=lock)
+            for row in found.values():
                 if row.takeover_at < now:
                     change = update(rows).where(at_key(rows, me.account, row.key), rows.c.state == State.PENDING)
                     change = change.where(rows.c.owner == row.owner, rows.c.lease_until <= row.lease_until)
