@@ -49,14 +49,8 @@ class Database:
         self._failing = False
         self._reported = -REPORT_SECONDS
         limit_connections(engine)
-        # REPEATABLE READ, MySQL's default, would show a claim the rows as they were before others claimed them.
-        self.engine: Engine = engine
-        if engine.dialect.name == "postgresql":
-            self.engine = engine.execution_options(isolation_level="READ COMMITTED")
-        elif engine.dialect.name == "sqlite":
-            _begin_explicitly(engine)
-        else:
-            _read_committed(engine)
+        (_begin_explicitly if engine.dialect.name == "sqlite" else _read_committed)(engine)
+        self.engine = engine
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Connection]:
@@ -190,8 +184,8 @@ def _begin_explicitly(engine: Engine) -> None:
 
 
 def _read_committed(engine: Engine) -> None:
-    # Once for each connection: SQLAlchemy's execution option sets it for each transaction, and resets it after that.
+    # REPEATABLE READ, MySQL's default, would show a claim the rows as they were before others claimed them. It is set
+    # once for each connection: SQLAlchemy's option sets it for each transaction and resets it, with errors of its own.
     @event.listens_for(engine, "connect")
     def _set_isolation(dbapi_connection: Any, _record: Any) -> None:
-        with contextlib.closing(dbapi_connection.cursor()) as cursor:
-            cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        engine.dialect.set_isolation_level(dbapi_connection, "READ COMMITTED")

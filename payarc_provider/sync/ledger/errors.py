@@ -73,9 +73,9 @@ def ledger_error(error: Exception, *, cut: bool) -> PayarcLedgerError:
 
 def is_passing(error: Exception) -> bool:
     """Whether the same transaction may succeed later: lost connections, deadlocks, locks, timeouts, restarts."""
-    if isinstance(error, sqlalchemy.exc.TimeoutError | OSError) or is_disconnect(error):
-        return True
     original = getattr(error, "orig", None) or error
+    if isinstance(original, sqlalchemy.exc.TimeoutError | OSError) or is_disconnect(error):
+        return True
     if isinstance(original, sqlalchemy.exc.SQLAlchemyError):
         return False
     code = original.args[0] if original.args else None
