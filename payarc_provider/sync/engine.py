@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 TERMINATION_SECONDS = 3.0  # Airflow kills a task that has not ended 5 s after it was told to
 LOCKED_PAUSE = 0.5
 RELEASE_SECONDS = 5.0
-RELEASE_SECONDS_WHEN_TERMINATED = 1.2  # after TERMINATION_SECONDS, whatever the ledger does
+RELEASE_SECONDS_WHEN_TERMINATED = 1.0  # after TERMINATION_SECONDS, whatever the ledger does
 
 
 class Engine:

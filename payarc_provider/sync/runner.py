@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 REPORT_SECONDS = 10.0
 REMOVE_SECONDS = 5.0
-LAST_SECONDS = 0.3  # of the five that Airflow gives a task: the engine may have taken 4.2 of them
+LAST_SECONDS = 0.2  # of the five that Airflow gives a task: the engine may have taken four of them
 
 
 def run(
