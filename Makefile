@@ -25,26 +25,26 @@ $(INSTALLED): requirements-dev.txt pyproject.toml
 	@$(BIN)/pip install -q --no-build-isolation --no-deps -e .
 	@touch $@
 
-demo: env  ## show the provider at work: 200 people, two runs, no duplicate
+demo: env  ## watch the provider work: 200 people, two runs, no duplicate
 	@$(BIN)/python demo/run.py
 
-check: lint  ## style, types and unit tests, in under 30 seconds
+check: lint  ## check style and types and run the unit tests, in under 30 seconds
 	$(BIN)/pytest -q -n 2 tests/unit
 
 format: env  ## format the code and fix what ruff can fix
 	$(BIN)/ruff check -q --fix
 	$(BIN)/ruff format -q
 
-test: lint browser  ## everything that CI checks: style, types and all tests, with coverage
+test: lint browser  ## check style and types and run all tests with coverage, as in CI
 	$(BIN)/pytest -n 4 --dist loadscope --no-loadscope-reorder --cov=payarc_provider --cov-report=term:skip-covered
 
 # Without Chromium, the tests that need it are skipped.
-browser:  ## install Chromium for the browser tests, on Debian as root
+browser:  ## install Chromium for the browser tests (on Debian, as root)
 	@command -v chromedriver >/dev/null || ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ] \
 	|| { echo "Installing Chromium ..."; apt-get update -qq && apt-get install -y -qq chromium chromium-driver >/dev/null; } \
 	|| echo "Chromium could not be installed"
 
-lint: env  ## style and types
+lint: env  ## check style and types
 	$(BIN)/ruff check -q
 	$(BIN)/ruff format -q --check
 	$(BIN)/mypy

@@ -116,19 +116,19 @@ def _known(world: World, sandbox: Sandbox, count: int, rounds: int) -> dict[str,
         "limit": None,
         **fresh,
     }
-    told: dict[str, Any] = {"rates": [], "bare": [], "rss_peak": [], "cpu": [], "changed": changed}
+    figures: dict[str, Any] = {"rates": [], "bare": [], "rss_peak": [], "cpu": [], "changed": changed}
     for turn in range(rounds):
         bare = world.run("benchmarks.known:bare_loop", {"count": count})
         mine = world.run(SQLITE_LEDGER.call, {**arguments, "run_id": f"run-{turn}"})
         summary = mine["said"]
         assert (summary["known"], summary["changed"]) == (count, changed), summary
-        told["bare"].append(count / bare["said"]["seconds"])
-        told["rates"].append(count / mine["seconds"])
-        told["rss_peak"].append(mine["rss_peak"])
-        told["cpu"].append(mine["cpu"])
+        figures["bare"].append(count / bare["said"]["seconds"])
+        figures["rates"].append(count / mine["seconds"])
+        figures["rss_peak"].append(mine["rss_peak"])
+        figures["cpu"].append(mine["cpu"])
         say(
-            f"known: {count} in {mine['seconds']:.1f} s ({told['rates'][-1]:.0f}/s), "
-            f"bare loop {told['bare'][-1]:.0f}/s, {mine['rss_peak']:.0f} MB"
+            f"known: {count} in {mine['seconds']:.1f} s ({figures['rates'][-1]:.0f}/s), "
+            f"bare loop {figures['bare'][-1]:.0f}/s, {mine['rss_peak']:.0f} MB"
         )
     stats = sandbox.stats()
-    return told | {"posts": stats["posts"]["received"], "requests": sum(stats["requests"].values())}
+    return figures | {"posts": stats["posts"]["received"], "requests": sum(stats["requests"].values())}

@@ -159,7 +159,7 @@ def deferring(world: World, windows: int, requests: int = 30, window: float = 60
 
 
 def first_run_memory(world: World, records: int) -> dict[str, Any]:
-    """Peak memory of a first run over so many records, all of them created; at low priority, for it takes long."""
+    """Peak memory of a first run that creates all records; at low priority, because it takes long."""
     with Sandbox(nice=15) as sandbox:
         sandbox.begin()
         crm = write_crm(world.folder() / "crm.db", records)

@@ -20,7 +20,7 @@ Person = dict[str, Any]
 def person(number: int, *, as_written: bool = False) -> Person:
     """Return the person with this number, counted from 1.
 
-    :param as_written: with a phone number as people write it, which PayArc would refuse
+    :param as_written: with a phone number as people write it, which PayArc would reject
     """
     given, family = _GIVEN[number % len(_GIVEN)], _FAMILY[number // 3 % len(_FAMILY)]
     phone = f"202555{number % 10_000:04}"

@@ -76,7 +76,7 @@ async def read(client: PayarcClient, ledger: Ledger, pages: int) -> tuple[float,
 
 
 def measure(count: int, workers: int, ledgers: int, per: str, pages: int) -> str:
-    """Create so many customers with so many workers, in so many ledgers."""
+    """Create ``count`` customers with several workers on one or more ledgers."""
     spawn = multiprocessing.get_context("spawn")
     settings: dict[str, Any] = {"rate_limit": LIMIT, "rate_limit_per": per, "rate_window": WINDOW, "latency": LATENCY}
     with tempfile.TemporaryDirectory() as folder, SandboxServer(**settings) as sandbox:

@@ -27,14 +27,15 @@ NOTES = """\
 \\* runs inside Airflow, with `dag.test()`. The others run without it. This provider's process imports Airflow anyway,
 which accounts for most of its memory. CPU and time are measured after all imports.
 
-- *Of the bare pool*: speed compared with the pool's. A run of this provider starts with two requests that the pool does
-  not wait for: an authenticated call, and a first POST that learns the limit. They matter more in a shorter run.
+- *Of the bare pool*: speed compared with the pool's. A run of this provider begins with two single requests, an
+  authenticated call and a POST whose response shows the limit. The pool sends at full speed from the start. This
+  matters more in a shorter run.
 - *Duplicates, lost*: the process is killed with SIGKILL when half of the customers exist, and then runs again to its
-  end. For the mapped `HttpOperator`, only tasks that had not succeeded run again, as in Airflow; `dag.test()` runs one
-  task at a time, a scheduler as many as it has slots. This provider ran with `settle=5`, `lease=10` and a timeout of
-  5 s, which determine how long the second run waits before it looks up unknown outcomes. With the defaults, it waits
-  for three minutes.
-- *Window use*: the minimum time for these records, divided by the time they took. 100 % means that every window was
+  end. For the mapped `HttpOperator`, only tasks that had not succeeded run again, as in Airflow. It creates few
+  duplicates because `dag.test()` runs one task at a time; a scheduler runs as many as it has slots. This provider ran
+  with `settle=5`, `lease=10` and a timeout of 5 s. These determine how long the second run waits before it looks up
+  unknown outcomes; with the defaults, it waits for three minutes.
+- *Window use*: the minimum time for these records, divided by the time they took. 100% means that every window was
   used up as soon as it opened.
 - *Rerun*: the same command once more, after everything is done.
 - *Worker-slot seconds* are calculated, because a run would take 33 minutes: 34 windows of a minute at the window use
@@ -209,8 +210,8 @@ def plot(results: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def _bars(panel: Any, names: list[str], values: list[float | None], colours: list[str], title: str, form: str) -> None:
-    bars = panel.barh(names, [value or 0 for value in values], color=colours)
+def _bars(panel: Any, names: list[str], values: list[float | None], colors: list[str], title: str, form: str) -> None:
+    bars = panel.barh(names, [value or 0 for value in values], color=colors)
     labels = [form.format(value) if value is not None else "not measured" for value in values]
     panel.bar_label(bars, labels, padding=3)
     panel.set_title(title, fontsize=9)

@@ -59,7 +59,7 @@ def main() -> None:
             say(*run_report(SECOND, second))
     say(*closing(first, second))
     if second.posts or second.created or {first.state, second.state} != {"success"}:
-        raise SystemExit("The demo should end otherwise. Please report this, with .demo/airflow.log.")
+        raise SystemExit("The demo did not end as expected. Please report this, with .demo/airflow.log.")
 
 
 def prepare_home() -> int:
@@ -193,7 +193,7 @@ def introduction(people: int, origin: str) -> list[str]:
         "  Airflow  a real one, with its home in .demo and its output in .demo/airflow.log",
         "  DAG      example_dags/payarc_from_table.py",
         "",
-        "Setting up Airflow and running the DAG twice takes up to a minute.",
+        "Setting up Airflow and running the DAG twice takes about a minute.",
         "",
     ]
 

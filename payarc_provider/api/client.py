@@ -1,7 +1,7 @@
 """PayArc's customer API, one call per request.
 
-Requests are never repeated behind the caller's back, with one exception: a request answered 401, which PayArc checks
-before it handles a request, is sent once more if there is a newer token by then.
+The client never repeats a request by itself, with one exception: after a 401, it sends the request once more if a newer
+token is available. This is safe because PayArc checks the token before it processes a request.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from payarc_provider.api.errors import error_for, read_object, unknown_outcome
-from payarc_provider.api.fields import customer_id as read_id
-from payarc_provider.api.fields import path_id
+from payarc_provider.api.fields import path_id, read_customer_id
 from payarc_provider.api.http import Request, Response, Transport, check_base_url
 from payarc_provider.api.rate_limit import RateLimiter
 from payarc_provider.api.token import clean_token
@@ -35,8 +34,8 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 class CustomerPage:
     """One page of the list, newest first. Each customer has ``customer_id``.
 
-    :param total: number of customers on all pages; like ``total_pages``, None where PayArc does not say
-    :param date: PayArc's clock when it answered, Unix seconds
+    :param total: number of customers on all pages; like ``total_pages``, None if PayArc does not report it
+    :param date: PayArc's clock when it sent the page, in Unix seconds; None if the response has no date
     """
 
     customers: list[dict[str, Any]]
@@ -56,7 +55,7 @@ class PayarcClient:
     ``limiter.acquire`` returns 0.0, and calls ``limiter.release`` if ``before_send`` raised.
 
     :param base_url: see `check_base_url`
-    :param token: returns the access token; called with True after a 401, to fetch a newer one if there is one
+    :param token: returns the access token; called with True after a 401, to get a newer one if there is one
     :param timeout: seconds from handing over a request to the end of its response
     :param verify: True, False, or the path of a CA bundle
     :param limiter: learns from every response; a new one by default
@@ -102,11 +101,11 @@ class PayarcClient:
         """Create a customer with one POST, and return it with ``customer_id``.
 
         :param fields: as `fields.clean` returns them
-        :param idempotency_key: sent as a header; whether PayArc honours it for customers is unknown
+        :param idempotency_key: sent as a header; it is unknown whether PayArc honors it for customers
         :param before_send: called directly before each time the request goes out; if it raises, that request was not
             sent
         :param attempt: the number of this POST for its record, for the span
-        :raises PayarcConfigError: the idempotency key cannot stand in a header
+        :raises PayarcConfigError: the idempotency key cannot be sent in a header
         """
         if idempotency_key is not None and not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):
             raise PayarcConfigError("idempotency_key must be 1 to 255 visible ASCII characters: choose another one")
@@ -116,15 +115,15 @@ class PayarcClient:
     def get_customer(self, customer_id: str) -> dict[str, Any]:
         """One customer, with ``customer_id``.
 
-        :raises PayarcConfigError: ``customer_id`` is no customer id
+        :raises PayarcConfigError: ``customer_id`` is not a customer id
         """
         request = Request("GET", path_id(customer_id))
         return _customer(request, self._request(request))
 
     def update_customer(self, customer_id: str, fields: Mapping[str, str]) -> dict[str, Any]:
-        """Change the given fields with one PATCH, and return the customer as it is then.
+        """Change the given fields with one PATCH, and return the updated customer.
 
-        :raises PayarcConfigError: ``customer_id`` is no customer id
+        :raises PayarcConfigError: ``customer_id`` is not a customer id
         """
         request = Request("PATCH", path_id(customer_id), fields=fields)
         return _customer(request, self._request(request))
@@ -132,7 +131,7 @@ class PayarcClient:
     def delete_customer(self, customer_id: str) -> None:
         """Delete a customer with one DELETE.
 
-        :raises PayarcConfigError: ``customer_id`` is no customer id
+        :raises PayarcConfigError: ``customer_id`` is not a customer id
         """
         self._request(Request("DELETE", path_id(customer_id)))
 
@@ -167,7 +166,10 @@ class PayarcClient:
                 raise unknown_outcome("GET", "PayArc's list has the same customers on every page")
 
     def ping(self) -> float | None:
-        """Make one cheap authenticated call; return PayArc's clock in Unix seconds, None where it does not say."""
+        """Make one cheap authenticated call.
+
+        :return: PayArc's clock in Unix seconds; None if the response has no date
+        """
         return self.list_page(1, limit=1).date
 
     def _request(
@@ -176,19 +178,23 @@ class PayarcClient:
         before_send: Callable[[], None] | None = None,
         attributes: Attributes | None = None,
     ) -> Response:
-        """Send a request, once more after a 401 if the token has changed, and raise the error it was answered with."""
-        known: dict[str, Any] = {
+        """Send a request and return its response. After a 401, send it once more if the token has changed.
+
+        :raises PayarcError: the error that the response means
+        """
+        span_attributes: dict[str, Any] = {
             "http.request.method": request.method,
             "http.request.resend_count": 0,
             "server.address": self._host,
             **(attributes or {}),
         }
         token = clean_token(self._token(False))
-        response = self._send(request, token, before_send, known)
+        response = self._send(request, token, before_send, span_attributes)
         if response.status == 401:
             newer = clean_token(self._token(True))
             if newer != token:
-                response = self._send(request, newer, before_send, known | {"http.request.resend_count": 1})
+                resent = span_attributes | {"http.request.resend_count": 1}
+                response = self._send(request, newer, before_send, resent)
         error = error_for(request, response)
         if error is not None:
             raise error
@@ -216,7 +222,7 @@ class PayarcClient:
 def _customer(request: Request, response: Response) -> dict[str, Any]:
     data = _with_id((read_object(response.text) or {}).get("data"))
     if data is None:
-        text = f"PayArc answered {response.status} without a customer id"
+        text = f"PayArc returned {response.status} without a customer id"
         raise unknown_outcome(request.method, text, status=response.status)
     return data
 
@@ -230,26 +236,26 @@ def _page(response: Response, page: int) -> CustomerPage:
     for item in data if isinstance(data, list) else [None]:
         customer = _with_id(item)
         if customer is None:
-            raise unknown_outcome("GET", "PayArc did not answer with a list of customers", status=response.status)
+            raise unknown_outcome("GET", "PayArc did not return a list of customers", status=response.status)
         customers.append(customer)
-    current = _whole(pagination.get("current_page"))
+    current = _whole_number(pagination.get("current_page"))
     if current is not None and current != page:
         text = f"PayArc returned page {current} of its list instead of {page}"
         raise unknown_outcome("GET", text, status=response.status)
     return CustomerPage(
         customers=customers,
         page=page,
-        total=_whole(pagination.get("total")),
-        total_pages=_whole(pagination.get("total_pages")),
+        total=_whole_number(pagination.get("total")),
+        total_pages=_whole_number(pagination.get("total_pages")),
         date=response.date,
     )
 
 
 def _with_id(customer: object) -> dict[str, Any] | None:
-    """The customer with ``customer_id``; None if it is no object or has no id."""
-    found = read_id(customer) if isinstance(customer, dict) else None
+    """The customer with ``customer_id``; None if it is not an object or has no id."""
+    found = read_customer_id(customer) if isinstance(customer, dict) else None
     return {**customer, "customer_id": found} if isinstance(customer, dict) and found is not None else None
 
 
-def _whole(value: object) -> int | None:
+def _whole_number(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

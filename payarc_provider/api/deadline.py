@@ -2,7 +2,8 @@
 
 The timeouts of `requests` limit each wait for bytes and not the whole request, they apply to every address of a host in
 turn, and they do not count the time spent on resolving names. But a request that leaves late could create a customer
-after others have looked for it. Here nothing leaves after the deadline, and no response is read after it.
+after others have looked for it. Here nothing leaves after the deadline, and no response is read after it. If a request
+is given up, the bytes that the kernel still holds are discarded, see `unsent`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from typing import Any
 
 import urllib3
 from requests.adapters import HTTPAdapter
+
+from payarc_provider.api.unsent import close_orderly, discard_now, discard_on_close
 
 __all__ = ["DeadlineAdapter", "deadline", "now"]
 
@@ -90,7 +93,7 @@ def _raise_if_late() -> None:
 
 
 class _DeadlineMixin:
-    """Sends no byte after the deadline, whether the connection is new or kept alive.
+    """Sends no byte after the deadline, or after it was abandoned, whether the connection is new or kept alive.
 
     A process may be suspended at any moment, even between two bytes. A request that has begun in time but not ended in
     time is cut off. Its outcome is unknown, although a server should not process half a request.
@@ -98,6 +101,13 @@ class _DeadlineMixin:
 
     sock: Any
     _started = False
+    _abandoned = False
+
+    def abandon(self) -> None:
+        """Give up the request in flight, from another thread."""
+        self._abandoned = True
+        if (sock := self.sock) is not None:
+            discard_now(sock)
 
     def connect(self) -> None:
         super().connect()  # type: ignore[misc]
@@ -108,12 +118,17 @@ class _DeadlineMixin:
         super().putrequest(*args, **kwargs)  # type: ignore[misc]
 
     def send(self, data: Any) -> None:
-        if self.sock is not None and deadline.left() <= 0:
-            if self._started:
-                raise TimeoutError("the request's deadline has passed")
+        if self.sock is None and not self._started:
+            self.connect()
+        if self._started and (self._abandoned or deadline.left() <= 0):
+            raise TimeoutError("the request's deadline has passed, or its connection was closed")
+        if not self._started:
+            if self._abandoned:
+                raise urllib3.exceptions.ConnectTimeoutError("the connection was closed before anything was sent")
             _raise_if_late()
-        super().send(data)  # type: ignore[misc]
+            discard_on_close(self.sock, deadline.left())
         self._started = True
+        super().send(data)  # type: ignore[misc]
 
 
 class _HTTPConnection(_DeadlineMixin, urllib3.connection.HTTPConnection):
@@ -124,16 +139,42 @@ class _HTTPSConnection(_DeadlineMixin, urllib3.connection.HTTPSConnection):
     response_class = _DeadlineResponse
 
 
-class _HTTPPool(urllib3.HTTPConnectionPool):
+class _PoolMixin:
+    """Knows the connection in flight. There is at most one, because a thread has a session of its own."""
+
+    _in_flight: _DeadlineMixin | None = None
+    _abandoned = False
+
+    def abandon(self) -> None:
+        """Give up the request in flight, if there is one, from another thread. The pool is not used again."""
+        self._abandoned = True
+        if (connection := self._in_flight) is not None:
+            connection.abandon()
+
+    def _get_conn(self, *args: Any, **kwargs: Any) -> Any:
+        connection = self._in_flight = super()._get_conn(*args, **kwargs)  # type: ignore[misc]
+        if self._abandoned:
+            connection.abandon()
+        return connection
+
+    def _put_conn(self, conn: Any) -> None:
+        # urllib3 has closed the connection already unless the response is complete.
+        self._in_flight = None
+        if conn is not None and conn.sock is not None:
+            close_orderly(conn.sock)
+        super()._put_conn(conn)  # type: ignore[misc]
+
+
+class _HTTPPool(_PoolMixin, urllib3.HTTPConnectionPool):
     ConnectionCls = _HTTPConnection
 
 
-class _HTTPSPool(urllib3.HTTPSConnectionPool):
+class _HTTPSPool(_PoolMixin, urllib3.HTTPSConnectionPool):
     ConnectionCls = _HTTPSConnection
 
 
 class DeadlineAdapter(HTTPAdapter):
-    """Keeps one connection, never retries, and applies the deadline.
+    """Keeps one connection, never retries, applies the deadline, and discards what a request given up has not sent.
 
     Known limitation: a SOCKS proxy has connections of its own, on which the timeout limits each wait only.
     """
@@ -150,3 +191,11 @@ class DeadlineAdapter(HTTPAdapter):
         if isinstance(manager, urllib3.ProxyManager):
             manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
         return manager
+
+    def close(self) -> None:
+        """Close the idle connection, and give up the request in flight if another thread has one."""
+        for manager in (self.poolmanager, *self.proxy_manager.values()):
+            for key in manager.pools.keys():  # noqa: SIM118 - it cannot be iterated over
+                if isinstance(pool := manager.pools.get(key), _PoolMixin):
+                    pool.abandon()
+        super().close()

@@ -1,11 +1,11 @@
-"""Which error a response means, or the lack of one. The decision is made here and nowhere else.
+"""Maps responses, and missing responses, to errors. No other module decides this.
 
 Three outcomes are never mixed up: rejected (fix the data), not processed (send again later) and unknown (look the
-customer up before anything is sent again). A response that is none of them means that the run is misconfigured. In
+customer up before anything is sent again). Any other response means that the run is misconfigured. When in
 doubt, the outcome is unknown.
 
-No error text contains a value, a token, a URL's query or a response body. PayArc's own words are kept with everything
-removed that may quote a value.
+No error text contains a value, a token, a URL's query or a response body. PayArc's own text is kept, without
+anything that may quote a value.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from payarc_provider.exceptions import (
 if TYPE_CHECKING:
     from payarc_provider.api.http import Request, Response
 
-__all__ = ["error_for", "read_object", "strike", "transport_failure", "unknown_outcome"]
+__all__ = ["error_for", "read_object", "redact", "transport_failure", "unknown_outcome"]
 
 _MAX_TEXT = 300
 _MAX_FIELDS = 20
@@ -46,44 +46,44 @@ def error_for(request: Request, response: Response) -> PayarcError | None:  # no
     """The error that a response means; None for a success that can be read."""
     method, status, text = request.method, response.status, response.text
     if 200 <= status < 300:
-        # DELETE is answered without a body. Any other success that cannot be read does not tell what was done.
+        # A successful DELETE has no body. An unreadable body after any other request leaves its effect unknown.
         if (method == "DELETE" and not text.strip()) or read_object(text) is not None:
             return None
-        return unknown_outcome(method, f"PayArc answered {status} with an unreadable body", status=status)
+        return unknown_outcome(method, f"PayArc returned {status} with an unreadable body", status=status)
     if status < 200 or status == 408 or status >= 500:
-        # The server gave up before, during or after the work.
-        return unknown_outcome(method, f"PayArc answered {status}", status=status)
+        # The server may have failed before, during or after it processed the request.
+        return unknown_outcome(method, f"PayArc returned {status}", status=status)
     if status in (401, 403):
-        # Checked before a request is handled.
-        return _not_accepted(status)
+        # The token is checked before the request is processed.
+        return _auth_error(status)
     if status == 429:
-        # Laravel's throttle runs before a request is handled.
+        # Laravel's throttle runs before the request is processed.
         return _rate_limited(response.retry_after)
     if status == 404 and request.customer_id is not None:
         return PayarcNotFound(status=status)
     if status in (400, 409, 422):
-        # It is PayArc's rejection only in PayArc's shape: a proxy or a firewall may answer 400 as well.
-        words = _payarcs_words(text, request.fields or {})
-        if words is not None:
-            message, errors = words
+        # Only a body in PayArc's format is a rejection by PayArc: a proxy or a firewall may also return a 400.
+        rejection = _read_rejection(text, request.fields or {})
+        if rejection is not None:
+            message, errors = rejection
             return PayarcRefused(message or f"PayArc rejected the data ({status})", status=status, errors=errors)
-    # A redirect, a 404 or 405 on the collection, or a foreign 4xx does not come from the API.
+    # A redirect, a 404 or 405 on the collection, or any other 4xx does not come from PayArc's customer API.
     return PayarcUnexpectedAnswer(
-        f"the server answered {method} with {status}, which is not a response of PayArc's customer API: check the "
+        f"the response to {method} is a {status}, which PayArc's customer API does not return: check the "
         "connection's host and environment, and any proxy",
         status=status,
     )
 
 
 def transport_failure(method: str, exc: BaseException) -> PayarcError:
-    """The error for a request without a complete response, from the exception of requests or urllib3.
+    """The error for a request without a complete response, from an exception of requests or urllib3.
 
-    It is `PayarcConnectionFailed` only if certainly nothing was sent, and `PayarcUnknownOutcome` otherwise. Raise it
-    outside the ``except`` block: the exception of requests carries the request, and with it the token and the record.
+    Returns `PayarcConnectionFailed` if it is certain that nothing was sent, otherwise `PayarcUnknownOutcome`. Raise it
+    outside the ``except`` block: the library's exception carries the request, which contains the token and the record.
     """
     causes = list(_causes(exc))
     kind = type(causes[-1]).__name__
-    if any(_before_sending(cause) for cause in causes):
+    if any(_failed_before_sending(cause) for cause in causes):
         return PayarcConnectionFailed(
             f"could not connect to {_host(exc)} ({kind}), so nothing was sent: check the connection's host, the "
             "network and any proxy, then try again"
@@ -91,12 +91,12 @@ def transport_failure(method: str, exc: BaseException) -> PayarcError:
     return unknown_outcome(method, f"no complete response from {_host(exc)} ({kind})")
 
 
-def unknown_outcome(method: str, what: str, *, status: int | None = None) -> PayarcUnknownOutcome:
-    """The error for a request whose effect is unknown. A GET changes nothing and may simply be repeated."""
+def unknown_outcome(method: str, problem: str, *, status: int | None = None) -> PayarcUnknownOutcome:
+    """The error for a request whose effect is unknown. A GET changes nothing and can be repeated safely."""
     if method == "GET":
-        return PayarcUnknownOutcome(f"{what}; nothing was changed: try again", status=status, may_have_acted=False)
+        return PayarcUnknownOutcome(f"{problem}; nothing was changed: try again", status=status, may_have_acted=False)
     return PayarcUnknownOutcome(
-        f"{what}; PayArc may have acted on the {method}: look the customer up before you send anything again",
+        f"{problem}; PayArc may have acted on the {method}: look the customer up before you send anything again",
         status=status,
     )
 
@@ -107,14 +107,14 @@ def read_object(body_text: str) -> dict[str, Any] | None:
     return body if isinstance(body, dict) else None
 
 
-def strike(text: str, sent: Mapping[str, str]) -> str:
-    """PayArc's words in one line of at most 300 characters, with everything removed that may quote a value.
+def redact(text: str, sent: Mapping[str, str]) -> str:
+    """PayArc's text on one line of at most 300 characters, without anything that may quote a value.
 
-    Removed are the values sent, everything in quotes, email addresses, and five or more digits in a row.
+    Removes the values sent, everything in quotes, email addresses, and five or more digits in a row.
     """
     text = html.unescape(text)
     if re.search(r"<[a-zA-Z!/]", text):
-        return "(a text with markup, left out)"
+        return "(text with markup, omitted)"
     text = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     for value in sorted((" ".join(value.split()) for value in sent.values()), key=len, reverse=True):
         if value:
@@ -126,10 +126,10 @@ def strike(text: str, sent: Mapping[str, str]) -> str:
 _QUOTABLE = re.compile(
     r"""
       "[^"]*" | “[^”]*” | `[^`]*`
-    | (?<!\w)'.*?'(?!\w)               # not the apostrophe of "isn't", nor that inside 'O'Brien'
+    | (?<!\w)'.*?'(?!\w)               # not the apostrophe of "isn't", nor the one inside 'O'Brien'
     | ‘.*?’(?!\w)
     | [^\s@"'<>,;:()]+@[^\s@"'<>,;()]+
-    | \+?[0-9](?:[ .()/-]{0,2}[0-9]){4,}   # also in groups, as a telephone number is written
+    | \+?[0-9](?:[ .()/-]{0,2}[0-9]){4,}   # also in groups, as telephone numbers are written
     """,
     re.VERBOSE,
 )
@@ -137,19 +137,19 @@ _QUOTABLE = re.compile(
 
 # urllib3's ProxyError is not included: it also wraps a connection that was reset after the request had been sent.
 _NOT_SENT = (
-    # No address, no route, refused, or too slow to accept; includes NameResolutionError and NewConnectionError.
+    # No address, no route, not accepted, or not in time; includes NameResolutionError and NewConnectionError.
     urllib3_errors.ConnectTimeoutError,
     requests.ConnectTimeout,
     # The certificate is checked in the handshake, before the first byte of the request.
     ssl.SSLCertVerificationError,
-    # An invalid address of the host or of a proxy.
+    # The address of the host or of a proxy is invalid.
     urllib3_errors.LocationValueError,
     requests.exceptions.InvalidURL,
     requests.exceptions.InvalidSchema,
 )
 
 
-def _not_accepted(status: int) -> PayarcAuthError:
+def _auth_error(status: int) -> PayarcAuthError:
     if status == 401:
         text = "PayArc does not accept the access token (401): put a valid token into the connection's password, and "
         return PayarcAuthError(text + "make sure that it belongs to the connection's environment", status=status)
@@ -164,15 +164,15 @@ def _rate_limited(wait: float | None) -> PayarcRateLimited:
     )
 
 
-def _payarcs_words(body_text: str, sent: Mapping[str, str]) -> tuple[str, dict[str, list[str]]] | None:
-    """PayArc's message and errors by field, without values; None if the body has none of the observed shapes.
+def _read_rejection(body_text: str, sent: Mapping[str, str]) -> tuple[str, dict[str, list[str]]] | None:
+    """PayArc's message and errors by field, without values; None if the body is not in a format observed at PayArc.
 
-    The shapes are an envelope (``message`` with ``status: "error"`` or ``status_code``, or ``errors`` by field) and,
+    The formats are an envelope (``message`` with ``status: "error"`` or ``status_code``, or ``errors`` by field) and,
     for some 409s, a bare list of texts.
     """
     body = _read_json(body_text)
     if isinstance(body, list) and body and all(isinstance(text, str) for text in body):
-        return strike(" ".join(body[:_MAX_TEXTS]), sent), {}
+        return redact(" ".join(body[:_MAX_TEXTS]), sent), {}
     if not isinstance(body, dict):
         return None
     message, errors = body.get("message"), body.get("errors")
@@ -180,11 +180,11 @@ def _payarcs_words(body_text: str, sent: Mapping[str, str]) -> tuple[str, dict[s
     enveloped = isinstance(message, str) and (body.get("status") == "error" or "status_code" in body)
     if not (enveloped or by_field):
         return None
-    cleared = {
-        strike(str(field), {})[:64]: [strike(str(text), sent) for text in _as_list(texts)[:_MAX_TEXTS]]
+    redacted = {
+        redact(str(field), {})[:64]: [redact(str(text), sent) for text in _as_list(texts)[:_MAX_TEXTS]]
         for field, texts in list(by_field.items())[:_MAX_FIELDS]
     }
-    return strike(message, sent) if isinstance(message, str) else "", cleared
+    return redact(message, sent) if isinstance(message, str) else "", redacted
 
 
 def _as_list(texts: object) -> list[object]:
@@ -198,10 +198,10 @@ def _read_json(text: str) -> object:
         return None
 
 
-def _before_sending(cause: BaseException) -> bool:
+def _failed_before_sending(cause: BaseException) -> bool:
     if isinstance(cause, _NOT_SENT):
         return True
-    # The text of http.client for a proxy that rejects CONNECT; there is no class for it.
+    # http.client has no exception class for a proxy that rejects CONNECT, only this text.
     return isinstance(cause, OSError) and str(cause).startswith("Tunnel connection failed")
 
 

@@ -1,8 +1,8 @@
-"""PayArc's customer fields and their rules, and reading a customer object that PayArc sends.
+"""PayArc's customer fields and their rules, and the customer objects that PayArc returns.
 
 `FIELDS` is the table in PayArc's guide "Create Customer". Lengths and digits are checked before a request is spent. The
 rules "letters" and "alphanumeric" are not checked: the guide's own examples break them, and real names have apostrophes
-and accents. PayArc answers 422 to values that pass here and break its rules.
+and accents. PayArc returns 422 for values that pass these checks and break its rules.
 
 No error text quotes a value. It states the limit, the actual length, at most one character, and the remedy.
 """
@@ -26,8 +26,8 @@ __all__ = [
     "Rule",
     "clean",
     "created_between",
-    "customer_id",
     "path_id",
+    "read_customer_id",
 ]
 
 Kind = Literal["text", "email", "zip", "phone"]
@@ -35,11 +35,11 @@ Kind = Literal["text", "email", "zip", "phone"]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """The rule for one field: the ``kind`` of characters and, after normalization, ``least`` to ``most`` of them."""
+    """The rule for one field: the ``kind`` of characters, and how many are allowed after normalization."""
 
     kind: Kind
-    least: int
-    most: int
+    min_length: int
+    max_length: int
 
     @property
     def text(self) -> str:
@@ -50,7 +50,11 @@ class Rule:
             "zip": "digits and hyphens",
             "phone": "digits; + - . ( ) / and spaces between them are removed",
         }[self.kind]
-        return f"at most {self.most} {characters}" if self.least == 1 else f"{self.least} to {self.most} {characters}"
+        return (
+            f"at most {self.max_length} {characters}"
+            if self.min_length == 1
+            else f"{self.min_length} to {self.max_length} {characters}"
+        )
 
 
 FIELDS: dict[str, Rule] = {
@@ -75,10 +79,10 @@ _ALLOWED = {
     "phone": "only digits and + - . ( ) / between them are allowed",
 }
 
-# Most values match their field's pattern and need nothing else. One match then replaces a dozen steps.
+# Most values already match their field's pattern. For these, one match replaces a dozen steps.
 _ASCII = {"text": r" -~", "email": r"!-~", "zip": r"0-9\-", "phone": r"0-9"}
 _READY = {
-    name: re.compile(rf"(?! )[{_ASCII[rule.kind]}]{{{rule.least},{rule.most}}}(?<! )").fullmatch
+    name: re.compile(rf"(?! )[{_ASCII[rule.kind]}]{{{rule.min_length},{rule.max_length}}}(?<! )").fullmatch
     for name, rule in FIELDS.items()
 }
 
@@ -89,7 +93,7 @@ _MAX_DIGITS = 60  # more than any field may have; writing out 1E+999999999 would
 
 
 def clean(record: Mapping[str, object]) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """Make a record ready to send without losing anything. Never raises.
+    """Normalize a record's values for sending, without losing any data. Never raises.
 
     Values are trimmed and normalized to NFC, a phone is reduced to its digits, and integers and decimals become text.
     ``None``, empty and blank values are left out. Nothing is truncated: a value that is too long is an error.
@@ -147,17 +151,17 @@ def _clean_value(rule: Rule, value: object) -> tuple[str, list[str]]:
 def _faults(rule: Rule, text: str) -> Iterator[str]:
     invalid = next((char for char in text if not _is_allowed(rule.kind, char)), None)
     if invalid is not None:
-        # A value's only character is the whole value, so it is not shown.
+        # A value of one character would be shown completely, so it is not shown.
         shown = f' "{invalid}"' if len(text) > 1 and not invalid.isspace() else ""
         yield f"contains {_describe(invalid)}{shown}; {_ALLOWED[rule.kind]}"
     if rule.kind == "phone" and invalid is not None:
-        return  # the number of its digits means nothing
+        return  # its length means nothing
     length, unit = len(text), "digit" if rule.kind == "phone" else "character"
     has = f"has {length} {unit}{'' if length == 1 else 's'}"
-    if length < rule.least:
-        yield f"{has}; at least {rule.least} are required"
-    if length > rule.most:
-        yield f"{has}; at most {rule.most} are allowed"
+    if length < rule.min_length:
+        yield f"{has}; at least {rule.min_length} are required"
+    if length > rule.max_length:
+        yield f"{has}; at most {rule.max_length} are allowed"
 
 
 def _is_allowed(kind: Kind, char: str) -> bool:
@@ -182,7 +186,7 @@ def _number_text(rule: Rule, value: object) -> tuple[str, str | None]:
     """A number from a database as exact text, or the reason why it is rejected."""
     digits_only = rule.kind in ("zip", "phone")
     if isinstance(value, float) and digits_only and value.is_integer():
-        # pandas turns a column of whole numbers with a missing value into floats. Other floats are no zip or phone.
+        # pandas turns a column of whole numbers with a missing value into floats. Other floats are not a zip or phone.
         value = int(value)
     if isinstance(value, float) and math.isnan(value):
         return "", "is NaN, which is pandas' missing value: use None or leave the field out"
@@ -199,8 +203,8 @@ def _number_text(rule: Rule, value: object) -> tuple[str, str | None]:
 
 
 # ---- customer objects -----------------------------------------------------------------------------------------------
-# PayArc has two shapes. The guide shows ``id``, and ``created_at`` as text without a time zone. Observed responses have
-# ``customer_id``, and ``created_at`` in Unix seconds.
+# PayArc uses two formats. The guide shows ``id``, and ``created_at`` as text without a time zone. Observed responses
+# have ``customer_id``, and ``created_at`` in Unix seconds.
 
 # The most seconds by which a time without a zone can differ from UTC: zones range from UTC-12 to UTC+14.
 _UNKNOWN_ZONE = 14 * 3600.0
@@ -209,7 +213,7 @@ _PATH_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _UNIX_SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?", re.ASCII)
 
 
-def customer_id(customer: Mapping[str, object]) -> str | None:
+def read_customer_id(customer: Mapping[str, object]) -> str | None:
     """The customer's id without ``cus_``, from ``customer_id`` or else ``id``; None if neither has one."""
     for name in ("customer_id", "id"):
         value = customer.get(name)
@@ -241,7 +245,7 @@ def path_id(customer_id: str) -> str:
 def created_between(customer: Mapping[str, object]) -> tuple[float, float] | None:
     """The earliest and the latest time of the customer's creation, in Unix seconds; None if it cannot be read.
 
-    Both are the same if ``created_at`` is a number or has a time zone. Without a zone, it is read as UTC plus or minus
+    Both are equal if ``created_at`` is a number or has a time zone. Without a zone, it is read as UTC plus or minus
     `_UNKNOWN_ZONE`.
     """
     value = customer.get("created_at")

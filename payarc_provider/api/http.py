@@ -85,7 +85,7 @@ class Response:
 
     @property
     def date(self) -> float | None:
-        """PayArc's clock when it answered, in Unix seconds; None where the response does not say."""
+        """PayArc's clock when it sent the response, in Unix seconds; None if the response has no date."""
         return server_time(self.headers)
 
     @property
@@ -140,7 +140,10 @@ class Transport:
             self._local.last_used = now()
 
     def close(self) -> None:
-        """Close all connections. The transport can still be used and opens new ones."""
+        """Close all connections, and give up the requests that other threads have in flight.
+
+        The transport can still be used and opens new connections.
+        """
         with self._lock:
             sessions = list(self._sessions)
         for session in sessions:
@@ -218,7 +221,7 @@ def _read(response: requests.Response) -> bytes | None:
 
 class _Session(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """None, always: requests prepares the next request of a redirect even if it is not to follow it."""
+        """Always None: otherwise requests prepares the redirected request even when it must not follow the redirect."""
 
 
 def _new_session(base_url: str) -> requests.Session:
@@ -241,7 +244,7 @@ _DEFAULT_PORT = {"https": 443, "http": 80}
 
 
 def check_base_url(url: str) -> str:
-    """Normalize the API's base URL, so that one server always has the same text.
+    """Normalize the API's base URL, so that the same server always has the same URL.
 
     The host is lower case, a default port and a trailing slash are dropped, and an empty path becomes ``/v1``.
 

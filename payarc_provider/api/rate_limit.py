@@ -1,4 +1,4 @@
-"""PayArc's rate limit, learnt from its responses and shared among the workers on one ledger. See docs/rate_limit.md.
+"""PayArc's rate limit, learned from its responses and shared among the workers on one ledger. See docs/rate_limit.md.
 
 PayArc counts requests in fixed windows that open with their first request. A `Budget` is what it counts together: all
 endpoints, until its responses show that each endpoint has windows of its own.
@@ -44,13 +44,13 @@ class Budget:
     length: tuple[float, float] = (0.0, math.inf)  # a window lasts longer than the first and at most the second
     waiting: dict[str, tuple[float, float]] = field(default_factory=dict)  # endpoint → since when, until when
     last_taken: float = -math.inf
-    opened_before: tuple[float, float] | None = None
+    opened_before: tuple[float, float, str] | None = None
     number: int = 0
-    counts: dict[str, tuple[float, int]] = field(default_factory=dict)  # endpoint → requests used, and heard when
+    counts: dict[str, tuple[float, int]] = field(default_factory=dict)  # endpoint → requests used, as of which tick
     in_flight: Counter[str] = field(default_factory=Counter)
     unanswered: int = 0
     unanswered_at: int = 0
-    opened: tuple[float, float] | None = None  # between which moments PayArc handled the window's first request
+    opened: tuple[float, float, str] | None = None  # between which moments, and by a request to which endpoint
     end: float | None = None
     workers: int = 1
     slots: int = 0  # with several workers: how many requests the ledger lets this one send
@@ -62,7 +62,7 @@ class Budget:
 
     @property
     def used(self) -> float:
-        """The most requests that are accounted for, whoever sent them."""
+        """The most requests that are accounted for, this worker's or others'."""
         return max((used for used, _ in self.counts.values()), default=0) + self.unanswered
 
     @property
@@ -115,14 +115,14 @@ class Budget:
         for teller in (sent.endpoint, _LEDGER):
             before, at = self.counts.get(teller, (0.0, self.tick))
             if sent.tick > at and used <= before:
-                self.begin()  # a request that left after a count was heard counts more, unless a new window has opened
+                self.begin()  # a request that left after a count was known raises it, unless a new window has opened
         self.limit = limit
         if sent.tick > self.unanswered_at:
             self.unanswered = 0
         if used >= self.counts.get(sent.endpoint, (0.0, 0))[0]:
             self.counts[sent.endpoint] = used, self.tick
         if used == 1 and all(count <= 1 for name, (count, _) in self.counts.items() if name != sent.endpoint):
-            self.opened, self.has_news = (sent.at, self.now), True
+            self.opened, self.has_news = (sent.at, self.now, sent.endpoint), True
             self.end = None if self.seconds is None else self.now + self.seconds
         if left is not None and left[1] > 0:
             self._learn_end(left, sent)
@@ -150,7 +150,7 @@ class Budget:
     def _learn_end(self, left: tuple[float, float], sent: Sent) -> None:
         earliest, latest = sent.at + min(left[0], _LONGEST), self.now + min(left[1], _LONGEST)
         expected = None
-        if self.opened is not None:
+        if self.opened is not None and self.opened[2] == sent.endpoint:  # others may have windows of their own
             self._learn_length(earliest - self.opened[1], latest - self.opened[0])
             expected = None if self.seconds is None else self.opened[1] + self.seconds
         first, last = max(self.now, earliest), latest + 1
@@ -179,7 +179,8 @@ class Budget:
             self.begin()
         window["taken"] = max(window["taken"] + self.unshared, min(self.used, self.limit))
         if self.has_news:
-            window["opened"] = [at + shift for at in self.opened] if self.opened else None
+            first, last, opener = self.opened or (0.0, 0.0, None)
+            window["opened"] = opener and [first + shift, last + shift, opener]
             window["end"] = None if self.end is None else self.end + shift
         if self.seconds is not None:
             window["length"] = self.length
@@ -190,13 +191,14 @@ class Budget:
         if workers == 1:
             return
         if self.opened is None and window["opened"]:
-            self.opened = window["opened"][0] - shift, window["opened"][1] - shift
+            first, last, opener = window["opened"]
+            self.opened = first - shift, last - shift, opener
         if window["end"] is not None:
             self.end = min(window["end"] - shift, self.now + _LONGEST)
         left = int(self.limit - window["taken"])
         if left <= 0:
             self.counts[_LEDGER] = self.limit, self.tick
-            if window["end"] is None and self.now + shift - (window["probed"] or 0.0) >= _PROBE_EVERY:
+            if window["end"] is None and self.now + shift - (window["probed"] or -math.inf) >= _PROBE_EVERY:
                 self.slots, window["probed"] = 1, self.now + shift  # one request finds out when the window ends
         elif not self.slots:
             self.slots = min(ready, max(1, left // workers))

@@ -1,8 +1,8 @@
-"""The access token: cleaned of paste accidents, and what it says about itself.
+"""The access token: removes paste errors, and reads what the token says about itself.
 
 PayArc's token is a long-lived secret from the dashboard. It is a JWT with ``sub`` (the merchant's user) and ``exp``,
 about five years after ``iat`` (observed); a token that is not a JWT works just as well. Nothing read here is verified
-or trusted: it serves to warn early, and to notice that a token belongs to another user.
+or trusted: it serves only to warn before a token expires, and to notice that a token belongs to another user.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _REMEDY = "put PayArc's access token (dashboard, API) into the connection's pass
 
 @dataclass(frozen=True, slots=True)
 class TokenClaims:
-    """What a token says about itself, unverified; None where it does not say.
+    """What a token says about itself, unverified; None where it says nothing.
 
     :param sub: the merchant's user that it belongs to
     :param expires_at: Unix seconds
@@ -60,7 +60,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class ExpiryProblem:
-    """A text for people; ``expired`` tells an error from a warning."""
+    """A message for people. ``expired``: whether the token has expired already (an error) or will soon (a warning)."""
 
     text: str
     expired: bool
@@ -69,7 +69,7 @@ class ExpiryProblem:
 def clean_token(token: str | None) -> str:
     """The token without surrounding white space and without an accidental ``Bearer``.
 
-    :raises PayarcConfigError: it is missing or cannot stand in a header; the text never shows it
+    :raises PayarcConfigError: it is missing or cannot be sent in a header; the message never shows it
     """
     text = (token or "").strip()
     if prefix := _BEARER.match(text):
@@ -78,8 +78,8 @@ def clean_token(token: str | None) -> str:
         raise PayarcConfigError(f"no access token: {_REMEDY}")
     if any(char.isspace() or not char.isprintable() or ord(char) > 0xFF for char in text):
         raise PayarcConfigError(
-            f"the access token contains a character that no token has, such as white space: {_REMEDY} again, in one "
-            "line as the dashboard shows it"
+            f"the access token contains a character that no token has, such as white space: {_REMEDY} again, as one "
+            "line, exactly as the dashboard shows it"
         )
     return text
 

@@ -35,7 +35,7 @@ class _NoSpan:
 
 class _NoTracer:
     def span(self, name: str, attributes: Attributes) -> contextlib.AbstractContextManager[Span]:
-        """A span that nobody sees."""
+        """A span that is not recorded."""
         return contextlib.nullcontext(_NoSpan())
 
 

@@ -140,7 +140,7 @@ class PayarcHook(BaseHook):
         Calling this twice creates two customers. Use ``CreateCustomerOperator`` to create each customer exactly once.
 
         :param fields: PayArc field → value, checked against the rules of PayArc's guide before anything is sent
-        :param idempotency_key: sent as ``Idempotency-Key``; it is unknown whether PayArc honours it for customers
+        :param idempotency_key: sent as ``Idempotency-Key``; it is unknown whether PayArc honors it for customers
         :return: PayArc's customer, with its id under ``customer_id``
         :raises PayarcRefused: the fields break the rules (``status`` is None) or PayArc rejected them; ``errors`` has
             the reasons by field

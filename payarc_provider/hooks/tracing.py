@@ -1,7 +1,7 @@
 """OpenTelemetry spans, where Airflow is installed with OpenTelemetry.
 
-A span lies within the current one, such as the span of Airflow's task. Attributes are counts, codes and endpoints only.
-Of an exception only the class is kept, because a message or a stack could quote a record.
+A span is a child of the current one, such as the span of Airflow's task. Its attributes are counts, codes and endpoints
+only. Of an exception, only the class is recorded, because a message or a stack trace could quote a record.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STATUS = "http.response.status_code"
 
 
 def get_tracer() -> Tracer:
-    """The tracer of runs, batches and requests; one that does nothing where OpenTelemetry is not installed."""
+    """The tracer of runs, batches and requests; one that does nothing if OpenTelemetry is not installed."""
     try:
         from opentelemetry import trace
     except ImportError:  # Airflow 2.11 without its extra "otel"

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-_SUMMARY = "Show a ledger, and change by hand what no run may decide. Prints no personal data."
+_SUMMARY = "Show a ledger, and make the decisions that runs leave to a person. Prints no personal data."
 _END = "exit status: 0 done, 1 not done (the reason is one line on stderr), 2 wrong usage"
-_SOURCE = (
-    "the source of the rows, named as runs name it: 'task DAG.TASK', 'table TABLE of CONN', 'query of DAG.TASK on CONN'"
-)
+_SOURCE = "the source of the rows, as runs name it: 'task DAG.TASK', 'table TABLE of CONN', 'query of DAG.TASK on CONN'"
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -45,12 +43,14 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, summary: str, *, explanation: str = "") -> argparse.ArgumentParser:
         text = f"{summary[0].upper()}{summary[1:]}. {explanation}".strip()
-        one = commands.add_parser(name, help=summary, description=text, epilog=_END, formatter_class=_Help)
-        _add_common(one, inherited=True)
-        return one
+        subparser = commands.add_parser(name, help=summary, description=text, epilog=_END, formatter_class=_Help)
+        _add_common(subparser, inherited=True)
+        return subparser
 
     _add_listing(command("status", "count the rows of each account by state"), paged=False)
-    _add_listing(command("pending", "list the pending rows: since when, claimed by which run, and until when"))
+    _add_listing(
+        command("pending", "list the pending rows, the runs that claimed them, and when another run may take them over")
+    )
     _add_listing(command("rejected", "list the rejected records: since when, and why"))
     command(
         "ddl",
@@ -76,8 +76,8 @@ def _parser() -> argparse.ArgumentParser:
         command(
             "rebuild",
             "rebuild a lost or restored ledger from PayArc's list",
-            explanation="Reads PayArc's whole list and makes rows for the keys whose references customers carry. "
-            "Run it when the last run ended longer than `settle` ago.",
+            explanation="Reads PayArc's whole list and restores the rows of the keys whose references it finds. "
+            "Wait until the last run ended longer ago than `settle`.",
         )
     )
     return parser
@@ -101,7 +101,7 @@ def _add_common(parser: argparse.ArgumentParser, *, inherited: bool) -> None:
         "--ledger-table",
         metavar="TABLE",
         default=default("payarc_customers"),
-        help="its table (payarc_customers)",
+        help="the ledger's table (payarc_customers)",
     )
     parser.add_argument("--account", default=default(None), help="the account, if the ledger has several")
 

@@ -81,9 +81,9 @@ def _resolve(ledger: Ledger, given: argparse.Namespace) -> str:
         return f"{display_key(given.key)}: no customer at PayArc; the next run that reads its record sends it"
     customer_id = path_id(given.customer_id)
     with contextlib.closing(Merchant(given.payarc_conn_id)) as merchant:
-        if (its_account := merchant.account(ledger)) != account:
+        if (merchant_account := merchant.account(ledger)) != account:
             raise LedgerUnchanged(
-                f"the connection {merchant.conn_id} belongs to the account {its_account}, not {account}"
+                f"the connection {merchant.conn_id} belongs to the account {merchant_account}, not {account}"
             )
         carried = find_reference(merchant.customer(customer_id).get("description"))
     Repair(ledger, account).resolve(given.key, customer_id, carried)
@@ -92,9 +92,9 @@ def _resolve(ledger: Ledger, given: argparse.Namespace) -> str:
 
 def _absence_question(ledger: Ledger, account: str, key: str) -> str:
     code = Repair(ledger, account).row(key).reference
-    sign = f"its description would end with #{code}" if code else "it has no reference, but the record's data"
+    recognized_by = f"its description would end with #{code}" if code else "it has no reference, but the record's data"
     return (
-        f"If PayArc does have a customer for {display_key(key)} ({sign}), the next run creates a second one. "
+        f"If PayArc does have a customer for {display_key(key)} ({recognized_by}), the next run creates a second one. "
         "Have you checked in PayArc's dashboard that there is none?"
     )
 

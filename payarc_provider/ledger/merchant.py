@@ -1,4 +1,4 @@
-"""PayArc, for the commands that ask it."""
+"""Access to PayArc, for the commands that need it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from payarc_provider.sync.ledger.repair import LedgerUnchanged
 
 
 class Merchant:
-    """PayArc as one connection's token sees it.
+    """One merchant at PayArc, reached through an Airflow connection.
 
     :param conn_id: a connection of type ``payarc``
     """

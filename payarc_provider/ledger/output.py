@@ -1,4 +1,4 @@
-"""Formats what the commands print: tables of at most 100 columns if the keys allow it, or JSON. Times are in UTC."""
+"""Formats what the commands print: text of at most 100 columns (longer keys are not cut), or JSON. Times are in UTC."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HOLDS = {
 _VERDICTS = {
     Verdict.INSERTED: "rows that were missing",
     Verdict.RESOLVED: "rows that were rejected or unsent, and now have their customer",
-    Verdict.AGREED: "rows that were right",
+    Verdict.AGREED: "rows that were already correct",
     Verdict.PENDING: "rows that the next run looks up",
     Verdict.UNDECIDED: "rows with several customers, pending until you resolve them",
     Verdict.DISAGREED: "rows with another customer, which were not changed",
@@ -33,7 +33,7 @@ _VERDICTS = {
 
 
 def as_json(value: Any) -> str:
-    """The value as JSON, with keys masked that look personal."""
+    """The value as JSON. Keys that look like email addresses are masked."""
     return json.dumps(_plain(value), indent=2, ensure_ascii=False)
 
 
@@ -43,20 +43,20 @@ def status(
     """The ledger and the counts of its accounts."""
     lines = [f"ledger id  {ledger_id}  (keep it in a safe place: `rebuild` needs it)"]
     lines.append(f"tables     {', '.join(tables)} ({database})")
-    for one in counts:
-        oldest = (
-            f"  oldest since {iso(one.oldest_pending)} ({age(now, one.oldest_pending)})" if one.oldest_pending else ""
-        )
-        lines += ["", f"account {one.account}"]
-        lines += [f"  {state:<9} {one.states[state]:>8}" for state in (State.CREATED, State.REJECTED)]
-        lines.append(f"  {State.PENDING:<9} {one.states[State.PENDING]:>8}{oldest}")
-        lines += [f"    {hold:<7} {one.holds[hold]:>8}  {text}" for hold, text in HOLDS.items() if one.holds[hold]]
-        lines += [f"  forgotten {one.forgotten:>8}"] if one.forgotten else []
+    for account in counts:
+        since = account.oldest_pending
+        oldest = f"  oldest since {iso(since)} ({age(now, since)})" if since else ""
+        lines += ["", f"account {account.account}"]
+        lines += [f"  {state:<9} {account.states[state]:>8}" for state in (State.CREATED, State.REJECTED)]
+        lines.append(f"  {State.PENDING:<9} {account.states[State.PENDING]:>8}{oldest}")
+        holds = ((hold, account.holds[hold], text) for hold, text in HOLDS.items())
+        lines += [f"    {hold:<7} {count:>8}  {text}" for hold, count, text in holds if count]
+        lines += [f"  forgotten {account.forgotten:>8}"] if account.forgotten else []
     return "\n".join(lines)
 
 
 def pending(rows: Iterable[PendingRow]) -> str:
-    """Two lines per row: when and what, then which run claimed it."""
+    """Two lines per row: its state, then the run that claimed it."""
     lines = [f"{'SINCE':<20}  {'HOLD':<6}  {'TAKEOVER FROM':<20}  {'REFERENCE':<12}  KEY"]
     for row in rows:
         takeover, reference = iso(row.takeover_at), row.reference or "none"
@@ -68,7 +68,7 @@ def pending(rows: Iterable[PendingRow]) -> str:
 
 
 def rejected(rows: Iterable[RejectedRow]) -> str:
-    """A line per row, then its reasons by field."""
+    """A line per row, followed by the reasons by field."""
     lines = [f"{'SINCE':<20}  KEY"]
     for row in rows:
         lines.append(f"{iso(row.since):<20}  {display_key(row.key)}{'  (will be tried again)' if row.retried else ''}")
@@ -84,16 +84,16 @@ def page(text: str, total: int, limit: int, offset: int) -> str:
     return f"{text}\n{left} more: --offset {offset + limit}" if left > 0 else text
 
 
-def rebuilt(account: str, keys: int, customers: int, unusable: int, done: Rebuilt) -> str:
+def rebuilt(account: str, keys: int, customers: int, unusable: int, result: Rebuilt) -> str:
     """The result of a rebuild."""
     lines = [f"account {account}: keys given: {keys}, customers at PayArc: {customers}"]
     lines += [
-        f"  {verdict:<9} {done.counts[verdict]:>8}  {text}"
+        f"  {verdict:<9} {result.counts[verdict]:>8}  {text}"
         for verdict, text in _VERDICTS.items()
-        if done.counts[verdict]
+        if result.counts[verdict]
     ]
     lines += [f"  {'unusable':<9} {unusable:>8}  keys that are missing or cannot be used"] if unusable else []
-    for doubt in done.doubts:
+    for doubt in result.doubts:
         row = f", its row has {doubt.customer_id}" if doubt.customer_id else ""
         lines.append(f"    {doubt.verdict}: {display_key(doubt.key)}: {', '.join(doubt.candidates)}{row}")
     return "\n".join(lines)
@@ -106,7 +106,7 @@ def statements(ddl: Iterable[str]) -> str:
 
 
 def age(now: datetime.datetime, then: datetime.datetime) -> str:
-    """How long ago, in the two largest units."""
+    """The time since ``then``, in the two largest units."""
     minutes = max(0, int((now - then).total_seconds())) // 60
     days, hours = divmod(minutes // 60, 24)
     return f"{days} d {hours} h" if days else f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
@@ -123,5 +123,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, datetime.datetime):
         return iso(value)
     if isinstance(value, dict):
-        return {str(name): _plain(one) for name, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, list) else value
+        return {str(name): _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value

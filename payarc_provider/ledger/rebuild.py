@@ -37,28 +37,28 @@ def rebuild(ledger: Ledger, given: argparse.Namespace) -> str:
     ledger_id = _ledger_id(ledger, given.ledger_id)
     with contextlib.closing(Merchant(given.payarc_conn_id)) as merchant:
         account = _account(ledger, merchant, given.account, exists=exists)
-        work = Rebuild(ledger, ledger_id, account, given.source)
+        restoration = Rebuild(ledger, ledger_id, account, given.source)
         input_keys = _Keys(given)
         keys = KeySet(input_keys.all())
         if len(keys) == 0:
             raise LedgerUnchanged("no keys were given")
         if exists:
-            work.check_unused()
+            restoration.check_unused()
         with ThreadedRuntime(merchant.client) as runtime:
             reader = PatientReader(runtime)
             index = run_to_end(reader.read_list(0.0, lambda: CustomerIndex(ledger_id), on_page=_Progress().report))
-    if not work.any_customer(keys, index):
+    if not restoration.any_customer(keys, index):
         raise LedgerUnchanged(
-            f"no customer at PayArc carries the reference of one of these keys in the ledger {ledger_id} and the "
-            f"account {account}: check --ledger-id, --account and the keys; nothing was changed"
+            f"no customer at PayArc carries the reference of one of these keys for the ledger {ledger_id} and "
+            f"the account {account}: check --ledger-id, --account and the keys; nothing was changed"
         )
     _open_with_id(ledger, ledger_id)
-    done = work.restore(keys, index)
+    result = restoration.restore(keys, index)
     ledger.remember(fact_name(merchant.identity), account)  # its customers carry this account's references
     if not given.json:
-        return output.rebuilt(account, len(keys), len(index), input_keys.unusable, done)
+        return output.rebuilt(account, len(keys), len(index), input_keys.unusable, result)
     facts = {"account": account, "keys": len(keys), "customers": len(index), "unusable": input_keys.unusable}
-    return output.as_json({**facts, "counts": dict(done.counts), "doubts": done.doubts})
+    return output.as_json({**facts, "counts": dict(result.counts), "doubts": result.doubts})
 
 
 def _ledger_id(ledger: Ledger, given: str | None) -> str:
@@ -93,9 +93,9 @@ def _open_with_id(ledger: Ledger, ledger_id: str) -> None:
 
 
 class _Keys:
-    """The keys that the user gives.
+    """The keys that the user named.
 
-    ``unusable``: how many records of the table have no usable key
+    ``unusable``: the number of records in the table that have no usable key
     """
 
     def __init__(self, given: argparse.Namespace) -> None:
@@ -139,13 +139,13 @@ def _key(number: int, text: str) -> str:
 
 
 class _Progress:
-    """Reports on stderr which page was read; PayArc's rate limit may stretch the reading over hours."""
+    """Prints to stderr which page was read, because the rate limit can make reading the list take hours."""
 
     def __init__(self) -> None:
         self._reported_at = time.monotonic()
 
     def report(self, page: CustomerPage) -> None:
-        """A page was read."""
+        """Report this page, unless another was reported within the last 10 seconds."""
         if time.monotonic() - self._reported_at >= _REPORT_EVERY:
             self._reported_at = time.monotonic()
             pages = f" of {page.total_pages}" if page.total_pages is not None else ""

@@ -168,7 +168,7 @@ class CreateCustomerOperator(BaseOperator):
         check_key(self.settings.key)
         check_fields(self.settings.fields)
         check_partition(self.settings.partition)
-        self.settings.check_counts()
+        self.settings.check_values()
         if self.group_ids is not None and (type(self.group_ids) is not int or self.group_ids < 1):
             raise PayarcConfigError("group_ids: set a whole number of at least 1, or None for a flat list of ids")
         if not _is_count_or_share(self.max_rejected):

@@ -46,7 +46,7 @@ class TaskRun:
         self._operator = operator
         self._context = context
         self._terminate: Callable[[], None] | None = None
-        self._told_to_stop = False
+        self._stopped = False
 
     def execute(self, *, resumed: bool) -> Any:
         """Run, push the XComs and return the task's return value.
@@ -65,7 +65,7 @@ class TaskRun:
 
     def terminate(self) -> None:
         """Make the run leave within seconds. May be called from any thread, and from a signal handler."""
-        self._told_to_stop = True
+        self._stopped = True
         if self._terminate is not None:
             self._terminate()
 
@@ -100,7 +100,7 @@ class TaskRun:
         chosen = self._operator.settings
         can_defer = self._operator.deferrable and not chosen.dry_run
         settings = dataclasses.replace(chosen, timeout=timeout, defer_after=chosen.defer_after if can_defer else None)
-        settings.check()
+        settings.check_timing()
         return settings
 
     def _identity(self) -> TaskIdentity:
@@ -110,11 +110,11 @@ class TaskRun:
 
     def _on_start(self, terminate: Callable[[], None]) -> None:
         self._terminate = terminate
-        if self._told_to_stop:
+        if self._stopped:
             terminate()
 
     def _patiently(self, call: Callable[[], T]) -> T:
-        return wait_for_ledger(call, self._operator.settings.ledger_patience, lambda: self._told_to_stop)
+        return wait_for_ledger(call, self._operator.settings.ledger_patience, lambda: self._stopped)
 
     def _open_ledger(self, stack: contextlib.ExitStack) -> Ledger | None:
         """The ledger; None for a dry run if it does not exist yet."""

@@ -44,7 +44,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m payarc_provider.sandbox",
         description="Run a stand-in for PayArc's customer API on this machine, until Ctrl+C.",
     )
-    parser.add_argument("--port", type=int, default=8765, help="port; 0 for a free one (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=int, default=8765, help="port to bind; 0 for any free port (default: %(default)s)"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="loopback address to bind (default: %(default)s)")
     parser.add_argument("--state", metavar="FILE", help="SQLite file that keeps the customers (default: memory only)")
     parser.add_argument("--seed", type=int, help="make ids, probabilities and shuffling repeatable")
@@ -59,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         help="count requests per endpoint and token, or per user (default: %(default)s)",
     )
     parser.add_argument(
-        "--rate-window", type=float, default=default.rate_window, help="length of a window, in s (default: %(default)s)"
+        "--rate-window", type=float, default=default.rate_window, help="seconds per window (default: %(default)s)"
     )
     parser.add_argument(
         "--id-style",

@@ -52,12 +52,12 @@ def _create(state: SandboxState, merchant: str, request: SandboxRequest) -> Sand
     customer = state.create(merchant, fields, request=post.sequence if post else None)
     if post:
         post.created(customer.customer_id)
-    return _one(state, customer, state.settings.create_status, created=customer.customer_id)
+    return _customer_response(state, customer, state.settings.create_status, created=customer.customer_id)
 
 
 def _get(state: SandboxState, merchant: str, request: SandboxRequest) -> SandboxResponse:
     customer = state.store.find(merchant, request.customer_id or "")
-    return _one(state, customer) if customer else _not_found()
+    return _customer_response(state, customer) if customer else _not_found()
 
 
 def _patch(state: SandboxState, merchant: str, request: SandboxRequest) -> SandboxResponse:
@@ -70,7 +70,7 @@ def _patch(state: SandboxState, merchant: str, request: SandboxRequest) -> Sandb
     customer.fields.update(as_stored(fields, state.settings))
     customer.updated_at = int(state.now())
     state.store.save(customer)
-    return _one(state, customer)
+    return _customer_response(state, customer)
 
 
 def _delete(state: SandboxState, merchant: str, request: SandboxRequest) -> SandboxResponse:
@@ -121,7 +121,9 @@ _ACTIONS: dict[str, Callable[[SandboxState, str, SandboxRequest], SandboxRespons
 # Responses in PayArc's format.
 
 
-def _one(state: SandboxState, customer: Customer, status: int = 200, created: str | None = None) -> SandboxResponse:
+def _customer_response(
+    state: SandboxState, customer: Customer, status: int = 200, created: str | None = None
+) -> SandboxResponse:
     data = _customer(customer, state.now(), state.settings)
     return json_response(status, {"data": data, "meta": _META}, created=created)
 

@@ -43,7 +43,7 @@ FaultKind = Literal[
 - ``lost``: the connection is reset without a response
 - ``status``: a response with ``status`` (default 500)
 - ``html``: a proxy's HTML page with ``status`` (default 502)
-- ``cut``: a success, but the connection ends half-way through the body
+- ``cut``: a success, but the connection ends halfway through the body
 - ``garbage``: a success with a ``body`` that is not PayArc's (default ``OK``)
 - ``hang``: the sandbox waits ``seconds`` (default 60), with ``hang_before`` before it carries out the request, with
   ``hang_after`` before it responds; it carries out the request even if the client has disconnected
@@ -112,7 +112,7 @@ class FaultRule:
 
     @property
     def wait(self) -> float:
-        """The seconds to wait."""
+        """Seconds to wait: ``seconds`` if the rule sets it, otherwise a default for its kind."""
         if self.seconds is not None:
             return self.seconds
         return 60.0 if self.kind.startswith("hang") else 1.0

@@ -58,7 +58,7 @@ class SandboxResponse:
     """A response.
 
     :param created: the id of the new customer, if the response contains it
-    :param delivery: send it ``complete``; ``truncated``, so that the connection ends half-way through the body; or
+    :param delivery: send it ``complete``; ``truncated``, so that the connection ends halfway through the body; or
         ``reset`` the connection without a response
     """
 

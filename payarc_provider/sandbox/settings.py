@@ -28,7 +28,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
 class SandboxSettings:
     """How the sandbox behaves. The defaults are PayArc as observed, without a rate limit and without delays.
 
-    :param latency: seconds that every request takes, half of it before it is carried out and half after
+    :param latency: seconds that every request takes: half before the request is carried out, half after
     :param jitter: up to this many seconds more, drawn for each request
     :param rate_limit: requests per window; None for no limit and no rate-limit headers
     :param rate_limit_per: count by token and ``endpoint``, or count all requests of a ``user`` (merchant) together

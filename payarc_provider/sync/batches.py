@@ -1,4 +1,4 @@
-"""A source's records in batches, checked by the rules and without repeated records."""
+"""Reads a source in batches of checked records, without repeated records."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _FIRST_BATCH = 64  # records
 class Batches:
     """Cuts a source into batches. The first ones are small, so that sending begins while later records are claimed.
 
-    A record with the same key and the same data as an earlier one is skipped and counted; one with the same key and
-    other data is rejected. A record is compared with at least the ``size`` records before it.
+    A record with the same key and the same data as an earlier one is skipped and counted. A record with the same key
+    and different data is rejected. Each record is compared with at least the ``size`` records before it.
 
     :param size: records per batch
     :param partition: (i, n) takes partition i of n only; None takes all records
@@ -42,25 +42,25 @@ class Batches:
 
     def _cut(self) -> Iterator[list[Record]]:
         batch: list[Record] = []
-        first: dict[str, Record] = {}
+        first_by_key: dict[str, Record] = {}
         size = min(_FIRST_BATCH, self._size)
         for index, row in enumerate(self._rows):
             if self._partition is not None and not self._is_in_partition(row, *self._partition):
                 continue
             record = self._reader.read(index, row)
             self.records_read += 1
-            earlier = first.setdefault(record.key, record) if record.key is not None else record
+            earlier = first_by_key.setdefault(record.key, record) if record.key is not None else record
             if earlier is not record:
                 if earlier.digest == record.digest:
                     self.repeated += 1
                     continue
-                record = self._contradicting(record)
+                record = self._with_key_conflict(record)
             batch.append(record)
             if len(batch) >= size:
                 yield batch
                 batch = []
-                if len(first) >= self._size:
-                    first = {}
+                if len(first_by_key) >= self._size:
+                    first_by_key = {}
                 size = min(2 * size, self._size)
         if batch:
             yield batch
@@ -68,7 +68,7 @@ class Batches:
     def _is_in_partition(self, row: object, partition: int, partitions: int) -> bool:
         return partition_of(self._reader.key_of(row), partitions) == partition
 
-    def _contradicting(self, record: Record) -> Record:
+    def _with_key_conflict(self, record: Record) -> Record:
         columns = ",".join(self._reader.key_columns)
         text = "the same key came earlier in this batch with different data: make the key unique at the source"
         return Record(record.index, record.key, {}, record.digest, {columns: [text]}, unstorable=True)

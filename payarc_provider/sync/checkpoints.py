@@ -1,4 +1,4 @@
-"""Crash points with names: where a test can stop or kill a run. Free while nobody listens."""
+"""Named points at which a test can stop or kill a run. They do nothing unless a test sets a listener."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Checkpoint = Literal[
     "after_claim",
     "before_send",
     "sending",
-    "after_answer",
+    "after_response",
     "before_record",
     "after_record",
     "before_renewal",
@@ -23,10 +23,10 @@ Checkpoint = Literal[
 ]
 
 listener: Callable[[str], None] | None = None
-"""Called with the name of each point that is reached; only tests set it."""
+"""Called with the name of each point that a run reaches; only tests set it."""
 
 
 def reach(name: Checkpoint) -> None:
-    """Say that a point is reached. ``sending`` is reached in the request's thread, with the request on its way."""
+    """Report that the run has reached this point. ``sending`` is reported by the thread that sends the request."""
     if listener is not None:
         listener(name)

@@ -1,4 +1,4 @@
-"""An index of PayArc's customers, made while its list is read."""
+"""An index of PayArc's customers, filled while the list is read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from payarc_provider.api.fields import FIELDS, created_between, customer_id
+from payarc_provider.api.fields import FIELDS, created_between, read_customer_id
 from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.reference import find_reference, without_reference
 
@@ -19,9 +19,9 @@ class IndexedCustomer:
     """What the index keeps of a customer.
 
     :param reference: the reference in its description, if there is one
-    :param digest: of its fields without the reference, as if they had been sent
+    :param digest: the digest that a record with these fields would have; the reference does not count
     :param fields: the names of these fields, sorted
-    :param created_after: the earliest moment of its creation in Unix seconds; 0 where it cannot be read
+    :param created_after: the earliest possible time of its creation in Unix seconds; 0 if it cannot be read
     """
 
     customer_id: str
@@ -53,11 +53,11 @@ class CustomerIndex:
         self._database.execute("BEGIN")
 
     def add(self, customer: Mapping[str, Any]) -> None:
-        """Add a listed customer, unless it is there already."""
+        """Add a listed customer, unless the index has it already."""
         fields = _fields(customer)
         between = created_between(customer)
         row = (
-            customer_id(customer),
+            read_customer_id(customer),
             find_reference(customer.get("description")),
             self._reader.digest(fields),
             ",".join(sorted(fields)),
@@ -92,7 +92,7 @@ class CustomerIndex:
 
 
 def _fields(customer: Mapping[str, Any]) -> dict[str, str]:
-    """The customer's fields as a record would have them."""
+    """The customer's fields, as they would be in a record."""
     fields = {name: unicodedata.normalize("NFC", str(customer[name])).strip() for name in FIELDS if customer.get(name)}
     fields["description"] = without_reference(fields.get("description", "")) or ""
     return {name: text for name, text in fields.items() if text}

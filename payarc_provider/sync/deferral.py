@@ -1,8 +1,8 @@
-"""Deferral: how a run gives its worker slot back during a long wait, and what it carries over to its next slice.
+"""Deferral: how a run releases its worker slot during a long wait, and what it carries over to its next slice.
 
-A deferred run releases all that it holds. The next slice reads the input again from its beginning, which costs no
-request for a record that has its customer. What it carries over, in a fact of the ledger, is what the rate limiter has
-learned and the counts; nothing else rests on it.
+A deferred run releases all rows that it owns. The next slice reads the input again from the beginning; records that
+have a customer cost no request. Only the rate limiter's state and the counts are carried over, in a fact of the ledger.
+Losing them does no harm.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PREFIX = "deferred:"
 
 
 class Deferral(PayarcRunStopped):
-    """Nothing can be sent for a while: the run has released everything and is to be resumed later.
+    """Nothing can be sent for a while: the run has released its rows and must be resumed later.
 
     :param seconds: how long nothing can be sent
     """
@@ -35,59 +35,58 @@ class Deferral(PayarcRunStopped):
 
 
 @dataclass(slots=True)
-class Carried:
-    """What a slice leaves to the next one of the same try.
+class CarryOver:
+    """What a slice passes on to the next slice of the same try.
 
-    :param try_number: the task's; another try begins anew
-    :param began: the database's clock when the first slice began, ISO
-    :param started: this machine's clock then, Unix seconds
-    :param counts: requests by kind, of all slices so far
+    :param try_number: the try number of the task instance; another try starts afresh
+    :param started_at: the database's time when the first slice started, in ISO format
+    :param started_seconds: this machine's time at that moment, in Unix seconds
+    :param counts: requests by kind, in all slices so far
     :param deferrals: how often the run was deferred
-    :param fruitless: how many slices in a row got no usable answer
-    :param limits: what the rate limiter has learned; and ``left_at``, when that was, Unix seconds
+    :param fruitless: the number of slices in a row that got no usable response
+    :param limiter: the state of the rate limiter, exported at ``saved_at`` (Unix seconds)
     """
 
     try_number: int
-    began: str
-    started: float
+    started_at: str
+    started_seconds: float
     counts: dict[str, int] = field(default_factory=dict)
     deferrals: int = 0
     fruitless: int = 0
-    limits: dict[str, Any] = field(default_factory=dict)
-    left_at: float = 0.0
+    limiter: dict[str, Any] = field(default_factory=dict)
+    saved_at: float = 0.0
 
     @property
-    def began_at(self) -> datetime.datetime:
-        """The database's clock when the first slice began."""
-        return datetime.datetime.fromisoformat(self.began)
+    def started(self) -> datetime.datetime:
+        """The database's time when the first slice started."""
+        return datetime.datetime.fromisoformat(self.started_at)
 
-    def add(self, spent: Mapping[str, int]) -> None:
-        """Count what a slice has spent."""
-        for name, number in spent.items():
+    def add_counts(self, counts: Mapping[str, int]) -> None:
+        """Add the counts of a slice."""
+        for name, number in counts.items():
             self.counts[name] = self.counts.get(name, 0) + number
 
-    def leave(self, limits: dict[str, Any], *, answers: int, unknown: int) -> None:
-        """
-        A slice is deferred.
+    def note_deferral(self, limiter: dict[str, Any], *, responses: int, unknown: int) -> None:
+        """Take note of a slice that ends with a deferral.
 
-        :param limits: what the rate limiter has learned
-        :param answers: how many usable answers the slice got
-        :param unknown: how many of its requests got none
-        :raises PayarcRunStopped: slice after slice got no usable answer
+        :param limiter: the exported state of the rate limiter
+        :param responses: the number of usable responses that the slice got
+        :param unknown: the number of its requests without a usable response
+        :raises PayarcRunStopped: too many slices in a row got no usable response
         """
         self.deferrals += 1
-        self.fruitless = self.fruitless + 1 if unknown and not answers else 0
-        self.limits = limits
-        self.left_at = time.time()
+        self.fruitless = self.fruitless + 1 if unknown and not responses else 0
+        self.limiter = limiter
+        self.saved_at = time.time()
         if self.fruitless > MAX_FRUITLESS:
             raise PayarcRunStopped(
-                f"PayArc gave no usable answer in {self.fruitless} windows of its rate limit in a row. "
-                "Run again when it works: what was sent will be looked up, nothing is sent twice"
+                f"PayArc gave no usable response in {self.fruitless} windows of its rate limit in a row. "
+                "Run again when PayArc works; nothing is sent twice"
             )
 
 
-class CarriedFact:
-    """The fact of the ledger in which one task instance keeps what it carries over."""
+class CarryOverStore:
+    """Keeps the carry-over of one task instance in a fact of the ledger."""
 
     def __init__(self, ledger: Ledger, task: TaskIdentity) -> None:
         self._ledger = ledger
@@ -95,20 +94,20 @@ class CarriedFact:
         identity = json.dumps([task.dag_id, task.run_id, task.task_id, task.map_index], default=str)
         self._name = _PREFIX + hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
 
-    def read(self) -> Carried | None:
-        """What an earlier slice of this try has left, None if there is none."""
+    def load(self) -> CarryOver | None:
+        """What an earlier slice of this try passed on, or None."""
         text = self._ledger.fact(self._name)
         try:
-            carried = Carried(**json.loads(text)) if text else None
+            carry_over = CarryOver(**json.loads(text)) if text else None
         except (TypeError, ValueError):  # written by another version
             return None
-        return carried if carried is not None and carried.try_number == self._try_number else None
+        return carry_over if carry_over is not None and carry_over.try_number == self._try_number else None
 
-    def write(self, carried: Carried) -> None:
-        """Keep this in place of what was kept before."""
-        self._ledger.replace_fact(self._name, json.dumps(asdict(carried)))
+    def save(self, carry_over: CarryOver) -> None:
+        """Store this, replacing what was stored before."""
+        self._ledger.replace_fact(self._name, json.dumps(asdict(carry_over)))
 
-    def remove(self) -> None:
-        """Keep nothing."""
+    def delete(self) -> None:
+        """Delete what is stored."""
         if self._ledger.fact(self._name) is not None:
             self._ledger.replace_fact(self._name, None)

@@ -11,63 +11,62 @@ import logging
 from payarc_provider.exceptions import PayarcError, PayarcRunStopped
 from payarc_provider.sync.claim import Claimer, renew_leases
 from payarc_provider.sync.deferral import Deferral
-from payarc_provider.sync.existing import Existing
+from payarc_provider.sync.existing import ExistingCustomers
 from payarc_provider.sync.lookup import LookUp
-from payarc_provider.sync.patience import told_to_stop
+from payarc_provider.sync.patience import task_stopped
 from payarc_provider.sync.results import SILENT, Reporter
 from payarc_provider.sync.send import Sender
 from payarc_provider.sync.state import RunState
 
 log = logging.getLogger(__name__)
 
-TERMINATION_SECONDS = 3.0  # Airflow kills a task that has not ended 5 s after it was told to
+TERMINATION_SECONDS = 3.0  # Airflow kills a task that has not ended 5 s after SIGTERM
 LOCKED_PAUSE = 0.5
 RELEASE_SECONDS = 5.0
 RELEASE_SECONDS_WHEN_TERMINATED = 1.0  # after TERMINATION_SECONDS, whatever the ledger does
 
 
 class Engine:
-    """The loop of one run over one input. Create it and use it in one event loop."""
+    """The main loop of a run. Create and use it in the same event loop."""
 
     def __init__(self, state: RunState, reporter: Reporter = SILENT) -> None:
         self._state = state
         self._reporter = reporter
         self._sender = Sender(state)
         self._look_up = LookUp(state, self._sender)
-        existing = Existing(state) if state.settings.match_existing else None
-        self._claimer = Claimer(state, self._sender, existing, self._look_up.settle)
+        existing = ExistingCustomers(state) if state.settings.match_existing else None
+        self._claimer = Claimer(state, self._sender, existing, self._look_up.resolve_open_rows)
 
     @property
-    def answers(self) -> int:
-        """How many usable answers PayArc has given."""
-        return self._sender.answers
+    def usable_responses(self) -> int:
+        """The number of usable responses that PayArc has given."""
+        return self._sender.usable_responses
 
     def terminate(self) -> None:
-        """Leave quickly: start nothing more, record what is answered within seconds, release the rest."""
-        self._state.halt(told_to_stop(), within=TERMINATION_SECONDS)
+        """End the run within seconds: send nothing more, record the responses that arrive in time, release all rows."""
+        self._state.halt(task_stopped(), within=TERMINATION_SECONDS)
 
     async def run(self) -> None:
-        """Work through the input.
+        """Process the whole input. Returns only if every accepted record has its id.
 
-        Succeeds only when every accepted record has its id; otherwise raises what stopped it, after all that can be
-        recorded and released has been.
+        Whether it returns or raises, results are recorded and rows are released as far as possible.
 
-        :raises Deferral: the rate limit holds everything back for ``defer_after`` or longer
-        :raises PayarcError: what stopped the run
+        :raises Deferral: the rate limit allows no request for ``defer_after`` or longer
+        :raises PayarcError: the error that stopped the run
         """
         state = self._state
-        helpers = [
+        background = [
             self._sender.recorder.run(),
             renew_leases(state),
             state.leave_in_time(),
             *(self._sender.run() for _ in range(state.settings.concurrency)),
         ]
-        tasks = [asyncio.ensure_future(part) for part in (self._main(), *helpers)]
+        tasks = [asyncio.ensure_future(part) for part in (self._main(), *background)]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
                 if task.done():
-                    task.result()  # a helper ends only by failing
+                    task.result()  # a background task ends only by failing
         finally:
             for task in tasks:
                 task.cancel()
@@ -77,16 +76,16 @@ class Engine:
     async def _main(self) -> None:
         state = self._state
         try:
-            await self._work_through()
-        except PayarcError as error:  # requests in flight are awaited all the same
+            await self._process_input()
+        except PayarcError as error:  # requests in flight are still awaited below
             state.halt(error)
         await self._drain()
         if state.stop:
             raise state.stop
-        self._look_up.raise_if_unsettled()
+        self._look_up.raise_if_unresolved()
 
-    async def _work_through(self) -> None:
-        """Take the input, batch by batch, and settle what is left open."""
+    async def _process_input(self) -> None:
+        """Claim the input batch by batch, then finish the records that are still open."""
         state, sender = self._state, self._sender
         size = state.settings.batch_size
         while not state.stop:
@@ -99,22 +98,22 @@ class Engine:
             if sender.throttled_until is not None:
                 await self._drain()
             if len(sender.unknown) >= size or sender.paused:
-                await self._settle()
-        await self._settle()
+                await self._finish_open_records()
+        await self._finish_open_records()
 
-    # ---- settling -------------------------------------------------------------------------------------------------
+    # ---- finishing ------------------------------------------------------------------------------------------------
 
-    async def _settle(self) -> None:
-        """Look up, claim what is free again, wait for other runs: until nothing is open or there is no progress."""
+    async def _finish_open_records(self) -> None:
+        """Look up open rows, claim freed records, wait for other runs, until nothing is open or nothing progresses."""
         state, sender = self._state, self._sender
         progress_at = state.runtime.now()
-        waiting_for = 0
+        last_count = 0
         while True:
             await self._drain()
             if state.stop or state.settings.dry_run:
                 return
-            if sender.unknown or state.postponed or self._claimer.has_prepared or await self._has_orphans():
-                await self._look_up.settle()
+            if sender.unknown or state.postponed or self._claimer.contacted_payarc or await self._has_abandoned_rows():
+                await self._look_up.resolve_open_rows()
             postponed = [record for record in state.postponed if record.key not in self._look_up.exhausted]
             state.postponed = []
             await self._claimer.take(postponed)
@@ -125,16 +124,20 @@ class Engine:
             if sender.unknown or len(state.postponed) != len(postponed):
                 progress_at = state.runtime.now()
             if not sender.unknown:
-                await self._wait_for_other_runs(progress_at, is_news=len(held) != waiting_for)
-                waiting_for = len(held)
+                await self._wait_for_other_runs(progress_at, count_changed=len(held) != last_count)
+                last_count = len(held)
 
-    async def _has_orphans(self) -> bool:
-        """Whether a run that died has left rows that can be taken over, of this input or not."""
-        me = self._state.me
-        held, free_in = await self._state.transact(lambda ledger: ledger.waiting(me))
-        return held > 0 and free_in == 0.0
+    async def _has_abandoned_rows(self) -> bool:
+        """Whether a run that died has left rows that can be taken over, for records of this input or others."""
+        open_rows, free_in = await self._waiting()
+        return open_rows > 0 and free_in == 0.0
 
-    async def _wait_for_other_runs(self, progress_at: float, *, is_news: bool) -> None:
+    async def _waiting(self) -> tuple[int, float | None]:
+        """How many rows of other runs may be open, and in how many seconds the first of them can be taken over."""
+        me, held = self._state.me, self._state.held_claims()
+        return await self._state.transact(lambda ledger: ledger.waiting(me, held))
+
+    async def _wait_for_other_runs(self, progress_at: float, *, count_changed: bool) -> None:
         state, settings = self._state, self._state.settings
         count = len(state.postponed)
         records = "1 record" if count == 1 else f"{count} records"
@@ -145,25 +148,25 @@ class Engine:
                     "Run again when those have ended"
                 )
             )
-        elif is_news:
+        elif count_changed:
             log.info("Waiting for %s claimed by another run", records)
-        _, free_in = await state.transact(lambda ledger: ledger.waiting(state.me))
+        _, free_in = await self._waiting()
         if free_in == 0.0:  # a transaction has locked them, perhaps one whose host has vanished
             free_in = LOCKED_PAUSE
         await state.sleep(max(0.05, min(free_in or 0.0, settings.lease / 4, 10.0)))
 
     async def _drain(self) -> None:
-        """Wait until nothing is in flight: all sent, answered and recorded; or the run is stopped."""
+        """Wait until everything is sent and recorded, or until the run is stopped and nothing is in flight."""
         await self._state.wait_until(lambda: self._sender.idle)
         while self._sender.throttled_until is not None and not self._state.stop:
             await self._defer_or_wait(self._sender.throttled_until)
             await self._state.wait_until(lambda: self._sender.idle)
 
     async def _defer_or_wait(self, until: float) -> None:
-        """The rate limit holds everything back for long, and nothing is in flight."""
+        """Defer the run, or wait in this process, while the rate limit allows no request. Nothing is in flight."""
         state, sender = self._state, self._sender
         if sender.unknown:
-            await self._look_up.settle()  # during the wait
+            await self._look_up.resolve_open_rows()  # during the wait
         left = until - state.runtime.now()
         if state.settings.defer_after is not None and left >= state.settings.defer_after:
             state.halt(Deferral(left))
@@ -171,9 +174,9 @@ class Engine:
             sender.wait_out_limit()
 
     async def _release(self) -> None:
-        """Record what is known, then release every row: nothing is sent after this.
+        """Record the known results, then release every row. Nothing is sent after this.
 
-        The ledger's thread may be stuck in a transaction. A run that was told to stop leaves it behind.
+        The ledger's thread may be stuck in a transaction. A task that is being stopped does not wait for it.
         """
         releasing = asyncio.ensure_future(self._record_and_release())
         leaving = asyncio.ensure_future(self._state.wait_until_time_is_up(RELEASE_SECONDS_WHEN_TERMINATED))
@@ -197,13 +200,11 @@ class Engine:
             try:
                 await self._sender.recorder.record_group(RELEASE_SECONDS)
             except PayarcError as error:
-                log.warning("Answers could not be recorded; the next run will look them up: %s", error)
-        held = {key for key, claim in state.claims.items() if claim.is_held(state.runtime.now())}
-        unsent = {key for key, claim in state.claims.items() if not claim.close_gate()}
-        certain = sorted(unsent & held)  # for the other rows, other runs may have sent a request
+                log.warning("Results could not be recorded; the next run will look them up: %s", error)
+        unsent = {key: claim.id for key, claim in state.claims.items() if not claim.close_gate()}
         if not (state.claims or state.taken_over):
             return
         try:
-            await state.transact(lambda ledger: ledger.release(state.me, certain), RELEASE_SECONDS)
+            await state.transact(lambda ledger: ledger.release(state.me, unsent), RELEASE_SECONDS)
         except PayarcError as error:
             log.warning("Rows could not be released; they are free when their lease ends: %s", error)

@@ -1,4 +1,4 @@
-"""``match_existing``: customers that PayArc has already are adopted instead of created."""
+"""``match_existing``: customers that PayArc already has are adopted instead of created."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Matches:
-    """What a batch has at PayArc.
+    """The customers that PayArc already has for a batch.
 
     :param adopt: key → (customer id, "email" or "reference")
     :param wait: keys whose match may belong to another run's open row
@@ -25,8 +25,8 @@ class Matches:
     wait: set[str] = field(default_factory=set)
 
 
-class Existing:
-    """The customers that PayArc has already: read once per run, and only when something is to be sent."""
+class ExistingCustomers:
+    """The customers that PayArc already has: read once per run, and only if a record needs a customer."""
 
     def __init__(self, state: RunState) -> None:
         self._state = state
@@ -39,10 +39,10 @@ class Existing:
         log.info("PayArc has %d customers to match by email", len(self._index))
 
     async def match(self, records: Mapping[str, Record]) -> Matches:
-        """What PayArc has for these records; a record for which it has several customers is rejected, in place.
+        """Match these records to customers. A record that matches several is rejected: its ``errors`` are set.
 
-        A customer that carries the record's own reference is its own, unless a row already has it or its key was
-        forgotten. Beyond that, customers that a row already has, or that carry another row's reference, are left alone.
+        A customer that carries a record's reference belongs to the record, unless a row already has the customer or its
+        key was forgotten. A customer that a row already has, or that carries another row's reference, is never matched.
         """
         state, matches = self._state, Matches()
         by_email = {
@@ -50,35 +50,38 @@ class Existing:
             for key, record in records.items()
             if not record.errors
         }
-        by_code = {key: self._index.by_reference(state.reference_of(key)) for key in by_email}
-        matched = any(by_email.values())
-        doubtful = matched and await state.transact(lambda ledger: ledger.open_without_reference(state.me))
-        taken = await self._taken([customer for found in (*by_email.values(), *by_code.values()) for customer in found])
-        for key, found in by_email.items():
-            own = [one.customer_id for one in by_code[key] if one.customer_id not in taken]
+        by_reference = {key: self._index.by_reference(state.reference_of(key)) for key in by_email}
+        matched, held = any(by_email.values()), state.held_claims()
+        doubtful = matched and await state.transact(lambda ledger: ledger.open_without_reference(state.me, held))
+        found = (*by_email.values(), *by_reference.values())
+        taken = await self._taken([customer for customers in found for customer in customers])
+        for key, candidates in by_email.items():
+            own = [customer.customer_id for customer in by_reference[key] if customer.customer_id not in taken]
             free = sorted(
-                one.customer_id for one in found if one.customer_id not in taken and one.reference not in taken
+                customer.customer_id
+                for customer in candidates
+                if customer.customer_id not in taken and customer.reference not in taken
             )
             if own:
-                self._decide(records[key], own, "reference", matches)
+                self._adopt_or_reject(records[key], own, "reference", matches)
             elif free and doubtful:
                 matches.wait.add(key)
             elif free:
-                self._decide(records[key], free, "email", matches)
+                self._adopt_or_reject(records[key], free, "email", matches)
         return matches
 
     async def _taken(self, customers: list[IndexedCustomer]) -> set[str]:
-        """Ids and references that are a row's."""
+        """The ids and references of these customers that belong to a row."""
         state = self._state
-        ids = {one.customer_id for one in customers}
-        codes = {one.reference for one in customers if one.reference}
+        ids = {customer.customer_id for customer in customers}
+        references = {customer.reference for customer in customers if customer.reference}
         taken = await state.transact(lambda ledger: ledger.ids_with_rows(state.me, ids)) if ids else set()
-        if codes:
-            taken |= await state.transact(lambda ledger: ledger.references_with_rows(state.me, codes))
+        if references:
+            taken |= await state.transact(lambda ledger: ledger.references_with_rows(state.me, references))
         return taken
 
     @staticmethod
-    def _decide(record: Record, customer_ids: list[str], how: str, matches: Matches) -> None:
+    def _adopt_or_reject(record: Record, customer_ids: list[str], how: str, matches: Matches) -> None:
         if len(customer_ids) == 1:
             matches.adopt[record.key or ""] = (customer_ids[0], how)
             return

@@ -1,10 +1,10 @@
-"""Reading PayArc's customer list, newest first, until a reading is known to be complete.
+"""Reads PayArc's customer list, newest first, until a reading is known to be complete.
 
-The list moves while it is read. New customers push the others down, so that a customer may appear on two pages; a
-deletion pulls them up, so that one may be missed; and customers of the same second may stand in another order on each
-page, so that one may appear twice while another is missed. A reading is therefore complete only if it accounts for
-every position: the total never fell, and there were as many different customers as positions down to the first one
-that is too old, less those that were added on top in the meantime.
+The list shifts while it is read. New customers push the others down, so that a customer may appear on two pages. A
+deletion pulls them up, so that a customer may be missed. Customers created in the same second may be ordered
+differently on each page, so that one may appear twice while another is missed. A reading is therefore complete only if
+it accounts for every position: the total never fell, and there were as many different customers as positions down to
+the first customer that is too old, minus those added at the top in the meantime.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Generic, Protocol, TypeVar
 
 from payarc_provider.api.client import CustomerPage
-from payarc_provider.api.fields import created_between, customer_id
+from payarc_provider.api.fields import created_between, read_customer_id
 from payarc_provider.exceptions import (
     PayarcConnectionFailed,
     PayarcError,
@@ -32,10 +32,10 @@ FRESH_SECONDS = 5.0  # the list's times are whole seconds, and PayArc's clocks m
 
 
 class Collector(Protocol):
-    """Keeps what it needs of a list."""
+    """Collects what it needs from a list."""
 
     def add(self, customer: dict[str, Any]) -> None:
-        """A listed customer; the same one may be added again."""
+        """Take in a listed customer, which may be passed more than once."""
 
 
 CollectorT = TypeVar("CollectorT", bound=Collector)
@@ -43,12 +43,12 @@ ReadPage = Callable[[int], Awaitable[CustomerPage]]
 
 
 class PatientReader:
-    """Reads from PayArc with backoff: reading changes nothing, and a failed read proves nothing.
+    """Reads from PayArc and retries with backoff, which is safe because a read changes nothing.
 
     :param on_rate_limited: called for each 429
-    :param max_failures: how many reads in a row may fail
-    :param sleep: may return early when ``stop`` has something to raise
-    :param stop: what has stopped the run, None while nothing has
+    :param max_failures: how many attempts in a row may fail
+    :param sleep: may return early when the run is stopped
+    :param stop: returns the error that stopped the run, or None
     """
 
     def __init__(
@@ -69,8 +69,7 @@ class PatientReader:
     async def read(self, call: Callable[[], Awaitable[T]]) -> T:
         """The result of a request that only reads.
 
-        :raises PayarcError: after several failures in a row, at once where another attempt cannot help, or what has
-            stopped the run
+        :raises PayarcError: too many attempts in a row failed, another attempt cannot help, or the run was stopped
         """
         failures = 0
         while True:
@@ -82,7 +81,7 @@ class PatientReader:
             try:
                 return await call()
             except PayarcRateLimited:
-                self._on_rate_limited()  # the rate limit knows how long to wait
+                self._on_rate_limited()  # the limiter knows how long to wait
             except (PayarcConnectionFailed, PayarcUnknownOutcome):
                 failures += 1
                 if failures > self._max_failures or self._stop():
@@ -99,7 +98,7 @@ class PatientReader:
 
         :param on_page: called with each page
         :return: the collector of a reading that is known to be complete
-        :raises PayarcRunStopped: the list changed so much that no reading was
+        :raises PayarcRunStopped: the list changed too much for any reading to be complete
         """
 
         async def read_page(number: int) -> CustomerPage:
@@ -121,30 +120,30 @@ async def read_completely(
     for number in range(MAX_READINGS):
         if number:
             await sleep(min(2.0, 0.25 * number))
-        if reading is None or not reading.still:
+        if reading is None or not reading.unchanged:
             reading = Reading(new_collector())
         await reading.read(read_page, since)
         if reading.complete:
             return reading.collector
     raise PayarcRunStopped(
-        f"PayArc's customer list changed during each of {MAX_READINGS} readings, so nothing could be proved. "
+        f"PayArc's customer list changed during each of {MAX_READINGS} readings, so it proves nothing. "
         "Run again when fewer customers are deleted at PayArc; nothing is sent twice"
     )
 
 
 class Reading(Generic[CollectorT]):
-    """One pass over the list, or several over a list that stands still, whose customers then add up.
+    """One pass over the list, or several passes over a list that does not change, whose customers are combined.
 
-    ``complete``: whether every customer has certainly been collected. ``still``: nothing shows that a customer was
-    added or deleted since the first pass began. ``_fresh``: the customers created so shortly before it that one created
-    after it might look the same; they stand on top, and are counted apart.
+    ``complete``: whether every customer has certainly been collected. ``unchanged``: whether nothing shows that a
+    customer was added or deleted since the first pass began. ``_fresh``: customers created so shortly before the first
+    pass that a customer created after it may have the same time. They are at the top of the list and counted apart.
     """
 
     def __init__(self, collector: CollectorT) -> None:
         self.collector = collector
-        self.still = True
+        self.unchanged = True
         self.complete = False
-        self._began: float | None = None  # PayArc's clock
+        self._started: float | None = None  # PayArc's clock
         self._fresh_from: float | None = None  # creation time from which a customer counts as fresh
         self._total: int | None = None
         self._fresh: set[str] = set()
@@ -161,11 +160,11 @@ class Reading(Generic[CollectorT]):
             number += 1
             page = await read_page(number)
             if number == 1:
-                first_pass = self._begin(page)
+                first_pass = self._begin_pass(page)
             elif page.total is None or total is None:
-                self.still = page.total is total
+                self.unchanged = page.total is total
             elif page.total < total:
-                self.still = False  # something was deleted: a customer may have slipped past
+                self.unchanged = False  # something was deleted: a customer may have slipped past
                 return
             else:
                 added += page.total - total
@@ -175,51 +174,51 @@ class Reading(Generic[CollectorT]):
             listed += len(page.customers)
             for customer in wanted:
                 self.collector.add(customer)
-                self._see(customer, seen, on_top=first_pass and number == 1)
+                self._count(customer, seen, on_top=first_pass and number == 1)
             last = len(wanted) < len(page.customers) or not page.customers or _is_last(page)
         if len(wanted) == len(page.customers) and total is not None and listed < total:
-            self.still = False  # the list ended early: what it left out may be anything
+            self.unchanged = False  # the list ended early, and nothing is known about the rest
             return
-        self._judge(seen, positions, added, total)
+        self._check_complete(seen, positions, added, total)
 
-    def _begin(self, page: CustomerPage) -> bool:
+    def _begin_pass(self, page: CustomerPage) -> bool:
         """Take in the first page of a pass; returns whether it is the first pass."""
         if self._fresh_from is None:
             newest = created_between(page.customers[0]) if page.customers else None
             self._fresh_from = newest[0] - FRESH_SECONDS if newest else -math.inf
-            self._began = page.date
+            self._started = page.date
             self._total = page.total
             return True
-        self.still = self.still and page.total == self._total
+        self.unchanged = self.unchanged and page.total == self._total
         return False
 
-    def _see(self, customer: dict[str, Any], seen: set[str], *, on_top: bool) -> None:
-        its_id = customer_id(customer) or ""
+    def _count(self, customer: dict[str, Any], seen: set[str], *, on_top: bool) -> None:
+        customer_id = read_customer_id(customer) or ""
         between = created_between(customer)
-        if between is not None and self._is_settled(*between):
-            seen.add(its_id)
+        if between is not None and self._predates_reading(*between):
+            seen.add(customer_id)
         elif on_top:
-            self._fresh.add(its_id)
-        elif its_id not in self._fresh:
-            self.still = False
+            self._fresh.add(customer_id)
+        elif customer_id not in self._fresh:
+            self.unchanged = False
 
-    def _is_settled(self, earliest: float, latest: float) -> bool:
-        """Whether it is older than any customer created since the first pass began, by PayArc's clock or its list."""
-        by_clock = self._began is not None and latest < self._began - FRESH_SECONDS
+    def _predates_reading(self, earliest: float, latest: float) -> bool:
+        """Whether a customer created between these times is older than any created since the first pass began."""
+        by_clock = self._started is not None and latest < self._started - FRESH_SECONDS
         return by_clock or (self._fresh_from is not None and earliest < self._fresh_from)
 
-    def _judge(self, seen: set[str], positions: int, added: int, total: int | None) -> None:
-        if total is None:  # PayArc shows no totals: two passes have to agree
+    def _check_complete(self, seen: set[str], positions: int, added: int, total: int | None) -> None:
+        if total is None:  # without totals, two passes have to agree
             self.complete = len(seen) + len(self._fresh) == positions and seen == self._seen_before
-            self._seen_before, self.still = seen, True
+            self._seen_before, self.unchanged = seen, True
             return
         self._seen |= seen
-        if not self.still:
+        if not self.unchanged:
             return
         expected = positions - len(self._fresh)
         if added:
             self.complete = len(seen) == expected - added
-            self.still = False
+            self.unchanged = False
         else:
             self.complete = expected in (len(seen), len(self._seen))
 

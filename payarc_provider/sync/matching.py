@@ -1,4 +1,4 @@
-"""Which listed customers belong to which open rows: by reference where there is one, else by equal fields."""
+"""Matches listed customers to open rows: by reference if the row has one, else by equal fields."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from payarc_provider.api.fields import created_between, customer_id
+from payarc_provider.api.fields import created_between, read_customer_id
 from payarc_provider.sync.ledger import Row
 from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.reference import find_reference, without_reference
@@ -15,9 +15,9 @@ from payarc_provider.sync.reference import find_reference, without_reference
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A listed customer that may be a row's.
+    """A listed customer that may belong to a row.
 
-    :param created_by: the latest moment of its creation, Unix seconds; None where the list does not show it
+    :param created_by: the latest possible time of its creation in Unix seconds; None if the list does not show it
     """
 
     customer_id: str
@@ -30,7 +30,7 @@ class Findings:
 
     :param found: key → (customer id, "reference" or "fields")
     :param absent: keys for which no customer exists
-    :param undecided: key → ids of the customers between which the list cannot decide
+    :param undecided: key → ids of several customers, any of which may be the right one
     """
 
     found: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -39,9 +39,9 @@ class Findings:
 
 
 class Candidates:
-    """Collects the listed customers that may be one of the rows', and decides.
+    """Collects the listed customers that may belong to the rows, and decides which ones do.
 
-    ``alters_values``: whether PayArc is known to change what it is sent, so that no equal customer proves nothing.
+    ``alters_values``: whether PayArc is known to alter values. If so, the lack of an equal customer proves nothing.
 
     :param rows: the rows that are looked up
     :param reader: computes the digest of a listed customer
@@ -56,28 +56,28 @@ class Candidates:
         self._digests = {row.digest for row in self._rows if not row.reference}
         self._by_reference: dict[str, dict[str, Candidate]] = defaultdict(dict)
         self._by_digest: dict[str, dict[str, Candidate]] = defaultdict(dict)
-        self._same_fields: dict[str, dict[str, Candidate]] = defaultdict(dict)  # other values in the same fields
+        self._same_fields: dict[str, dict[str, Candidate]] = defaultdict(dict)  # with other values in the same fields
 
     def add(self, customer: dict[str, Any]) -> None:
-        """Keep the customer if it may be one of the rows'."""
-        its_id = customer_id(customer)
-        if its_id is None:
+        """Keep the customer if it may belong to a row."""
+        customer_id = read_customer_id(customer)
+        if customer_id is None:
             return
         code = find_reference(customer.get("description"))
         between = created_between(customer)
-        candidate = Candidate(its_id, between[1] if between else None)
+        candidate = Candidate(customer_id, between[1] if between else None)
         if code in self._references:
-            self._by_reference[code or ""][its_id] = candidate
+            self._by_reference[code or ""][customer_id] = candidate
             self.alters_values = self.alters_values or not self._is_as_sent(customer, code or "")
         for names in self._field_sets:
             digest = self._reader.digest_of_customer(customer, names)
             if digest in self._digests:
-                self._by_digest[digest][its_id] = candidate
+                self._by_digest[digest][customer_id] = candidate
             elif digest is not None:
-                self._same_fields[names][its_id] = candidate
+                self._same_fields[names][customer_id] = candidate
 
     def _is_as_sent(self, customer: dict[str, Any], code: str) -> bool:
-        """Whether a customer that is recognized by its reference has the values that were sent."""
+        """Whether the customer with this reference has the values that were sent."""
         plain = {**customer, "description": without_reference(customer["description"])}
         rows = [row for row in self._rows if row.reference == code]
         return all(self._reader.digest_of_customer(plain, row.fields) == row.digest for row in rows)
@@ -85,22 +85,26 @@ class Candidates:
     def ids(self) -> set[str]:
         """The ids of all candidates."""
         groups = (self._by_reference, self._by_digest, self._same_fields)
-        return {its_id for group in groups for candidates in group.values() for its_id in candidates}
+        return {customer_id for group in groups for candidates in group.values() for customer_id in candidates}
 
     def decide(self, ids_with_rows: set[str]) -> Findings:
         """What the list shows about each row.
 
-        :param ids_with_rows: candidates that a row has already; they are nobody else's
+        :param ids_with_rows: candidates that already belong to a row, so that no other row can have them
         """
         findings = Findings()
-        equal: dict[str, list[Row]] = defaultdict(list)
+        by_digest: dict[str, list[Row]] = defaultdict(list)
         for row in self._rows:
             if row.reference:
                 self._decide_by_reference(row, ids_with_rows, findings)
             else:
-                equal[row.digest].append(row)
-        for digest, rows in equal.items():
-            free = {its_id: one for its_id, one in self._by_digest[digest].items() if its_id not in ids_with_rows}
+                by_digest[row.digest].append(row)
+        for digest, rows in by_digest.items():
+            free = {
+                customer_id: candidate
+                for customer_id, candidate in self._by_digest[digest].items()
+                if customer_id not in ids_with_rows
+            }
             altered = self._same_fields[rows[0].fields].keys() - ids_with_rows if self.alters_values else set()
             self._decide_by_fields(rows, free, sorted(altered), findings)
         return findings
@@ -119,19 +123,23 @@ class Candidates:
     ) -> None:
         """Decide rows without references whose records were equal.
 
-        :param equal: the customers with just these values
-        :param altered: the customers that may have been created with them, where PayArc alters values
+        :param equal: the customers with exactly these values
+        :param altered: if PayArc alters values, the customers that may have been created with these values
         """
         free = dict(equal)
         newest_first = sorted(rows, key=lambda row: (_sent_after(row), row.key), reverse=True)
         for position, row in enumerate(newest_first):  # the row with the fewest possible customers first
             since = _sent_after(row)
-            ids = sorted(one.customer_id for one in free.values() if one.created_by is None or one.created_by >= since)
+            ids = sorted(
+                candidate.customer_id
+                for candidate in free.values()
+                if candidate.created_by is None or candidate.created_by >= since
+            )
             if not ids and altered:
                 findings.undecided[row.key] = sorted(altered)
             elif not ids:
                 findings.absent.add(row.key)
-            elif len(ids) <= len(rows) - position:  # equal records: it does not matter which gets which customer
+            elif len(ids) <= len(rows) - position:  # the records are equal, so any of them may get any of the customers
                 findings.found[row.key] = (ids[0], "fields")
                 del free[ids[0]]
             else:

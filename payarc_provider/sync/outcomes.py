@@ -1,12 +1,12 @@
-"""What a POST came to, and so whether it may be sent again: one pure function, `outcome_of`.
+"""The outcome of a POST, which decides whether it may be sent again: one pure function, `outcome_of`.
 
 | phase | outcome | what follows |
 |---|---|---|
 | not sent | `Unreachable`, `NotCovered` | send later |
-| answered before it was processed | `Throttled` | send later |
-| answered | `Created`, `Rejected` | record |
-| sent, no usable answer | `Unknown` | look up before anything is sent again |
-| answered, and the run is wrong | `Misconfigured` | stop the run |
+| rejected before it was processed | `Throttled` | send later |
+| usable response | `Created`, `Rejected` | record |
+| sent, no usable response | `Unknown` | look up before anything is sent again |
+| response that shows a wrong setting | `Misconfigured` | stop the run |
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Created:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """PayArc rejected the record, in its own shape: no customer exists."""
+    """PayArc itself rejected the record: no customer exists."""
 
     errors: Errors
 
@@ -61,15 +61,15 @@ class NotCovered:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """Sent without a usable answer: a customer may exist."""
+    """Sent, but no usable response: a customer may exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class Misconfigured:
-    """The token, the host or a proxy is wrong; no record is at fault.
+    """The token, the host or a proxy is wrong; the record is not at fault.
 
-    :param processed: whether PayArc may have processed the request all the same; False only for a 401, which comes
-        before the request is processed
+    :param processed: whether PayArc may have processed the request anyway; False only for a 401, which PayArc returns
+        before it processes a request
     """
 
     error: PayarcError

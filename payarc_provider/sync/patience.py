@@ -63,9 +63,9 @@ class LedgerWaits:
         self._since.pop(wait, None)
 
 
-def told_to_stop() -> PayarcRunStopped:
-    """What ends a run that Airflow has told to stop."""
-    return PayarcRunStopped("The task was told to stop. Run it again; nothing is sent twice")
+def task_stopped() -> PayarcRunStopped:
+    """The error that ends a run when Airflow stops its task."""
+    return PayarcRunStopped("The task was stopped. Run it again; nothing is sent twice")
 
 
 def wait_for_ledger(call: Callable[[], T], patience: float, is_stopped: Callable[[], bool] = lambda: False) -> T:
@@ -113,4 +113,4 @@ def _result(pool: DaemonPool, call: Callable[[], T], is_stopped: Callable[[], bo
 
 def _check(is_stopped: Callable[[], bool]) -> None:
     if is_stopped():
-        raise told_to_stop()
+        raise task_stopped()

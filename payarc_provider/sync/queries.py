@@ -1,4 +1,4 @@
-"""SQL that users write: a query that is read like a table, and the name of a table."""
+"""SQL written by users: a query that can be read like a table, and the name of a table."""
 
 from __future__ import annotations
 
@@ -30,20 +30,22 @@ class Query:
 
     def __init__(self, sql: str, parameters: QueryParameters) -> None:
         self.table = table(quoted_name(_ALIAS, True))
-        """Stands for the query in a statement that `compile` is given."""
+        """Stands for the query in the statements that are passed to `compile`."""
         self._sql = _single_statement(sql)
         self._parameters = parameters
 
     def compile(self, statement: Any, dialect: Dialect) -> tuple[str, tuple[Any, ...] | dict[str, Any]]:
-        """The text and the parameters of the statement, for the driver, with the query in place of ``table``."""
+        """The SQL and the parameters for the driver, with the query in place of ``table``."""
         style = self._placeholder_style(dialect.paramstyle)
         dialect_class: Any = type(dialect)
         styled = dialect_class(paramstyle=style)
-        styled.identifier_preparer = dialect.identifier_preparer  # the connected one knows the server's quoting
+        styled.identifier_preparer = (
+            dialect.identifier_preparer
+        )  # only the connected dialect knows the server's quoting
         compiled = statement.compile(dialect=styled)
         sql = self._sql
         if not self._parameters and style in ("format", "pyformat"):
-            sql = sql.replace("%", "%%")  # without parameters, a percent sign in the query means itself
+            sql = sql.replace("%", "%%")  # without parameters, a percent sign is not a placeholder
         alias = styled.identifier_preparer.quote(quoted_name(_ALIAS, True))
         text = str(compiled).replace(f"FROM {alias}", f"FROM (\n{sql}\n) AS {alias}", 1)
         if compiled.positional:
@@ -51,13 +53,13 @@ class Query:
             return text, tuple(self._parameters or ()) + added
         return text, dict(self._parameters or {}) | dict(compiled.params)
 
-    def _placeholder_style(self, of_driver: str) -> str:
-        """The style of the query's own placeholders, which the rest of the statement must share."""
+    def _placeholder_style(self, driver_style: str) -> str:
+        """The placeholder style of the query, which the rest of the statement must use as well."""
         if isinstance(self._parameters, Mapping):
-            return "named" if of_driver in ("qmark", "named") else "pyformat"
+            return "named" if driver_style in ("qmark", "named") else "pyformat"
         if self._parameters:
-            return "qmark" if of_driver in ("qmark", "named") else "format"
-        return of_driver
+            return "qmark" if driver_style in ("qmark", "named") else "format"
+        return driver_style
 
 
 def _single_statement(sql: str) -> str:

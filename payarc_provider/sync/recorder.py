@@ -1,4 +1,4 @@
-"""Recording answers in groups, one transaction for each group."""
+"""Records resolutions in the ledger in groups, one transaction per group."""
 
 from __future__ import annotations
 
@@ -10,48 +10,48 @@ from payarc_provider.sync.ledger import Resolution
 from payarc_provider.sync.results import Status
 from payarc_provider.sync.state import Claim, RunState
 
-GATHER_SECONDS = 0.02  # a transaction costs about the same for one answer as for ten
+GATHER_SECONDS = 0.02  # a transaction costs about the same for one resolution as for ten
 
 
 class Recorder:
-    """Records a group of answers while the next ones gather.
+    """Records one group of resolutions while the next group gathers.
 
-    :param on_id_taken: called with a claim whose customer already belongs to another row
+    :param on_id_taken: called with each claim whose customer already belongs to another row
     """
 
     def __init__(self, state: RunState, on_id_taken: Callable[[Claim], None]) -> None:
         self._state = state
         self._on_id_taken = on_id_taken
-        self._answers: list[tuple[Claim, Resolution]] = []
-        self._has_answers = asyncio.Event()
+        self._waiting: list[tuple[Claim, Resolution]] = []
+        self._has_waiting = asyncio.Event()
         self._recording = False
 
     @property
     def idle(self) -> bool:
-        """Whether every answer has been recorded."""
-        return not self._answers and not self._recording
+        """Whether every resolution has been recorded."""
+        return not self._waiting and not self._recording
 
     def add(self, claim: Claim, resolution: Resolution) -> None:
-        """Record this with the next group."""
-        self._answers.append((claim, resolution))
-        self._has_answers.set()
+        """Record this resolution with the next group."""
+        self._waiting.append((claim, resolution))
+        self._has_waiting.set()
 
     async def run(self) -> None:
-        """Record for ever."""
+        """Record whatever is added, until cancelled."""
         while True:
-            await self._has_answers.wait()
-            self._has_answers.clear()
-            while self._answers:
+            await self._has_waiting.wait()
+            self._has_waiting.clear()
+            while self._waiting:
                 await self._state.runtime.sleep(GATHER_SECONDS)
                 await self.record_group()
 
     async def record_group(self, patience: float | None = None) -> None:
-        """Record all answers that have arrived, then report the results.
+        """Record all waiting resolutions, then report the results.
 
-        :param patience: seconds for which an unavailable ledger is waited for; see `RunState.transact`
+        :param patience: how many seconds to wait for an unavailable ledger; see `RunState.transact`
         """
         state = self._state
-        group, self._answers = self._answers, []
+        group, self._waiting = self._waiting, []
         resolutions = [resolution for _, resolution in group]
         self._recording = True
         try:
@@ -59,17 +59,17 @@ class Recorder:
             recorded = await state.transact(lambda ledger: ledger.record(state.me, resolutions), patience)
             reach("after_record")
         except BaseException:
-            self._answers = group + self._answers
+            self._waiting = group + self._waiting
             raise
         finally:
             self._recording = False
         for claim, resolution in group:
             if claim.key in recorded.keys:
                 self._report(claim, resolution)
-            elif claim.key in recorded.taken_ids:
+            elif claim.key in recorded.conflicts:
                 self._on_id_taken(claim)
             else:
-                state.postpone(claim)  # another run owns the row now, and finds the customer in PayArc's list
+                state.postpone(claim)  # another run owns the row now and will find the customer in PayArc's list
         state.notify()
 
     def _report(self, claim: Claim, resolution: Resolution) -> None:

@@ -1,4 +1,4 @@
-"""Records: a row of the source becomes a key, PayArc fields that can be sent, and a digest of them."""
+"""Turns rows of the source into records: a key, PayArc fields ready to send, and a digest of the fields."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Record:
     :param fields: PayArc field → value, ready to send; empty if the record is rejected
     :param digest: keyed hash of the fields and their names, or of the raw values if the record is rejected
     :param errors: why the rules reject it: PayArc field or key column → reasons; empty if it can be sent
-    :param unstorable: it is rejected, but the key's row belongs to another record: the ledger must not store it
+    :param unstorable: rejected, and its key's row belongs to another record, so the ledger must not store the rejection
     """
 
     index: int
@@ -100,7 +100,7 @@ class RecordReader:
 
     def digest(self, fields: Mapping[str, str]) -> str:
         """Keyed hash of field names and values, 32 hexadecimal digits."""
-        # The separators are control characters, which no value contains, so different fields have different texts.
+        # Values contain no control characters, which separate them here, so different fields give different texts.
         text = "\x1f".join([f"{name}\x1e{fields[name]}" for name in sorted(fields)])
         keyed = self._empty_hash.copy()
         keyed.update(text.encode())

@@ -1,4 +1,4 @@
-"""References: the short code in a customer's description by which the customer is recognised in PayArc's list."""
+"""References: short codes in descriptions, by which customers are recognized in PayArc's list."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def reference(ledger_id: str, account: str, key: str) -> str:
 
 
 def with_reference(description: str | None, code: str) -> str | None:
-    """The description with the reference at its end, or None if there is no room: a description is never cut."""
-    carrying = f"{description or _NO_DESCRIPTION} #{code}"
-    return carrying if len(carrying) <= MAX_DESCRIPTION else None
+    """The description with the reference at its end, or None if it does not fit: a description is never cut."""
+    text = f"{description or _NO_DESCRIPTION} #{code}"
+    return text if len(text) <= MAX_DESCRIPTION else None
 
 
 def find_reference(description: object) -> str | None:
-    """The reference at the end of a listed customer's description, or None if it carries none."""
+    """The reference at the end of a listed customer's description, or None if it has none."""
     found = _AT_END.search(description) if isinstance(description, str) else None
     return found.group(1).lower() if found else None
 

@@ -1,12 +1,12 @@
-"""What a run reports: ids in input order, rejections, counts, and how far it has come.
+"""What a run reports: ids in input order, rejections, counts and progress.
 
 The counts, by name:
 
-- records: ``created``, ``adopted``, ``known``, ``rejected``; ``changed`` (accepted with other data than their row's);
-  ``rejected_new`` (no earlier DAG run has reported the same rejection); in dry runs ``would_create`` and ``pending``
-- what this run itself recorded, which a retry does not count again: ``recorded_created``, ``recorded_adopted``,
-  ``recorded_rejected``; and ``known_rejected``, rejections that it only read
-- requests: ``unknown`` (no usable answer), ``rate_limited`` (answered 429), ``found`` (customers found by a look-up)
+- records: ``created``, ``adopted``, ``known``, ``rejected``; ``changed`` (accepted with data that differs from their
+  row); ``rejected_new`` (no earlier DAG run reported the same rejection); in dry runs ``would_create``, ``pending``
+- recorded by this run, and not counted again by a retry: ``recorded_created``, ``recorded_adopted``,
+  ``recorded_rejected``; and ``known_rejected``, rejections that it only read from the ledger
+- requests: ``unknown`` (no usable response), ``rate_limited`` (429), ``found`` (customers found by a look-up)
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ SHOWN_REASONS = 10
 
 
 class Status(StrEnum):
-    """What a run reports of an accepted record."""
+    """How an accepted record got its customer."""
 
     CREATED = "created"
-    """Created in this DAG run, in whichever try."""
+    """Created in this DAG run, in this try or an earlier one."""
     ADOPTED = "adopted"
     """PayArc already had the customer, and ``match_existing`` recognized it."""
     KNOWN = "known"
-    """The ledger had its id from an earlier DAG run."""
+    """The ledger had the id from an earlier DAG run."""
 
 
 class ResultSink(Protocol):
@@ -42,21 +42,21 @@ class ResultSink(Protocol):
         """The record has a customer."""
 
     def reject(self, record: Record, errors: Errors, *, new: bool) -> None:
-        """The record is rejected; ``new``: no earlier DAG run has reported the same."""
+        """The record is rejected; ``new``: no earlier DAG run reported the same rejection."""
 
 
 @dataclass
 class Progress:
     """How far a run has come; its values change while the run goes on.
 
-    :param counts: see the module
+    :param counts: described in this module's docstring
     :param records_read: records read from the source so far
-    :param total: records in the source, None where that is not known in advance
-    :param repeated: records left out because they repeat an earlier one exactly
-    :param seconds: since the run began
+    :param total: records in the source; None if unknown in advance
+    :param repeated: records skipped because they repeat an earlier record exactly
+    :param seconds: seconds since the run started
     :param requests: requests sent, by HTTP method
     :param rate_limit_wait: seconds for which the rate limit has held requests back
-    :param columns: PayArc field → source column, of the columns that were read
+    :param columns: PayArc field → source column, for the columns that are sent
     :param lookalikes: source column that is not sent → the PayArc field whose name it resembles
     :param personal_keys: how many keys look like email addresses
     """
@@ -118,13 +118,16 @@ class Results:
 
     def rejected(self) -> list[dict[str, Any]]:
         """The rejected records, in input order."""
-        return [{"key": key, "errors": errors} for _, key, errors in sorted(self._rejected, key=lambda one: one[0])]
+        return [
+            {"key": key, "errors": errors}
+            for _, key, errors in sorted(self._rejected, key=lambda rejected: rejected[0])
+        ]
 
-    def summarize(self, progress: Progress, spent: Mapping[str, int], seconds: float, *, dry_run: bool) -> None:
+    def summarize(self, progress: Progress, requests: Mapping[str, int], seconds: float, *, dry_run: bool) -> None:
         """Fill ``summary``.
 
-        :param spent: requests and deferrals, of all slices of the run
-        :param seconds: since the first slice began
+        :param requests: requests by kind and deferrals, in all slices of the run
+        :param seconds: seconds since the first slice started
         """
         counts = progress.counts
         self.summary = {"records": progress.records_read - progress.repeated}
@@ -133,19 +136,19 @@ class Results:
         self.summary["repeated"] = progress.repeated
         if dry_run:
             self.summary |= {"dry_run": True, "would_create": counts["would_create"], "pending": counts["pending"]}
-        self.summary |= {**spent, "seconds": round(seconds, 3)}
+        self.summary |= {**requests, "seconds": round(seconds, 3)}
 
 
 class Reporter(Tracer, Protocol):
-    """Shows people how a run is doing: logs, metrics, traces. It must not raise, and receives no record's value."""
+    """Reports a run in logs, metrics and traces. Must not raise, and never receives a record's values."""
 
     def progress(self, progress: Progress) -> None:
         """Called every ten seconds."""
 
     def ended(self, progress: Progress, *, deferred: bool) -> None:
-        """Called once, however the run ended.
+        """Called once, however the run ends.
 
-        :param deferred: whether the run gave its worker slot back and will be resumed, reading its input again
+        :param deferred: whether the run gave up its worker slot and will resume, reading its input again
         """
 
 

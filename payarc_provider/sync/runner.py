@@ -1,4 +1,4 @@
-"""Starting a run: `run` is what the operator, the command, the benchmarks and the tests call."""
+"""Starts runs: `run` is what the operator, the benchmarks and the tests call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TypeVar
 from payarc_provider.api.client import PayarcClient
 from payarc_provider.exceptions import PayarcError, PayarcRunStopped
 from payarc_provider.sync.batches import Batches
-from payarc_provider.sync.deferral import Carried, CarriedFact, Deferral
+from payarc_provider.sync.deferral import CarryOver, CarryOverStore, Deferral
 from payarc_provider.sync.engine import Engine
 from payarc_provider.sync.ledger import Claimant, Ledger
 from payarc_provider.sync.patience import wait_for_ledger
@@ -28,7 +28,7 @@ from payarc_provider.sync.state import RunState
 T = TypeVar("T")
 
 REPORT_SECONDS = 10.0
-REMOVE_SECONDS = 5.0
+DELETE_SECONDS = 5.0
 LAST_SECONDS = 0.2  # of the five that Airflow gives a task: the engine may have taken four of them
 
 
@@ -44,39 +44,39 @@ def run(
     resumed: bool = False,
     on_start: Callable[[Callable[[], None]], None] = lambda terminate: None,
 ) -> Results:
-    """Bring all records of the source to PayArc, each exactly once.
+    """Create a PayArc customer for each record of the source, exactly once.
 
-    :param client: with a limiter of its own, which its answers teach
-    :param ledger: open; None for a dry run where there is no ledger yet
+    :param client: its limiter must belong to this run only; it learns from the responses
+    :param ledger: an open ledger; None for a dry run if there is no ledger yet
     :param account: the merchant's scope in the ledger
-    :param resumed: whether this goes on after a deferral
-    :param on_start: called with a function that makes the run leave within seconds; it may be called from any thread
+    :param resumed: whether this run continues after a deferral
+    :param on_start: called with a function that ends the run within seconds and may be called from any thread
     :return: the results; every accepted record has its id
-    :raises Deferral: the rate limit holds everything back for ``defer_after`` or longer; run again with ``resumed``
-    :raises PayarcError: what stopped the run, after all that can be recorded and released has been
+    :raises Deferral: the rate limit allows no request for ``defer_after`` or longer; run again with ``resumed``
+    :raises PayarcError: the run stopped early; its results are recorded and its rows released, as far as possible
     """
     if ledger is None and not settings.dry_run:
-        raise ValueError("only a dry run can do without a ledger")
+        raise ValueError("only a dry run works without a ledger")
     termination = _Termination()
     on_start(termination)
-    start = _Start(source, client, ledger, account, task, reporter, termination)
+    runner = _Runner(source, client, ledger, account, task, reporter, termination)
     with collecting_less_garbage():
         if ledger is None or settings.dry_run:
-            return start.once(settings)
+            return runner.run_engine(settings)
         if settings.max_new is not None:
-            _check_max_new(start, settings, settings.max_new)
-        return _run_slice(start, ledger, settings, resumed=resumed)
+            _check_max_new(runner, settings, settings.max_new)
+        return _run_slice(runner, ledger, settings, resumed=resumed)
 
 
 class _Termination:
-    """Makes the run leave within seconds, whatever it is doing. It may be called from any thread."""
+    """Ends the run within seconds, whatever it is doing. It may be called from any thread."""
 
     def __init__(self) -> None:
         self.was_called = False
         self._engine: Callable[[], None] | None = None
 
     def __call__(self) -> None:
-        # A signal handler calls this between any two steps of the main thread, so there is no lock that it might hold.
+        # A signal handler calls this between any two steps of the main thread, so it must not wait for a lock.
         self.was_called = True
         if self._engine is not None:
             self._engine()
@@ -88,47 +88,48 @@ class _Termination:
             engine()
 
 
-def _check_max_new(start: _Start, settings: Settings, most: int) -> None:
-    plan = dataclasses.replace(settings, dry_run=True, keep_results=False)
-    new = dataclasses.replace(start, reporter=SILENT).once(plan).summary["would_create"]
-    if new > most:
+def _check_max_new(runner: _Runner, settings: Settings, max_new: int) -> None:
+    dry_run = dataclasses.replace(settings, dry_run=True, keep_results=False)
+    new = dataclasses.replace(runner, reporter=SILENT).run_engine(dry_run).summary["would_create"]
+    if new > max_new:
         raise PayarcRunStopped(
-            f"max_new={most}: this run would create {new} customers, so nothing was sent. "
+            f"max_new={max_new}: this run would create {new} customers, so nothing was sent. "
             "Check that key and source are the right ones, then raise max_new"
         )
 
 
-def _run_slice(start: _Start, ledger: Ledger, settings: Settings, *, resumed: bool) -> Results:
+def _run_slice(runner: _Runner, ledger: Ledger, settings: Settings, *, resumed: bool) -> Results:
     """Run until the end of the input, or until the run is deferred."""
-    fact = CarriedFact(ledger, start.task)
+    store = CarryOverStore(ledger, runner.task)
 
     def patiently(call: Callable[[], T]) -> T:
-        return wait_for_ledger(call, settings.ledger_patience, lambda: start.termination.was_called)
+        return wait_for_ledger(call, settings.ledger_patience, lambda: runner.termination.was_called)
 
-    carried = patiently(fact.read) if resumed else None
-    if carried is None:
-        carried = Carried(start.task.try_number, began=patiently(ledger.now).isoformat(), started=time.time())
+    carry_over = patiently(store.load) if resumed else None
+    if carry_over is None:
+        started = patiently(ledger.now).isoformat()
+        carry_over = CarryOver(runner.task.try_number, started_at=started, started_seconds=time.time())
     else:
-        start.client.limiter.restore(carried.limits, max(0.0, time.time() - carried.left_at))
-    if settings.retry_rejected:  # but not what an earlier slice had rejected, or each slice would send it again
-        settings = dataclasses.replace(settings, retry_rejected=carried.began_at)
+        runner.client.limiter.restore(carry_over.limiter, max(0.0, time.time() - carry_over.saved_at))
+    if settings.retry_rejected:  # not those rejected by an earlier slice, or each slice would send them again
+        settings = dataclasses.replace(settings, retry_rejected=carry_over.started)
     try:
-        results = start.once(settings, carried)
+        results = runner.run_engine(settings, carry_over)
     except Deferral:
-        patiently(lambda: fact.write(carried))
+        patiently(lambda: store.save(carry_over))
         raise
     except BaseException:
-        until = time.monotonic() + (LAST_SECONDS if start.termination.was_called else REMOVE_SECONDS)
-        with contextlib.suppress(PayarcError):  # what is carried over is of no use any more, and does no harm
-            wait_for_ledger(fact.remove, 0.0, lambda: time.monotonic() > until)
+        until = time.monotonic() + (LAST_SECONDS if runner.termination.was_called else DELETE_SECONDS)
+        with contextlib.suppress(PayarcError):  # a carry-over that stays behind does no harm
+            wait_for_ledger(store.delete, 0.0, lambda: time.monotonic() > until)
         raise
-    patiently(fact.remove)
+    patiently(store.delete)
     return results
 
 
 @dataclasses.dataclass(frozen=True)
-class _Start:
-    """What a run is made of; each pass over the input is an owner of its own."""
+class _Runner:
+    """Holds the arguments of `run`, since ``max_new`` takes two runs of the engine: a dry run, then the real one."""
 
     source: Source
     client: PayarcClient
@@ -138,8 +139,8 @@ class _Start:
     reporter: Reporter
     termination: _Termination
 
-    def once(self, settings: Settings, carried: Carried | None = None) -> Results:
-        """Read the input once, from its beginning to its end, and do what is to be done for it."""
+    def run_engine(self, settings: Settings, carry_over: CarryOver | None = None) -> Results:
+        """Run the engine once over the whole input, with an owner id of its own."""
         task, client, reporter = self.task, self.client, self.reporter
         me = Claimant(
             account=self.account,
@@ -158,7 +159,8 @@ class _Start:
         with ThreadedRuntime(client, self.ledger, batches, me=me, concurrency=settings.concurrency) as runtime:
             state = RunState(me, ledger_id, settings, reader, runtime, results)
             engine = Engine(state, reporter)
-            began, sent_before, waited_before = runtime.now(), Counter(client.requests_sent), client.limiter.waited
+            started = runtime.now()
+            sent_before, waited_before = Counter(client.requests_sent), client.limiter.waited
 
             def progress() -> Progress:
                 return Progress(
@@ -166,7 +168,7 @@ class _Start:
                     records_read=batches.records_read,
                     total=batches.total,
                     repeated=batches.repeated,
-                    seconds=runtime.now() - began,
+                    seconds=runtime.now() - started,
                     requests=Counter(client.requests_sent) - sent_before,
                     rate_limit_wait=client.limiter.waited - waited_before,
                     columns=reader.columns_found,
@@ -175,25 +177,29 @@ class _Start:
                 )
 
             deferral: Deferral | None = None
-            spent: dict[str, int] = {}
+            requests: dict[str, int] = {}
             with reporter.span("payarc.run", _attributes(settings)):
                 try:
                     run_to_end(_run_and_report(engine, reporter, progress, self.termination))
-                except Deferral as caught:  # no failure of the span's
+                except Deferral as caught:  # must not mark the span as failed
                     deferral = caught
                 finally:
-                    end = progress()
-                    spent = _spent(end)
-                    if carried is not None:
-                        carried.add(spent)
-                    reporter.ended(end, deferred=deferral is not None)
+                    final = progress()
+                    requests = _request_counts(final)
+                    if carry_over is not None:
+                        carry_over.add_counts(requests)
+                    reporter.ended(final, deferred=deferral is not None)
         if deferral is not None:
-            if carried is not None:
-                carried.leave(client.limiter.export(), answers=engine.answers, unknown=state.counts["unknown"])
+            if carry_over is not None:
+                carry_over.note_deferral(
+                    client.limiter.export(), responses=engine.usable_responses, unknown=state.counts["unknown"]
+                )
             raise deferral
-        spent = {**spent, "deferrals": 0} if carried is None else {**carried.counts, "deferrals": carried.deferrals}
-        seconds = end.seconds if carried is None else time.time() - carried.started
-        results.summarize(end, spent, seconds, dry_run=settings.dry_run)
+        deferrals, seconds = 0, final.seconds
+        if carry_over is not None:
+            requests, deferrals = carry_over.counts, carry_over.deferrals
+            seconds = time.time() - carry_over.started_seconds
+        results.summarize(final, {**requests, "deferrals": deferrals}, seconds, dry_run=settings.dry_run)
         return results
 
 
@@ -205,7 +211,7 @@ def _attributes(settings: Settings) -> dict[str, int | bool]:
     }
 
 
-def _spent(progress: Progress) -> dict[str, int]:
+def _request_counts(progress: Progress) -> dict[str, int]:
     return {
         "unknown_outcomes": progress.counts["unknown"],
         "rate_limited": progress.counts["rate_limited"],

@@ -1,7 +1,7 @@
-"""What the engine needs of the outside world, and the real one: threads, a database, HTTP.
+"""The engine's interface to the outside world, and its implementation with threads, a database and HTTP.
 
-The engine itself is coroutines that decide. Requests, transactions and the reading of the source block, so they run in
-threads of their own. A simulation brings another `Runtime`.
+The engine consists of coroutines that never block. Requests, transactions and reads of the source block, so they run in
+threads. The simulation has its own `Runtime`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar, cast
 from payarc_provider.api.client import CustomerPage, PayarcClient
 from payarc_provider.api.http import now as machine_clock
 from payarc_provider.sync.batches import Batches
-from payarc_provider.sync.ledger import Claimant, Known, Ledger, Row
+from payarc_provider.sync.ledger import Claimant, KnownRow, Ledger, Row
 from payarc_provider.sync.records import Record
 from payarc_provider.sync.throttle import Throttle
 
@@ -33,42 +33,42 @@ _GARBAGE_THRESHOLD = 20_000  # objects: some megabytes
 
 
 class Runtime(Protocol):
-    """Time, the ledger, PayArc and the input, as one run reaches them."""
+    """One run's access to time, the ledger, PayArc and the input."""
 
     def now(self) -> float:
-        """Seconds since any fixed moment, by a clock that runs on while the process or the machine is suspended."""
+        """Seconds since a fixed moment, by a clock that keeps running while the process or the machine is suspended."""
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
 
     async def transact(self, call: Callable[[Ledger], T]) -> T:
-        """The result of ``call``, which makes one transaction; transactions never overlap each other.
+        """The result of ``call``, which makes one transaction. Transactions never overlap.
 
-        :raises LedgerUnavailable: the database cannot be used now; the transaction may have taken effect or not
+        :raises LedgerUnavailable: the database is unavailable; the transaction may or may not have taken effect
         """
 
     async def next_batch(self) -> list[Record] | None:
         """The next records of the input, None at its end."""
 
     async def acquire(self, endpoint: str, ready: int = 1) -> float:
-        """Seconds after which to ask again; 0.0 has taken a slot of the rate limit for one request.
+        """0.0 if a slot of the rate limit was taken for one request, otherwise the seconds after which to ask again.
 
-        :param ready: how many requests are waiting to go
+        :param ready: how many requests are ready to be sent
         """
 
     def release(self, endpoint: str) -> None:
         """Return a slot that was not used."""
 
     async def ping(self) -> float | None:
-        """One cheap authenticated request; PayArc's clock in Unix seconds if the answer shows it."""
+        """One cheap authenticated request; PayArc's clock in Unix seconds, None if the response has no date."""
 
     async def create(
         self, fields: Mapping[str, str], idempotency_key: str, attempt: int, pass_gate: Callable[[], None]
     ) -> dict[str, Any]:
-        """The customer that one POST has created.
+        """The customer created by one POST.
 
-        :param attempt: which request for this record it is
-        :param pass_gate: called directly before the request goes out; it may raise `LeaseTooShort`
+        :param attempt: the number of this POST for its record
+        :param pass_gate: called right before the request is sent; may raise `LeaseTooShort`
         """
 
     async def list_page(self, page: int) -> CustomerPage:
@@ -76,9 +76,9 @@ class Runtime(Protocol):
 
 
 class DaemonPool(Executor):
-    """Threads that do not keep the process from ending.
+    """A thread pool that does not keep the process alive.
 
-    A task that is told to stop has seconds, and a request may stay unanswered for longer; its row stays open.
+    A task that is told to stop has only seconds, and a response may take longer. The row of such a request stays open.
     """
 
     def __init__(self, threads: int, name: str) -> None:
@@ -97,7 +97,7 @@ class DaemonPool(Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Let the threads end after their present call; never waits."""
+        """Let each thread end after its current call, without waiting for it."""
         for _ in range(self._started):
             self._calls.put(None)
 
@@ -108,20 +108,20 @@ class DaemonPool(Executor):
                 continue
             try:
                 result = call()
-            except BaseException as error:  # noqa: BLE001 - it belongs to whoever awaits the future
+            except BaseException as error:  # noqa: BLE001 - raised where the future is awaited
                 future.set_exception(error)
             else:
                 future.set_result(result)
 
 
 class ThreadedRuntime:
-    """The real world: a thread for each open request, one for reads, one for the ledger, one for the source.
+    """The real runtime: one thread per POST in flight, and one each for reads, the ledger and the source.
 
-    Leave its context to end the threads; that waits for no open request.
+    A context manager. Leaving it ends the threads, without waiting for requests in flight.
 
-    :param client: with the rate limiter that its answers teach
-    :param ledger: None for a dry run where there is no ledger yet, and where only PayArc's list is read
-    :param batches: the input; None where only PayArc's list is read
+    :param client: its limiter learns from the responses
+    :param ledger: None if there is no ledger yet (dry runs), or if only PayArc's list is read
+    :param batches: the input; None if only PayArc's list is read
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class ThreadedRuntime:
             pool.shutdown()
 
     def now(self) -> float:
-        """Seconds; this machine's clock, suspensions included."""
+        """This machine's clock in seconds. It keeps running while the machine is suspended."""
         return machine_clock()
 
     async def sleep(self, seconds: float) -> None:
@@ -200,7 +200,7 @@ class ThreadedRuntime:
 class _MissingLedger:
     """Stands in for a ledger that does not exist yet: no record has a row."""
 
-    def known(self, _me: Claimant, _keys: object) -> dict[str, Known]:
+    def known(self, _me: Claimant, _keys: object) -> dict[str, KnownRow]:
         return {}
 
     def rows(self, _me: Claimant, _keys: object) -> dict[str, Row]:
@@ -208,12 +208,12 @@ class _MissingLedger:
 
 
 async def _run_in(pool: Executor, call: Callable[[], T]) -> T:
-    # In the caller's context, so that a request's span lies within the run's.
+    # In the caller's context, so that the spans of requests are children of the run's span.
     return await asyncio.get_running_loop().run_in_executor(pool, contextvars.copy_context().run, call)
 
 
 def run_to_end(main: Coroutine[Any, Any, T]) -> T:
-    """The result of the coroutine, also where this thread already runs an event loop (a notebook)."""
+    """The result of the coroutine. Also works in a thread that already runs an event loop, such as a notebook's."""
     if asyncio._get_running_loop() is None:
         return asyncio.run(main)
     with ThreadPoolExecutor(1) as pool:
@@ -222,14 +222,15 @@ def run_to_end(main: Coroutine[Any, Any, T]) -> T:
 
 @contextlib.contextmanager
 def collecting_less_garbage() -> Iterator[None]:
-    """Keep the garbage collector away from the objects that exist already, and let it run less often.
+    """Exclude existing objects from garbage collection, and collect less often.
 
-    Each of its runs over Airflow's half a million objects takes 50 ms, for which every request waits.
+    Each collection of Airflow's half a million objects takes 50 ms, during which every request waits.
     """
-    before, freezes = gc.get_threshold(), not gc.get_freeze_count()  # frozen: somebody has done this already
+    before = gc.get_threshold()
+    freezes = not gc.get_freeze_count()  # otherwise the caller has frozen the objects already
     if freezes:
         gc.freeze()
-    if before[0]:  # 0: it is switched off
+    if before[0]:  # 0: collection is turned off
         gc.set_threshold(max(before[0], _GARBAGE_THRESHOLD), *before[1:])
     try:
         yield

@@ -1,4 +1,4 @@
-"""Sending: claimed records go out, up to ``concurrency`` at once, each covered by its lease."""
+"""Sends claimed records, up to ``concurrency`` at a time, each under a lease that covers its request."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ log = logging.getLogger(__name__)
 
 
 class Sender:
-    """Sends the queued claims and classifies the answers.
+    """Sends the queued claims and classifies the responses.
 
-    It pauses when PayArc has given no usable answer many times in a row, until a look-up; and when the rate limit asks
-    for a wait of ``defer_after`` or more, until the engine has decided whether to wait or to defer.
+    It pauses after many requests in a row without a usable response, until a look-up. It also pauses when the rate
+    limit requires a wait of ``defer_after`` or more, until the engine decides whether to wait or to defer.
 
-    ``unknown``: key → claim that was sent without a usable answer, and has not been looked up. ``tries``: key → how
-    many requests for it got no usable answer. ``answers``: how many usable answers have arrived. ``throttled_until``:
-    until when, by this machine's clock, the rate limit holds everything back; None where that is not long.
+    ``unknown``: key → claim that was sent without a usable response, and has not been looked up. ``tries``: key → how
+    many requests for it got no usable response. ``usable_responses``: how many have arrived. ``throttled_until``:
+    when, by this machine's clock, a long wait for the rate limit ends; None if there is none.
     """
 
     def __init__(self, state: RunState) -> None:
@@ -45,7 +45,7 @@ class Sender:
         self.recorder = Recorder(state, self._on_id_taken)
         self.unknown: dict[str, Claim] = {}
         self.tries: dict[str, int] = {}
-        self.answers = 0
+        self.usable_responses = 0
         self.throttled_until: float | None = None
         self._queue: asyncio.Queue[Claim] = asyncio.Queue()
         self._busy = self._in_flight = 0
@@ -69,7 +69,7 @@ class Sender:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is in flight, nothing is to be recorded and nothing can be sent."""
+        """Whether nothing is in flight, nothing waits to be recorded and nothing can be sent."""
         nothing_to_send = self._queue.empty() or self._state.stop is not None or self.paused
         return self._busy == 0 and self.recorder.idle and nothing_to_send
 
@@ -81,21 +81,21 @@ class Sender:
     def adopt(self, claim: Claim, customer_id: str, matched_by: str) -> None:
         """Record a customer that PayArc has already; nothing is sent."""
         self._state.claims[claim.key] = claim
-        self.recorder.add(claim, Resolution(claim.key, customer_id=customer_id, matched_by=matched_by))
+        self.recorder.add(claim, Resolution(claim.key, claim.id, customer_id=customer_id, matched_by=matched_by))
 
     def resume(self) -> None:
-        """The unknown outcomes have been looked up: send again, unless the rate limit holds everything back."""
+        """Send again after a look-up, unless the rate limit allows no request for now."""
         self._unknown_in_a_row = 0
         if self.throttled_until is None:
             self._running.set()
 
     def wait_out_limit(self) -> None:
-        """Wait in this process for the rest of a long wait."""
+        """Wait in this process for the rate limit, instead of deferring the run."""
         self.throttled_until = None
         self._running.set()
 
     async def run(self) -> None:
-        """Send for ever, one request at a time; the engine runs ``concurrency`` of these."""
+        """Send forever, one request at a time; the engine runs ``concurrency`` of these."""
         while True:
             await self._running.wait()
             claim = await self._queue.get()
@@ -128,28 +128,28 @@ class Sender:
         return min(self._state.settings.concurrency, self._queue.qsize() + self._busy - self._in_flight)
 
     async def _wait_for_limit(self, wait: float) -> None:
-        """Wait, unless that is long: then everything pauses and the engine decides."""
+        """Wait for the rate limit. Before a long wait, pause everything, and the engine decides what to do."""
         longest = self._state.settings.defer_after
         if longest is None or wait < longest:
-            await self._state.sleep_until_answer(wait)
+            await self._state.sleep_until_response(wait)
             return
         self.throttled_until = self._state.runtime.now() + wait
         self._running.clear()
         self._state.notify()
 
     async def _send_once(self, claim: Claim) -> bool:
-        """Send one request; returns False if the claim is to be sent again by the caller."""
+        """Send one request. Returns False if the caller has to send the claim again."""
         self._in_flight += 1
         try:
             outcome = await self._request(claim)
         finally:
             self._in_flight -= 1
-            self._state.notify_answer()
+            self._state.notify_response()
         match outcome:
             case Created(customer_id=customer_id):
-                self._answered(claim, Resolution(claim.key, customer_id=customer_id))
+                self._note_usable_response(claim, Resolution(claim.key, claim.id, customer_id=customer_id))
             case Rejected(errors=errors):
-                self._answered(claim, Resolution(claim.key, errors=errors))
+                self._note_usable_response(claim, Resolution(claim.key, claim.id, errors=errors))
             case Unknown():
                 self._note_unknown(claim)
             case Misconfigured(error=error, processed=processed):
@@ -157,7 +157,7 @@ class Sender:
                 self._state.halt(error)
             case Throttled():
                 claim.sent = False
-                self._state.counts["rate_limited"] += 1  # the rate limit knows how long to wait
+                self._state.counts["rate_limited"] += 1  # the limiter knows how long to wait
                 return False
             case Unreachable():
                 claim.sent = False
@@ -180,20 +180,20 @@ class Sender:
             reach("sending")
 
         reach("before_send")
-        # Committed before sending. Whether PayArc honours it is unknown.
+        # The attempt was committed before sending. It is unknown whether PayArc honors this key.
         idempotency_key = f"{state.reference_of(claim.key)}-{claim.attempt}"
         try:
             customer = await runtime.create(fields, idempotency_key, claim.attempt, pass_gate)
         except (PayarcError, LeaseTooShort) as error:
             return outcome_of(error)
-        reach("after_answer")
+        reach("after_response")
         if not self._alters_values and not _is_stored_as_sent(fields, customer):
             self._alters_values = True
             await state.transact(lambda ledger: ledger.note_altered_values(state.me.account))
         return Created(customer["customer_id"], customer)
 
-    def _answered(self, claim: Claim, resolution: Resolution) -> None:
-        self.answers += 1
+    def _note_usable_response(self, claim: Claim, resolution: Resolution) -> None:
+        self.usable_responses += 1
         self._unknown_in_a_row = self._unreachable_in_a_row = self._pauses = 0
         self.recorder.add(claim, resolution)
 
@@ -216,16 +216,16 @@ class Sender:
         if self._pauses > state.settings.max_pauses:
             state.halt(
                 PayarcRunStopped(
-                    f"PayArc gave no usable answer {self._unknown_in_a_row} times in a row, {self._pauses} times over. "
-                    "Run again when it works: what was sent will be looked up, nothing is sent twice"
+                    f"PayArc gave no usable response {self._unknown_in_a_row} times in a row, {self._pauses} times. "
+                    "Run again when PayArc works; nothing is sent twice"
                 )
             )
-        log.warning("No usable answer %d times in a row: looking these records up first", self._unknown_in_a_row)
+        log.warning("No usable response %d times in a row: looking these records up first", self._unknown_in_a_row)
         self._running.clear()
         state.notify()
 
     def _on_id_taken(self, claim: Claim) -> None:
-        """Another row has the answer's customer, an equal record's: the list will show what this request came to."""
+        """The customer belongs to the row of an equal record. The list will show what this request created."""
         self._add_unknown(claim)
 
     def _add_unknown(self, claim: Claim) -> None:
@@ -234,6 +234,6 @@ class Sender:
 
 
 def _is_stored_as_sent(fields: dict[str, str], customer: dict[str, Any]) -> bool:
-    """Whether PayArc stored what was sent, as far as its answer shows it."""
+    """Whether PayArc stored the values that were sent, as far as its response shows them."""
     shown = {name: customer[name] for name in fields if name in customer}
     return all(value is not None and str(value).strip() == fields[name] for name, value in shown.items())

@@ -1,4 +1,4 @@
-"""What the user chooses for a run, and which task it belongs to."""
+"""The settings of a run, and the task instance that it belongs to."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ class TaskIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """A run's parameters; times in seconds. See CreateCustomerOperator for those that have its parameters' names.
+    """A run's settings, with times in seconds. CreateCustomerOperator documents those that are also its parameters.
 
     :param keep_results: False keeps counts only, so that memory does not grow with the input
-    :param retry_rejected: send rejected records again: all, none, or those that were rejected before a moment
-    :param defer_after: the shortest wait for the rate limit that ends the run with a `Deferral`; None waits always
+    :param retry_rejected: which rejected records to send again: all, none, or those rejected before a moment
+    :param defer_after: waits for the rate limit of this length or more end the run with a `Deferral`; None never does
     :param timeout: the total deadline of one request, from the connection
-    :param margin: by how much PayArc's clocks may differ from each other
-    :param ledger_patience: for how long an unavailable ledger is waited for
-    :param held_patience: for how long records claimed by other runs are waited for without any progress
-    :param max_unknown_in_a_row: requests in a row without a usable answer that pause sending until a look-up
-    :param max_connection_failures_in_a_row: failures to connect, of each concurrent request, that stop the run
-    :param max_pauses: pauses in a row, without a usable answer between them, after which the run stops
-    :param max_tries: requests without a usable answer after which a record is not sent again in this run
+    :param margin: how much the clocks of PayArc's servers may differ
+    :param ledger_patience: how long to wait for an unavailable ledger
+    :param held_patience: how long to wait, without any progress, for records claimed by other runs
+    :param max_unknown_in_a_row: after how many requests in a row without a usable response to pause until a look-up
+    :param max_connection_failures_in_a_row: after how many failures per concurrent request to stop the run
+    :param max_pauses: how many such pauses in a row, without a usable response in between, a run survives
+    :param max_tries: after how many requests without a usable response a run stops sending a record
     """
 
     key: str | Sequence[str] = "id"
@@ -62,9 +62,8 @@ class Settings:
     max_pauses: int = 3
     max_tries: int = 3
 
-    def check_counts(self) -> None:
-        """
-        Reject what is wrong whatever the connection says.
+    def check_values(self) -> None:
+        """Reject values that are wrong for every connection.
 
         :raises PayarcConfigError: naming the parameter and what to set
         """
@@ -82,9 +81,8 @@ class Settings:
             if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
                 raise PayarcConfigError(f"{name}: give a number of seconds above 0")
 
-    def check(self) -> None:
-        """
-        Reject what would break the guarantee.
+    def check_timing(self) -> None:
+        """Reject a ``settle`` or ``lease`` that is too short for the connection's timeout.
 
         :raises PayarcConfigError: naming the parameter and what to set
         """

@@ -1,7 +1,7 @@
-"""Where records come from: a list, or a database that is read in pages.
+"""Sources of records: a list, or a database that is read in pages.
 
-A page of a database begins after the last key of the page before. No cursor stays open between pages, and with an index
-on the key a page costs the same wherever it is in the table.
+Each page begins after the last key of the previous page. No cursor stays open between pages, and with an index on the
+key a page costs the same wherever it is in the table.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from payarc_provider.sync.ledger.errors import describe
 from payarc_provider.sync.queries import Query, QueryParameters, split_table_name
 
 PAGE = 2000  # rows
-_MOST_COLUMNS_NAMED = 10
+_MAX_COLUMNS_SHOWN = 10
 
 SourceRow = dict[str, Any]
 KeyColumns = list[ColumnElement[Any]]
 
 
 class Source(Protocol):
-    """Rows of records, in an order of its own. ``name`` says where they come from; the ledger stores it."""
+    """Yields rows in pages. ``name`` says where the rows come from; the ledger stores it."""
 
     name: str
 
@@ -120,15 +120,15 @@ class DatabaseSource:
         yield from self._rows_without_key(key)
         page: list[SourceRow] = []
         while following := self._page_after(key, page[-1] if page else None):
-            self._check_progress(page, following)
+            self._check_keys_advance(page, following)
             page = following
             yield page
 
     # ---- pages ------------------------------------------------------------------------------------------------------
 
     def _rows_without_key(self, key: KeyColumns) -> Iterator[list[SourceRow]]:
-        # NULL is not greater than any key, so no page would contain these rows. They are few, or the key is wrong.
-        rows = self._fetch(self._select().where(or_(*(one.is_(None) for one in key))))
+        # NULL is not greater than any key, so no page would contain these rows. They are few unless the key is wrong.
+        rows = self._fetch(self._select().where(or_(*(key_column.is_(None) for key_column in key))))
         for start in range(0, len(rows), self._page_size):
             yield rows[start : start + self._page_size]
 
@@ -140,14 +140,15 @@ class DatabaseSource:
         return self._with_all_equal_keys(key, rows) if len(rows) == self._page_size else rows
 
     def _with_all_equal_keys(self, key: KeyColumns, rows: list[SourceRow]) -> list[SourceRow]:
-        """The rows, and all others whose key equals the last one's for the database, since the next page skips them."""
+        """The rows, plus all others that the database finds with the last row's key, since the next page skips them."""
         equal = self._fetch(self._select().where(*_equals(key, self._key_of(rows[-1]))))
         equal_keys = [self._key_of(row) for row in equal]
         while rows and self._key_of(rows[-1]) in equal_keys:
             rows.pop()
         return rows + equal
 
-    def _check_progress(self, page: list[SourceRow], following: list[SourceRow]) -> None:
+    def _check_keys_advance(self, page: list[SourceRow], following: list[SourceRow]) -> None:
+        """Raise if the following page begins with a key of this page, so that reading would never end."""
         first, name = self._key_of(following[0]), self._key[0]
         if any(row[name] == first[0] and self._key_of(row) == first for row in page):
             raise PayarcSourceError(
@@ -161,23 +162,25 @@ class DatabaseSource:
     # ---- columns ----------------------------------------------------------------------------------------------------
 
     def _check_columns(self) -> None:
+        """Raise if a column is missing. A query for no rows shows which columns the source has."""
         with self._connection() as connection:
-            nothing = self._select().where(literal_column("1") == literal_column("0"))
-            present = list(self._execute(connection, nothing).keys())
+            no_rows = self._select().where(literal_column("1") == literal_column("0"))
+            present = list(self._execute(connection, no_rows).keys())
         for argument, names in (("key", self._key), ("fields", self._columns)):
             for name in names:
                 if name not in present:
                     raise PayarcConfigError(
-                        f'{argument}: the source has no column "{name}"; its columns are {_listed(present)}'
+                        f'{argument}: the source has no column "{name}"; its columns are {_first_names(present)}'
                     )
 
     def _comparable_key(self) -> KeyColumns:
-        """The key columns in a form that the database orders in the same way as it compares them with values."""
+        """The key columns in a form whose order in the database agrees with its comparisons."""
         key: KeyColumns = [column(quoted_name(name, True)) for name in self._key]
-        # Enumerations are ordered by position, but compared with a parameter as text, or not at all.
+        # Enumerations are ordered by position, but compared with parameters as text, or not at all.
         enumerations = self._enumerations(key)
         return [
-            cast(one, String(255)) if name in enumerations else one for name, one in zip(self._key, key, strict=True)
+            cast(key_column, String(255)) if name in enumerations else key_column
+            for name, key_column in zip(self._key, key, strict=True)
         ]
 
     def _enumerations(self, key: KeyColumns) -> set[str]:
@@ -198,7 +201,7 @@ class DatabaseSource:
         return select(literal_column("*")).select_from(self._from)
 
     def _select_with_key(self, key: KeyColumns) -> Any:
-        return self._select().where(*(one.is_not(None) for one in key))
+        return self._select().where(*(key_column.is_not(None) for key_column in key))
 
     def _fetch(self, statement: Any) -> list[SourceRow]:
         with self._connection() as connection:
@@ -235,7 +238,7 @@ def _table(schema: str | None, name: str) -> FromClause:
 
 
 def _is_after(key: KeyColumns, values: Sequence[object], position: int = 0) -> ColumnElement[bool]:
-    """``(a, b) > (x, y)`` in a form that every database can answer from an index."""
+    """``(a, b) > (x, y)`` in a form for which every database can use an index."""
     first, value = key[position], _parameter(position, values[position])
     if position == len(key) - 1:
         return first > value
@@ -243,11 +246,12 @@ def _is_after(key: KeyColumns, values: Sequence[object], position: int = 0) -> C
 
 
 def _equals(key: KeyColumns, values: Sequence[object]) -> list[ColumnElement[bool]]:
-    return [one == _parameter(position, value) for position, (one, value) in enumerate(zip(key, values, strict=True))]
+    pairs = enumerate(zip(key, values, strict=True))
+    return [key_column == _parameter(position, value) for position, (key_column, value) in pairs]
 
 
 def _parameter(position: int, value: object) -> ColumnElement[Any]:
-    # A query has no parameter of this name. Without a type, the value goes back to the driver as it came from it.
+    # No query has a parameter of this name. Without a type, the driver gets back the value exactly as it returned it.
     return bindparam(f"payarc_key_{position}", value, type_=NullType())
 
 
@@ -256,8 +260,8 @@ def _limited(statement: Any, rows: int) -> Any:
     return statement.limit(literal_column(str(rows))).offset(literal_column("0"))
 
 
-def _listed(names: list[str]) -> str:
-    """The first names, and how many more there are."""
-    listed = ", ".join(names[:_MOST_COLUMNS_NAMED])
-    more = len(names) - _MOST_COLUMNS_NAMED
-    return f"{listed} and {more} more" if more > 0 else listed
+def _first_names(names: list[str]) -> str:
+    """The first names, and the number of the others."""
+    shown = ", ".join(names[:_MAX_COLUMNS_SHOWN])
+    more = len(names) - _MAX_COLUMNS_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown

@@ -1,4 +1,4 @@
-"""What the parts of a run share: the claims it holds, the records it has to look at again, and how it stops."""
+"""What the parts of a run share: its claims, the records to look at again, and how the run stops."""
 
 from __future__ import annotations
 
@@ -31,17 +31,19 @@ SHORTEST_WAIT = 0.001  # seconds; a clock might not advance in less
 
 @dataclass(slots=True)
 class Claim:
-    """A row that this run has claimed, the record to send for it, and the gate that its request has to pass.
+    """A row that this run has claimed, the record to send for it, and the gate that its request must pass.
 
+    :param id: the claim's id in the ledger, unique to this claim
     :param attempt: the row's attempt number, committed before the request is sent
     :param reference: the code that the description carries; None where it has no room or references are turned off
     :param lease_end: this machine's clock when the lease ends, counted from before it was requested
     :param sent: whether the request was handed to the HTTP library, so that PayArc may have created a customer
     :param checked_at: this machine's clock at the lease check that let the request pass
-    :param lost: whether somebody else may have the row by now; nothing is sent for it any more
+    :param lost: whether another run may own the row by now; nothing more is sent for it
     """
 
     record: Record
+    id: str
     attempt: int
     reference: str | None
     lease_end: float
@@ -55,12 +57,8 @@ class Claim:
         """The record's key."""
         return self.record.key or ""
 
-    def is_held(self, now: float) -> bool:
-        """Whether nobody else can have had the row since it was claimed."""
-        return not self.lost and now < self.lease_end
-
     def pass_gate(self, now: float, deadline: float) -> None:
-        """Let the request go if the lease covers all of it.
+        """Let the request go if the lease covers its whole duration.
 
         :param deadline: seconds from now until the request can no longer be processed
         :raises LeaseTooShort: the lease does not cover it, and nothing was sent
@@ -72,7 +70,7 @@ class Claim:
             self.sent = True
 
     def close_gate(self) -> bool:
-        """Let nothing go any more; returns whether a request that went may have created a customer."""
+        """Let no more requests go; returns whether an earlier one may have created a customer."""
         with self._gate:
             self.lost = True
             return self.sent
@@ -81,10 +79,11 @@ class Claim:
 class RunState:
     """What every part of a run needs.
 
-    ``counts``: records by what became of them, requests by trouble; see `payarc_provider.sync.results`. ``claims``: key
-    → claim, for every row that this run owns and has a record for. ``taken_over``: keys of the rows that it has taken
-    over from other runs and not settled. ``postponed``: records to look at again, because another run holds their rows
-    or a look-up has freed them. ``payarc``: reads from PayArc. ``stop``: what ends the run.
+    ``counts``: records by result, requests by problem; see `payarc_provider.sync.results`. ``claims``: key
+    → claim, for every row that this run owns and has a record for. ``taken_over``: key → claim id, for every row that
+    it has taken over and not resolved. ``postponed``: records to look at again, because another run holds their
+    rows or a look-up has freed them. ``payarc``: reads from PayArc. ``ledger_waits``:
+    logs the waits for the ledger. ``stop``: what ends the run.
     """
 
     def __init__(
@@ -104,7 +103,7 @@ class RunState:
         self.results = results
         self.counts: Counter[str] = Counter()
         self.claims: dict[str, Claim] = {}
-        self.taken_over: set[str] = set()
+        self.taken_over: dict[str, str] = {}
         self.postponed: list[Record] = []
         self.stop: PayarcError | None = None
         self.payarc = PatientReader(
@@ -115,31 +114,41 @@ class RunState:
             stop=lambda: self.stop,
         )
         self.ledger_waits = LedgerWaits(runtime.now)
+        self._claims_made = 0
         self._leave_by: float | None = None
         self._stopped = asyncio.Event()
-        self._answered = asyncio.Event()
+        self._response_arrived = asyncio.Event()
         self._changed = asyncio.Event()
 
     def reference_of(self, key: str) -> str:
         """The code by which a key's customer is recognized."""
         return reference(self.ledger_id, self.me.account, key)
 
+    def new_claim_id(self) -> str:
+        """A new claim id. Each claim of a batch and each takeover has its own."""
+        self._claims_made += 1
+        return f"{self.me.owner}.{self._claims_made}"
+
+    def held_claims(self) -> set[str]:
+        """The ids of all claims that this run holds."""
+        return {claim.id for claim in self.claims.values()} | set(self.taken_over.values())
+
     # ---- results --------------------------------------------------------------------------------------------------
 
     def accept(self, record: Record, customer_id: str, status: Status, *, changed: bool) -> None:
-        """The record has its customer."""
+        """Report that the record has its customer."""
         self.counts[status] += 1
         self.counts["changed"] += changed
         self.results.accept(record, customer_id, status, changed=changed)
 
     def reject(self, record: Record, errors: dict[str, list[str]], *, new: bool) -> None:
-        """The record is rejected; ``new``: no earlier DAG run has reported the same."""
+        """Report that the record is rejected; ``new``: no earlier DAG run reported the same rejection."""
         self.counts["rejected"] += 1
         self.counts["rejected_new"] += new
         self.results.reject(record, errors, new=new)
 
     def postpone(self, claim: Claim) -> None:
-        """The row is free again or another run's: look at its record again before the run ends."""
+        """Give up the claim, and look at its record again before the run ends."""
         if self.claims.get(claim.key) is claim:
             del self.claims[claim.key]
         self.postponed.append(claim.record)
@@ -149,28 +158,28 @@ class RunState:
     def halt(self, error: PayarcError, *, within: float | None = None) -> None:
         """Start nothing more; requests in flight are still awaited and recorded.
 
-        :param within: seconds after which the run leaves even so
+        :param within: seconds after which the run ends even if requests are still in flight
         """
         if self.stop is None or isinstance(self.stop, Deferral):
             self.stop = error
         if within is not None:
             self._leave_by = self.runtime.now() + within
         self._stopped.set()
-        self._answered.set()
+        self._response_arrived.set()
         self.notify()
 
     def notify(self) -> None:
-        """Something that `wait_until` waits for may have happened."""
+        """Wake `wait_until`, because its condition may hold now."""
         self._changed.set()
 
-    def notify_answer(self) -> None:
-        """An answer has arrived: wake whoever waits in `sleep_until_answer`."""
-        self._answered.set()
+    def notify_response(self) -> None:
+        """Wake `sleep_until_response`, because a response has arrived."""
+        self._response_arrived.set()
         if self.stop is None:
-            self._answered.clear()
+            self._response_arrived.clear()
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Wait until the condition holds or the run has to leave."""
+        """Wait until the condition holds or the run must end."""
         while not condition():
             self._changed.clear()
             if self._leave_by is None:
@@ -183,12 +192,12 @@ class RunState:
                     await self._changed.wait()
 
     async def sleep(self, seconds: float) -> None:
-        """Wait, but no longer than until the run is stopped."""
+        """Wait, but not after the run is stopped."""
         await self._sleep(seconds, self._stopped)
 
-    async def sleep_until_answer(self, seconds: float) -> None:
-        """Wait, but no longer than until an answer arrives or the run is stopped."""
-        await self._sleep(seconds, self._answered)
+    async def sleep_until_response(self, seconds: float) -> None:
+        """Wait, but not after a response arrives or the run is stopped."""
+        await self._sleep(seconds, self._response_arrived)
 
     @staticmethod
     async def _sleep(seconds: float, event: asyncio.Event) -> None:
@@ -197,9 +206,9 @@ class RunState:
                 await event.wait()
 
     async def leave_in_time(self) -> None:
-        """End the run when it has to leave, whatever it is doing.
+        """Wait until the run must end, then raise the error that stopped it.
 
-        :raises PayarcError: what stopped the run
+        :raises PayarcError: the error that stopped the run
         """
         await self.wait_until_time_is_up()
         if self.stop:
@@ -216,9 +225,9 @@ class RunState:
     # ---- the ledger -----------------------------------------------------------------------------------------------
 
     async def transact(self, call: Callable[[Ledger], T], patience: float | None = None) -> T:
-        """Run one transaction, again and again while the ledger's database is unavailable.
+        """Run one transaction, and repeat it while the ledger's database is unavailable.
 
-        Each transaction of the ledger may be repeated safely.
+        Repeating is safe for every transaction of the ledger.
 
         :param patience: seconds after which to give up; by default the setting ``ledger_patience``
         :raises LedgerUnavailable: the database stayed unavailable

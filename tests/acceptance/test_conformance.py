@@ -217,7 +217,7 @@ def test_a_killed_task_continues_where_it_was(airflow, sandbox, any_crm, people,
     when = datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)
     dag = airflow.dag(dag_text(source, any_crm, IMPATIENT, "concurrency=2", "batch_size=5"))
     program = Path(__file__).with_name("run_killed.py")
-    command = [sys.executable, str(program), dag.fileloc, when.isoformat(), "after_answer", "7"]
+    command = [sys.executable, str(program), dag.fileloc, when.isoformat(), "after_response", "7"]
     killed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stdout[-5000:] + killed.stderr[-5000:]
     assert 0 < len(sandbox.customers()) < COUNT, "killed in mid-run"

@@ -1,1 +1,1 @@
-"""``make cluster``: a real Airflow of several processes, killed in mid-run, and a count at the sandbox."""
+"""``make cluster``: runs in a real Airflow of several processes, some of which are killed."""

@@ -1,1 +1,1 @@
-"""Real processes, really killed: what is counted at the sandbox afterwards must be one customer for each record."""
+"""Real processes that are really killed. Afterwards, the sandbox must have exactly one customer for each record."""

@@ -56,7 +56,7 @@ def test_a_killed_task_is_completed_by_the_next(tasks: Attempts, tmp_path: Path,
         sandbox={"latency": LATENCY},
     )
     with world:
-        for point in ("after_answer", checkpoint) if checkpoint in AGAIN else (checkpoint,):
+        for point in ("after_response", checkpoint) if checkpoint in AGAIN else (checkpoint,):
             nth = numbers.randint(1, OFTEN.get(point, 1))
             killed = world.run(stop_at=point, stop_nth=nth, stop_after=0.05 if point == "sending" else 0.0)
             assert killed.killed, f"{point} was not reached {nth} times, PAYARC_SEED={SEED}\n{world.report()}"

@@ -17,7 +17,7 @@ from .proxy import before_database, url_through
 from .world import World, people
 
 SERVERS = ("postgresql", "mariadb")
-POINTS = ("after_claim", "before_send", "after_answer", "before_record", "before_renewal", "before_takeover")
+POINTS = ("after_claim", "before_send", "after_response", "before_record", "before_renewal", "before_takeover")
 NOTICED = ("Trying again",)
 IMPATIENT = {"ledger_patience": 0.3}
 SUSPENDED = {"stop_by": "SIGSTOP", "stop_pause": 0.1}
@@ -29,7 +29,7 @@ def _start_and_interrupt(
 ) -> Attempt:
     """Start an attempt, make its ledger fail at one of the points, and fix it when the attempt has noticed."""
     point = numbers.choice(POINTS)
-    nth = numbers.randint(1, 10) if point in ("before_send", "after_answer") else 1
+    nth = numbers.randint(1, 10) if point in ("before_send", "after_response") else 1
     attempt = world.start(stop_at=point, stop_nth=nth, **SUSPENDED, **changes)
     assert attempt.wait_until_stopped(), world.report()
     fail()
@@ -66,7 +66,7 @@ def frozen(lab: Lab, database: str, name: str, numbers: Random) -> None:
     """The ledger's connections hang for longer than the lease, while another run takes the records over."""
     world = lab.world(name, database, people(24, numbers), **LONGER, seed=numbers.randrange(10**6))
     with world, before_database(world.database) as proxy:
-        point = numbers.choice(("after_claim", "before_send", "after_answer", "before_record"))
+        point = numbers.choice(("after_claim", "before_send", "after_response", "before_record"))
         first = world.start(stop_at=point, ledger=url_through(world.database, proxy), **SUSPENDED)
         assert first.wait_until_stopped(), world.report()
         proxy.freeze()

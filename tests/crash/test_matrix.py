@@ -17,7 +17,14 @@ from .world import World, people
 LATENCY = 0.08
 AGAIN = ("before_takeover", "after_takeover", "in_lookup", "before_lookup_record", "after_lookup_record")
 """Only a run that follows a killed one reaches all of these."""
-OFTEN = {"before_send": 15, "sending": 15, "after_answer": 15, "before_claim": 3, "after_claim": 3, "before_record": 3}
+OFTEN = {
+    "before_send": 15,
+    "sending": 15,
+    "after_response": 15,
+    "before_claim": 3,
+    "after_claim": 3,
+    "before_record": 3,
+}
 """How often a run of 18 records reaches a checkpoint at least; the others once."""
 
 
@@ -46,7 +53,7 @@ class Kill:
         )
         with world:
             if self.checkpoint in AGAIN:
-                self._kill(world, numbers.choice(("sending", "after_answer")), numbers)
+                self._kill(world, numbers.choice(("sending", "after_response")), numbers)
             self._kill(world, self.checkpoint, numbers)
             done = world.run()
             assert done.exit == 0, world.report()

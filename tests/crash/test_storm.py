@@ -16,7 +16,7 @@ from .world import content_of, people, twins
 LOST = ("lost_after", "status_after", "html_after", "cut_after", "hang_after")
 """The customer is created and the response lost: a reset, a 500, a proxy's 502, half a body, or a hanging request."""
 NOTHING_DONE = ("lost_before", "status_before", "html_before", "cut_before")
-STOPS = ("after_claim", "before_send", "sending", "after_answer", "before_record", "after_record")
+STOPS = ("after_claim", "before_send", "sending", "after_response", "before_record", "after_record")
 SUSPENDED = {"stop_by": "SIGSTOP", "stop_pause": 0.15}
 """The pause lets an open transaction end. A suspended one keeps its locks, which blocks the other runs but is safe."""
 
@@ -68,7 +68,7 @@ def three_at_once(lab: Lab, database: str, name: str, numbers: Random) -> None:
     world = lab.world(name, database, people(40, numbers), sandbox={"latency": 0.05}, seed=numbers.randrange(10**6))
     with world:
         point = numbers.choice(STOPS)
-        nth = numbers.randint(1, 4) if point in ("before_send", "sending", "after_answer") else 1
+        nth = numbers.randint(1, 4) if point in ("before_send", "sending", "after_response") else 1
         suspended = world.start(stop_at=point, stop_nth=nth, **SUSPENDED)
         world.wait_for_claims()  # so that the others leave records to it
         others = [world.start(), world.start()]
@@ -165,7 +165,7 @@ def equal_records(lab: Lab, database: str, name: str, numbers: Random) -> None:
     sandbox = {"latency": 0.03, "shuffle_same_second": True}
     with lab.world(name, database, records, sandbox=sandbox, seed=numbers.randrange(10**6)) as world:
         world.sandbox.faults([{"kind": "lost_after", "probability": 0.1}, {"kind": "lost_before", "probability": 0.1}])
-        for point in numbers.sample(("sending", "after_answer", "before_record", "in_lookup"), 2):
+        for point in numbers.sample(("sending", "after_response", "before_record", "in_lookup"), 2):
             world.run(stop_at=point, stop_nth=1 if point == "in_lookup" else numbers.randint(1, 5))
         done = world.run_until_done()
         world.check(done, interchangeable=True)
@@ -177,7 +177,7 @@ def two_sources_in_one_ledger(lab: Lab, database: str, name: str, numbers: Rando
     sandbox = {"latency": 0.05}
     with lab.world(name, database, ours, sandbox=sandbox, seed=numbers.randrange(10**6)) as world:
         allowed = {"max_rejected": len(ours)}
-        point = numbers.choice(("after_claim", "sending", "after_answer"))
+        point = numbers.choice(("after_claim", "sending", "after_response"))
         killed = world.run(stop_at=point, stop_nth=numbers.randint(1, 3), stop_after=0.02)
         assert killed.killed, world.report()
         second = world.run(rows=theirs, source="other", **allowed)
@@ -199,7 +199,7 @@ def two_sources_in_two_ledgers(lab: Lab, database: str, name: str, numbers: Rand
     with lab.world(name, database, ours, sandbox=sandbox, seed=numbers.randrange(10**6)) as world:
         apart = {"rows": theirs, "source": "other", "table": f"led2_{name}"}
         for which in ({}, apart):
-            point = numbers.choice(("sending", "after_answer", "before_record"))
+            point = numbers.choice(("sending", "after_response", "before_record"))
             killed = world.run(stop_at=point, stop_nth=numbers.randint(1, 3), stop_after=0.02, **which)
             assert killed.killed, world.report()
         first, second = world.start(), world.start(**apart)
@@ -213,7 +213,7 @@ def nearly_equal_keys(lab: Lab, database: str, name: str, numbers: Random) -> No
     keys += ["strasse", "fi", "ﬁ", "1", "01", "Ⅰ", "١"]
     records = [record | {"id": key} for record, key in zip(people(len(keys), numbers), keys, strict=True)]
     with lab.world(name, database, records, sandbox={"latency": 0.03}, seed=numbers.randrange(10**6)) as world:
-        assert world.run(stop_at="after_answer", stop_nth=numbers.randint(1, 15)).killed, world.report()
+        assert world.run(stop_at="after_response", stop_nth=numbers.randint(1, 15)).killed, world.report()
         done = world.run()
         assert done.exit == 0, world.report()
         world.check(done)

@@ -21,15 +21,15 @@ from .world import World, people
 
 MAX_SECONDS = 15.0
 """It takes three seconds. Where a request hangs, its deadline is longer than this."""
-SENDING = ("after_claim", "before_send", "sending", "after_answer", "before_record", "after_record", "before_renewal")
+SENDING = ("after_claim", "before_send", "sending", "after_response", "before_record", "after_record", "before_renewal")
 RESOLVING = ("before_takeover", "after_takeover", "in_lookup", "before_lookup_record", "after_lookup_record")
 
 
 def _check_ended(world: World, attempt: Attempt) -> None:
-    """Check that the attempt ends by itself, reports the reason, and holds no lease any more."""
+    """Check that the attempt ends by itself, reports the reason, and no longer holds a lease."""
     assert attempt.wait(MAX_SECONDS) is not None, f"it does not end\n{world.report()}"
     assert attempt.exit == FAILED, world.report()
-    assert "told to stop" in attempt.error, world.report()
+    assert "task was stopped" in attempt.error, world.report()
     engine = sa.create_engine(world.database)
     with engine.connect() as connection:
         now = database_now(connection)
@@ -43,7 +43,7 @@ def terminated(lab: Lab, database: str, name: str, numbers: Random) -> None:
     sandbox = {"latency": 0.06}
     with lab.world(name, database, people(24, numbers), sandbox=sandbox, seed=numbers.randrange(10**6)) as world:
         point = numbers.choice(SENDING)
-        nth = numbers.randint(1, 12) if point in ("before_send", "sending", "after_answer") else 1
+        nth = numbers.randint(1, 12) if point in ("before_send", "sending", "after_response") else 1
         _check_ended(world, world.start(stop_at=point, stop_nth=nth, stop_by="SIGTERM"))
         world.sandbox.faults([{"kind": "lost_after"}, {"kind": "lost_before"}])  # there is something to look up
         _check_ended(world, world.start(stop_at=numbers.choice(RESOLVING), stop_by="SIGTERM"))
@@ -71,7 +71,7 @@ def terminated_while_a_list_is_slow(lab: Lab, database: str, name: str, numbers:
     """Terminate a run during a look-up whose pages take long."""
     patient = {"timeout": 60.0, "settle": 60.0, "lease": 90.0}
     with lab.world(name, database, people(12, numbers), seed=numbers.randrange(10**6)) as world:
-        assert world.run(stop_at="after_answer", stop_nth=numbers.randint(1, 10)).killed, world.report()
+        assert world.run(stop_at="after_response", stop_nth=numbers.randint(1, 10)).killed, world.report()
         attempt = world.start(settings=patient, stop_at="in_lookup", stop_by="SIGSTOP", stop_pause=0.1)
         assert attempt.wait_until_stopped(), world.report()
         world.sandbox.settings(delay_list=40.0)
@@ -84,7 +84,7 @@ def terminated_while_a_list_is_slow(lab: Lab, database: str, name: str, numbers:
 def terminated_while_rate_limited(lab: Lab, database: str, name: str, numbers: Random) -> None:
     """Terminate a run during a look-up that waits for the rate limit."""
     with lab.world(name, database, people(12, numbers), seed=numbers.randrange(10**6)) as world:
-        assert world.run(stop_at="after_answer", stop_nth=numbers.randint(1, 10)).killed, world.report()
+        assert world.run(stop_at="after_response", stop_nth=numbers.randint(1, 10)).killed, world.report()
         attempt = world.start(stop_at="in_lookup", stop_by="SIGSTOP", stop_pause=0.1)
         assert attempt.wait_until_stopped(), world.report()
         world.sandbox.faults([{"kind": "rate_limited", "method": "GET", "times": None, "seconds": 40}])

@@ -19,7 +19,7 @@ from .world import World, people
 
 SECONDS = 5.0
 """It takes 4.3 at most; then Airflow sends SIGKILL."""
-POINTS = ("after_claim", "before_send", "after_answer", "before_record")
+POINTS = ("after_claim", "before_send", "after_response", "before_record")
 LOCK = {
     "postgresql": "LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE",
     "mariadb": "LOCK TABLES {table} WRITE",
@@ -32,7 +32,7 @@ def _terminate(world: World, attempt: Attempt) -> None:
     began = time.monotonic()
     attempt.signal(signal.SIGTERM)
     assert attempt.wait(SECONDS) == FAILED, f"it does not leave in {SECONDS} s\n{world.report()}"
-    assert "told to stop" in attempt.error, world.report()
+    assert "was stopped" in attempt.error, world.report()
     print(f"{world.name}: left {time.monotonic() - began:.1f} s after SIGTERM")
 
 
@@ -48,7 +48,7 @@ def _lock(world: World, database: str) -> Iterator[None]:
     engine.dispose()
 
 
-def hanging(lab: Lab, database: str, name: str, numbers: Random) -> None:
+def terminated_while_the_ledger_hangs(lab: Lab, database: str, name: str, numbers: Random) -> None:
     """The ledger's connections are open, and nothing comes back."""
     world = lab.world(name, database, people(12, numbers), seed=numbers.randrange(10**6))
     with world, before_database(world.database) as proxy:
@@ -66,7 +66,7 @@ def hanging(lab: Lab, database: str, name: str, numbers: Random) -> None:
         world.check(world.run_until_done())
 
 
-def locked(lab: Lab, database: str, name: str, numbers: Random) -> None:
+def terminated_while_the_ledger_is_locked(lab: Lab, database: str, name: str, numbers: Random) -> None:
     """Another connection has locked the ledger's table."""
     world = lab.world(name, database, people(12, numbers), seed=numbers.randrange(10**6))
     with world:
@@ -82,8 +82,8 @@ def locked(lab: Lab, database: str, name: str, numbers: Random) -> None:
         world.check(world.run_until_done())
 
 
-CASES = [Scenario(hanging, database) for database in DATABASES[1:]]
-CASES += [Scenario(locked, database) for database in DATABASES]
+CASES = [Scenario(terminated_while_the_ledger_hangs, database) for database in DATABASES[1:]]
+CASES += [Scenario(terminated_while_the_ledger_is_locked, database) for database in DATABASES]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

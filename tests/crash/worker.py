@@ -113,7 +113,7 @@ def attempt(spec: Spec) -> dict[str, Any]:
     if spec.release is not None:
         engine.RELEASE_SECONDS = spec.release
     settings = Settings(key=spec.key, **spec.settings)
-    settings.check()
+    settings.check_timing()
     client = TracedClient(spec.url, lambda renewed: spec.token, timeout=settings.timeout, trace=spec.path("trace"))
     ledger = Ledger(_engine(spec.ledger, spec), spec.table)
     told: list[bool] = []

@@ -82,10 +82,13 @@ class Bench:
         ledger.open()
         return ledger
 
-    def run(self, rows, settings=QUICK, *, run_id="run 1", source=None, ledger=Ledger, token=None, url=None):
+    def run(
+        self, rows, settings=QUICK, *, run_id="run 1", source=None, ledger=Ledger, token=None, url=None, on_start=None
+    ):
         """Run once. An error is part of the outcome and is not raised.
 
         :param ledger: the ledger's class; a test may pass one that fails in some way
+        :param on_start: called with a function that tells the run to stop
         """
         client = PayarcClient(
             url or self.sandbox.url, lambda _fresh: token or self.sandbox.token, timeout=settings.timeout
@@ -97,6 +100,8 @@ class Bench:
         def watch(terminate):
             watchdog.append(threading.Timer(WATCHDOG, lambda: (hanging.append(True), terminate())))
             watchdog[-1].start()
+            if on_start is not None:
+                on_start(terminate)
 
         try:
             results = runner.run(

@@ -7,12 +7,12 @@ import dataclasses
 import pytest
 
 from payarc_provider.exceptions import PayarcRunStopped
-from payarc_provider.sync.deferral import MAX_FRUITLESS, Carried, CarriedFact
+from payarc_provider.sync.deferral import MAX_FRUITLESS, CarryOver, CarryOverStore
 from payarc_provider.sync.ledger import Ledger
 from payarc_provider.sync.settings import TaskIdentity
 
 TASK = TaskIdentity("dag", "run", "task", -1, 2)
-BEGAN = "2026-01-01T00:00:00+00:00"
+STARTED = "2026-01-01T00:00:00+00:00"
 
 
 @pytest.fixture
@@ -23,36 +23,36 @@ def ledger(database):
 
 
 def test_only_the_same_try_of_the_same_task_instance_reads_it(ledger):
-    mine = CarriedFact(ledger, TASK)
-    carried = Carried(2, BEGAN, 1.5, counts={"posts": 3})
-    mine.write(carried)
-    assert mine.read() == carried
+    mine = CarryOverStore(ledger, TASK)
+    carry_over = CarryOver(2, STARTED, 1.5, counts={"posts": 3})
+    mine.save(carry_over)
+    assert mine.load() == carry_over
     for changes in ({"try_number": 3}, {"map_index": 0}, {"run_id": "run 2"}, {"task_id": "task2"}, {"dag_id": "d2"}):
-        assert CarriedFact(ledger, dataclasses.replace(TASK, **changes)).read() is None
-    carried.deferrals = 1
-    mine.write(carried)
-    assert mine.read() == carried
-    mine.remove()
-    assert mine.read() is None
+        assert CarryOverStore(ledger, dataclasses.replace(TASK, **changes)).load() is None
+    carry_over.deferrals = 1
+    mine.save(carry_over)
+    assert mine.load() == carry_over
+    mine.delete()
+    assert mine.load() is None
 
 
 def test_what_another_version_has_written_is_ignored(ledger):
-    fact = CarriedFact(ledger, TASK)
-    fact.write(Carried(2, BEGAN, 0.0))
+    store = CarryOverStore(ledger, TASK)
+    store.save(CarryOver(2, STARTED, 0.0))
     for text in ('{"try_number": 2, "later": true}', "[]", "nonsense"):
         ledger.replace_fact(next(iter(ledger.facts("deferred:"))), text)
-        assert fact.read() is None
+        assert store.load() is None
 
 
-def test_a_run_stops_when_slice_after_slice_gets_no_usable_answer():
-    carried = Carried(1, BEGAN, 0.0)
+def test_a_run_stops_when_slice_after_slice_gets_no_usable_response():
+    carry_over = CarryOver(1, STARTED, 0.0)
     for _ in range(MAX_FRUITLESS):
-        carried.leave({}, answers=0, unknown=5)
-    carried.leave({}, answers=1, unknown=5)
+        carry_over.note_deferral({}, responses=0, unknown=5)
+    carry_over.note_deferral({}, responses=1, unknown=5)
     for _ in range(MAX_FRUITLESS):
-        carried.leave({}, answers=0, unknown=5)
-    carried.leave({}, answers=0, unknown=0)
+        carry_over.note_deferral({}, responses=0, unknown=5)
+    carry_over.note_deferral({}, responses=0, unknown=0)
     for _ in range(MAX_FRUITLESS):
-        carried.leave({}, answers=0, unknown=1)
+        carry_over.note_deferral({}, responses=0, unknown=1)
     with pytest.raises(PayarcRunStopped, match="4 windows of its rate limit in a row"):
-        carried.leave({}, answers=0, unknown=1)
+        carry_over.note_deferral({}, responses=0, unknown=1)

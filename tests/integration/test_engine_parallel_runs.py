@@ -13,7 +13,7 @@ from engine_bench import ACCOUNT, LONG, QUICK, WATCHDOG, people
 
 from payarc_provider.exceptions import PayarcRunStopped
 from payarc_provider.sandbox import make_token
-from payarc_provider.sync.ledger import Claimant
+from payarc_provider.sync.ledger import Claimant, Ledger, LedgerUnavailable
 from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.reference import reference, with_reference
 from payarc_provider.sync.settings import Settings
@@ -30,7 +30,9 @@ def leave_behind(bench, rows, *, lease=0.3, settle=0.3):
         for record in records
         if with_reference(record.fields.get("description"), code := reference(ledger.ledger_id, ACCOUNT, record.key))
     }
-    ledger.claim(me, records, codes, datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=300))
+    ledger.claim(
+        me, f"{me.owner}.1", records, codes, datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=300)
+    )
     return codes
 
 
@@ -95,29 +97,85 @@ def test_a_killed_runs_rows_are_resolved_by_any_later_run_of_the_account(sqlite_
     assert [rows[key].unsent for key in ("1", "2")] == [True, True]
 
 
-def test_a_suspended_run_looks_up_what_others_sent_for_its_lapsed_claims(sqlite_bench, listen):
-    rows, suspended = people(2), []
+BRIEF = dataclasses.replace(QUICK, timeout=0.5, settle=0.5, lease=0.75, concurrency=1, max_unknown_in_a_row=1)
+"""Short leases, and a look-up after the first unknown outcome, while the other claims wait to be sent."""
+
+
+def suspend_before_takeover(bench, listen, rows, sent):
+    """Suspend the next run before its first takeover, while another run takes its rows over, sends some and dies.
+
+    :param sent: the rows for which the other run creates a customer
+    """
+    suspended = []
 
     def suspend(point):
-        """Let another run take both records over: the first is about to be looked up, the second not sent yet."""
         if point != "before_takeover" or suspended:
             return
         suspended.append(point)
-        time.sleep(1.3)
-        ledger = sqlite_bench.open()
-        other = Claimant(ACCOUNT, uuid.uuid4().hex, "table people", 0.3, 0.3)
-        assert set(ledger.take_over(other)) == {"0", "1"}
-        ledger.record_absence(other, {"0", "1"})
-        commit(sqlite_bench, rows[1:], leave_behind(sqlite_bench, rows))
-        time.sleep(0.8)
+        ledger = bench.open()
+        other = Claimant(ACCOUNT, uuid.uuid4().hex, "table people", 5.0, 5.0)
+        claims = {str(row["id"]): f"{other.owner}.1" for row in rows}
+        give_up_at = time.monotonic() + 10
+        while ledger.take_over(other, f"{other.owner}.1").keys() != claims.keys():
+            assert time.monotonic() < give_up_at, "the suspended run's leases do not lapse"
+            time.sleep(0.05)
+        ledger.record_absence(other, claims)
+        commit(bench, sent, leave_behind(bench, rows))
+        _, free_in = ledger.waiting(other, set())
+        time.sleep(free_in + 0.1)
 
     listen(suspend)
-    sqlite_bench.sandbox.faults([{"kind": "lost_before", "method": "POST"}])
-    settings = dataclasses.replace(QUICK, timeout=0.5, settle=0.5, lease=0.75, concurrency=1, max_unknown_in_a_row=1)
-    outcome = sqlite_bench.run(rows, settings).ok()
+    bench.sandbox.faults([{"kind": "lost_before", "method": "POST"}])
+    return suspended
+
+
+def test_a_suspended_run_looks_up_what_others_sent_for_its_lapsed_claims(sqlite_bench, listen):
+    rows = people(2)
+    suspended = suspend_before_takeover(sqlite_bench, listen, rows, sent=rows[1:])
+    outcome = sqlite_bench.run(rows, BRIEF).ok()
     assert suspended
     assert len(sqlite_bench.sandbox.customers()) == 2
     sqlite_bench.check(rows, outcome)
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["and goes on", "and is told to stop"])
+def test_a_suspended_run_whose_takeover_loses_its_answer_sends_nothing_under_its_old_claims(bench, listen, stopped):
+    """The run owns the rows again, and another run has sent requests for them since it claimed them.
+
+    Its renewal must not extend its first claims, and its end must not release them as unsent. If
+    `RunState.new_claim_id` returns the owner, so that all claims of a run have the same name, the second case fails;
+    the first fails if, besides, the look-up does not mark the rows that it takes over as lost.
+    """
+    rows, calls, terminate = people(3), [], []
+    suspended = suspend_before_takeover(bench, listen, rows, sent=rows)
+
+    class LosesTakeover(Ledger):
+        """Commits the first takeover and loses the answer; takes over again only after a renewal."""
+
+        def take_over(self, me, claim):
+            if "take_over" in calls:
+                if "renew" not in calls:
+                    raise LedgerUnavailable("the database is unavailable")
+                return super().take_over(me, claim)
+            super().take_over(me, claim)
+            calls[:] = ["take_over"]
+            if stopped:
+                terminate[0]()
+            raise LedgerUnavailable("the answer was lost")
+
+        def renew(self, me, claims):
+            renewed = super().renew(me, claims)
+            calls.append("renew")
+            return renewed
+
+    outcome = bench.run(rows, BRIEF, ledger=LosesTakeover, on_start=terminate.append)
+    assert suspended
+    assert calls[:2] == ["take_over", "renew"]
+    if stopped:
+        assert isinstance(outcome.error, PayarcRunStopped)
+        assert not any(row.unsent for row in bench.rows().values())
+        outcome = bench.run(rows)
+    bench.check(rows, outcome.ok())
 
 
 def test_two_matching_customers_leave_only_their_record_undecided(sqlite_bench):

@@ -67,9 +67,27 @@ def unfit(key, name="Jo"):
     return made
 
 
-def claim(ledger, me, *keys, records=None, **options):
-    references = options.pop("references", {})
-    return ledger.claim(me, records or [record(key) for key in keys], references, SENT_AFTER, **options)
+def name(me, number=1):
+    """The name of this attempt's n-th claim."""
+    return f"{me.owner}.{number}"
+
+
+def claim(ledger, me, *keys, number=1, records=None, references=None, **options):
+    wanted = records or [record(key) for key in keys]
+    return ledger.claim(me, name(me, number), wanted, references or {}, SENT_AFTER, **options)
+
+
+def take_over(ledger, me, number=2):
+    return ledger.take_over(me, name(me, number))
+
+
+def under(me, *keys, number=1):
+    """key → claim, as if this attempt's n-th claim had these rows."""
+    return dict.fromkeys(keys, name(me, number))
+
+
+def resolution(me, key, number=1, **result):
+    return Resolution(key, name(me, number), **result)
 
 
 def owned(rows, me):
@@ -82,12 +100,12 @@ def row(ledger, key, account="test/1"):
 
 def create(ledger, key, customer_id, me=A):
     claim(ledger, me, key)
-    assert ledger.record(me, [Resolution(key, customer_id=customer_id)]) == Recorded({key}, set())
+    assert ledger.record(me, [resolution(me, key, customer_id=customer_id)]) == Recorded({key}, set())
 
 
 def reject(ledger, key, me=A, **fields):
     claim(ledger, me, records=[record(key, **fields)])
-    assert ledger.record(me, [Resolution(key, errors={"email": ["is taken"]})]).keys == {key}
+    assert ledger.record(me, [resolution(me, key, errors={"email": ["is taken"]})]).keys == {key}
 
 
 def together(*calls):
@@ -229,6 +247,7 @@ def test_a_claim_inserts_pending_rows_with_an_owner_and_a_lease(ledger, database
     assert owned(rows, A) == {"1", "2"}
     one = row(ledger, "1")
     assert (one.state, one.attempt, one.customer_id, one.reference) == (PENDING, 1, None, "r" * 12)
+    assert (one.owner, one.claim) == (A.owner, name(A))
     assert one.lease_until == database.now() + datetime.timedelta(seconds=LEASE)
     assert (one.settle, one.sent_after) == (SETTLE, SENT_AFTER)
     assert (one.source, one.dag_id, one.run_id) == ("table people", "dag", "run a")
@@ -252,7 +271,9 @@ def test_accounts_do_not_see_each_others_rows(ledger):
     create(ledger, "1", "c1")
     elsewhere = dataclasses.replace(B, account="test/2")
     assert owned(claim(ledger, elsewhere, "1"), elsewhere) == {"1"}
-    assert ledger.record(elsewhere, [Resolution("1", customer_id="c1")]).keys == {"1"}, "ids are unique per account"
+    assert ledger.record(elsewhere, [resolution(elsewhere, "1", customer_id="c1")]).keys == {"1"}, (
+        "ids are unique per account"
+    )
 
 
 DISTINCT = [
@@ -279,7 +300,7 @@ DISTINCT = [
 
 def test_keys_that_differ_in_case_accent_or_blanks_are_different_rows(ledger):
     assert owned(claim(ledger, A, *DISTINCT), A) == set(DISTINCT)
-    assert ledger.record(A, [Resolution(key, customer_id=f"c{n}") for n, key in enumerate(DISTINCT)]).keys == set(
+    assert ledger.record(A, [resolution(A, key, customer_id=f"c{n}") for n, key in enumerate(DISTINCT)]).keys == set(
         DISTINCT
     )
     for number, key in enumerate(DISTINCT):
@@ -288,7 +309,10 @@ def test_keys_that_differ_in_case_accent_or_blanks_are_different_rows(ledger):
 
 def test_ids_and_accounts_that_differ_in_case_are_different(ledger):
     assert owned(claim(ledger, A, "1", "2"), A) == {"1", "2"}
-    assert ledger.record(A, [Resolution("1", customer_id="AbC"), Resolution("2", customer_id="aBc")]).keys == {"1", "2"}
+    assert ledger.record(A, [resolution(A, "1", customer_id="AbC"), resolution(A, "2", customer_id="aBc")]).keys == {
+        "1",
+        "2",
+    }
     assert ledger.ids_with_rows(A, ["ABC", "AbC", "aBc", "abc"]) == {"AbC", "aBc"}
     shouting = dataclasses.replace(B, account="TEST/1")
     assert owned(claim(ledger, shouting, "1"), shouting) == {"1"}
@@ -303,7 +327,7 @@ def test_a_key_of_255_characters_is_kept_whole(ledger, letter):
 def test_a_thousand_records_are_claimed_and_recorded_at_once(ledger):
     keys = [str(number) for number in range(1001)]
     assert owned(claim(ledger, A, *keys), A) == set(keys)
-    assert ledger.record(A, [Resolution(key, customer_id=f"c{key}") for key in keys]).keys == set(keys)
+    assert ledger.record(A, [resolution(A, key, customer_id=f"c{key}") for key in keys]).keys == set(keys)
     assert len(ledger.ids_with_rows(A, [f"c{key}" for key in keys])) == len(keys)
 
 
@@ -360,21 +384,22 @@ def test_each_rejected_row_of_concurrent_claims_has_exactly_one_owner(database, 
 
 def test_recording_resolves_the_row_and_releases_it(ledger):
     claim(ledger, A, "1", "2")
-    answers = [Resolution("1", customer_id="c1"), Resolution("2", errors={"email": ["is taken"]})]
+    answers = [resolution(A, "1", customer_id="c1"), resolution(A, "2", errors={"email": ["is taken"]})]
     assert ledger.record(A, answers) == Recorded({"1", "2"}, set())
     created, rejected = row(ledger, "1"), row(ledger, "2")
     assert (created.state, created.customer_id, created.error) == (CREATED, "c1", None)
     assert (rejected.state, rejected.customer_id, rejected.errors) == (REJECTED, None, {"email": ["is taken"]})
-    for settled in (created, rejected):
-        assert (settled.owner, settled.lease_until, settled.settle, settled.sent_after) == (None, None, None, None)
+    for resolved in (created, rejected):
+        assert (resolved.owner, resolved.claim) == (None, None)
+        assert (resolved.lease_until, resolved.settle, resolved.sent_after) == (None, None, None)
 
 
-def test_only_the_owner_of_a_row_can_record(ledger):
+def test_only_the_claim_that_has_a_row_can_record_it(ledger):
     claim(ledger, A, "1")
     before = row(ledger, "1")
-    assert ledger.record(B, [Resolution("1", customer_id="c1"), Resolution("9", customer_id="c9")]) == Recorded(
-        set(), set()
-    )
+    for wrong in (resolution(B, "1", customer_id="c1"), resolution(A, "1", 2, errors={"email": ["is taken"]})):
+        answers = [wrong, resolution(A, "9", customer_id="c9")]
+        assert ledger.record(A, answers) == Recorded(set(), set())
     assert row(ledger, "1") == before
     assert row(ledger, "9") is None
 
@@ -383,16 +408,16 @@ def test_the_resolution_of_a_lost_row_is_dropped_and_the_others_are_recorded(led
     claim(ledger, A, "1", "2")
     database.move_clock(LEASE + SETTLE + 1)
     claim(ledger, A, "3")
-    assert set(ledger.take_over(B)) == {"1", "2"}
-    answers = [Resolution(key, customer_id=f"c{key}") for key in "123"]
+    assert set(take_over(ledger, B)) == {"1", "2"}
+    answers = [resolution(A, key, customer_id=f"c{key}") for key in "123"]
     assert ledger.record(A, answers) == Recorded({"3"}, set())
     assert row(ledger, "1").state == PENDING
 
 
 def test_a_resolved_row_is_never_recorded_again(ledger):
     create(ledger, "1", "c1")
-    assert ledger.record(A, [Resolution("1", customer_id="c2")]) == Recorded(set(), set())
-    assert ledger.record(A, [Resolution("1", errors={"email": ["is taken"]})]) == Recorded(set(), set())
+    assert ledger.record(A, [resolution(A, "1", customer_id="c2")]) == Recorded(set(), set())
+    assert ledger.record(A, [resolution(A, "1", errors={"email": ["is taken"]})]) == Recorded(set(), set())
     assert (row(ledger, "1").state, row(ledger, "1").customer_id) == (CREATED, "c1")
 
 
@@ -400,9 +425,9 @@ def test_an_id_that_another_row_has_is_reported_and_the_others_are_recorded(ledg
     create(ledger, "1", "c1")
     claim(ledger, A, "2", "3", "4")
     answers = [
-        Resolution("2", customer_id="c2"),
-        Resolution("3", customer_id="c1"),
-        Resolution("4", errors={"name": ["no"]}),
+        resolution(A, "2", customer_id="c2"),
+        resolution(A, "3", customer_id="c1"),
+        resolution(A, "4", errors={"name": ["no"]}),
     ]
     assert ledger.record(A, answers) == Recorded({"2", "4"}, {"3"})
     assert (row(ledger, "3").state, row(ledger, "3").owner) == (PENDING, A.owner)
@@ -411,41 +436,134 @@ def test_an_id_that_another_row_has_is_reported_and_the_others_are_recorded(ledg
 
 def test_one_of_two_resolutions_with_the_same_id_is_recorded(ledger):
     claim(ledger, A, "1", "2")
-    recorded = ledger.record(A, [Resolution("1", customer_id="c1"), Resolution("2", customer_id="c1")])
-    assert len(recorded.keys) == len(recorded.taken_ids) == 1
-    assert recorded.keys | recorded.taken_ids == {"1", "2"}
+    recorded = ledger.record(A, [resolution(A, "1", customer_id="c1"), resolution(A, "2", customer_id="c1")])
+    assert len(recorded.keys) == len(recorded.conflicts) == 1
+    assert recorded.keys | recorded.conflicts == {"1", "2"}
 
 
 def test_reasons_for_rejections_are_stored_in_any_language(ledger):
     claim(ledger, A, "1")
     errors = {"name": ['тоже "занято" 🙂', "x" * 300], "record": ["%s %(x)s :y \\"]}
-    ledger.record(A, [Resolution("1", errors=errors)])
+    ledger.record(A, [resolution(A, "1", errors=errors)])
     assert row(ledger, "1").errors == errors
 
 
 # ---- leases, takeover -----------------------------------------------------------------------------------------------
 
 
-def test_renewing_extends_the_leases_of_owned_rows_only(ledger, database):
+def test_renewing_extends_the_leases_of_the_named_claims_only(ledger, database):
     claim(ledger, A, "1", "2")
-    claim(ledger, B, "3")
-    ledger.record(A, [Resolution("2", customer_id="c2")])
-    others_lease = row(ledger, "3").lease_until
+    claim(ledger, A, "3", number=2)
+    claim(ledger, A, "4", number=3)
+    claim(ledger, B, "5")
+    ledger.record(A, [resolution(A, "2", customer_id="c2")])
+    before = {key: row(ledger, key).lease_until for key in "245"}
     database.move_clock(50)
-    assert ledger.renew(A) == {"1"}
+    assert ledger.renew(A, {name(A), name(A, 2), name(A, 9)}) == under(A, "1") | under(A, "3", number=2)
+    for key in "13":
+        assert row(ledger, key).lease_until == database.now() + datetime.timedelta(seconds=LEASE)
+    assert {key: row(ledger, key).lease_until for key in "245"} == before
+
+
+def test_a_lease_is_renewed_until_it_ends_and_never_after(ledger, database):
+    claim(ledger, A, "1")
+    database.move_clock(LEASE)
+    assert ledger.renew(A, {name(A)}) == under(A, "1")
+    claim(ledger, A, "2", number=2)
+    database.move_clock(LEASE + 0.001)
+    lapsed = [row(ledger, key) for key in "12"]
+    assert ledger.renew(A, {name(A), name(A, 2)}) == {}
+    assert [row(ledger, key) for key in "12"] == lapsed
+    database.move_clock(SETTLE)
+    assert set(take_over(ledger, B)) == {"1", "2"}
+    assert ledger.renew(A, {name(A), name(A, 2)}) == {}
+
+
+def test_an_attempt_may_take_over_its_own_lapsed_rows(ledger, database):
+    claim(ledger, A, "1")
+    database.move_clock(LEASE + SETTLE)
+    assert take_over(ledger, A) == {}
+    database.move_clock(0.001)
+    assert {key: row.claim for key, row in take_over(ledger, A).items()} == under(A, "1", number=2)
     assert row(ledger, "1").lease_until == database.now() + datetime.timedelta(seconds=LEASE)
-    assert row(ledger, "2").lease_until is None
-    assert row(ledger, "3").lease_until == others_lease
 
 
-def test_an_expired_lease_can_be_renewed_until_the_row_is_taken_over(ledger, database):
+def _renews_no_more(ledger):
+    assert ledger.renew(A, {name(A)}) == {}
+
+
+def _records_no_more(ledger):
+    answers = [resolution(A, "1", customer_id="c1"), resolution(A, "2", errors={"email": ["is taken"]})]
+    assert ledger.record(A, answers) == Recorded(set(), set())
+
+
+def _records_absence_no_more(ledger):
+    assert ledger.record_absence(A, under(A, "1", "2")) == set()
+
+
+def _gives_up_no_more(ledger):
+    ledger.give_up(A, under(A, "1", "2"), {name(A)})
+
+
+@pytest.mark.parametrize("by", [A, B], ids=["by itself", "by another attempt and then by itself"])
+@pytest.mark.parametrize(
+    "call",
+    [_renews_no_more, _records_no_more, _records_absence_no_more, _gives_up_no_more],
+    ids=lambda one: one.__name__[1:],
+)
+def test_a_claim_is_void_once_its_rows_were_taken_over_even_if_their_owner_is_the_same(ledger, database, by, call):
+    _take_over_again(ledger, database, by)
+    before = ledger.rows(A, ["1", "2"])
+    assert {row.owner for row in before.values()} == {A.owner}
+    call(ledger)
+    assert ledger.rows(A, ["1", "2"]) == before
+
+
+@pytest.mark.parametrize("by", [A, B], ids=["by itself", "by another attempt and then by itself"])
+def test_a_row_that_was_taken_over_is_never_released_as_unsent_under_its_old_claim(ledger, database, by):
+    _take_over_again(ledger, database, by)
+    ledger.release(A, under(A, "1", "2"))
+    for row in ledger.rows(A, ["1", "2"]).values():
+        assert not row.unsent, "another attempt may have sent a request for it"
+        assert (row.owner, row.claim, row.lease_until) == (None, None, database.now())
+
+
+def _take_over_again(ledger, database, by):
+    """A claims two rows, its lease lapses, and after a takeover by another attempt (or by A) A takes them over."""
+    claim(ledger, A, "1", "2")
+    for number, me in enumerate([A] if by is A else [by, A], 2):
+        database.move_clock(LEASE + SETTLE + 1)
+        assert set(take_over(ledger, me, number)) == {"1", "2"}
+
+
+def test_a_claim_repeated_under_its_name_returns_the_same_rows(ledger, database):
+    claim(ledger, B, "theirs")
+    first = claim(ledger, A, "1", "2", "theirs")
+    database.move_clock(1)
+    assert claim(ledger, A, "1", "2", "theirs") == first
+    assert {key for key, row in first.items() if row.claim == name(A)} == {"1", "2"}
+    again = claim(ledger, A, "1", "2", number=2)
+    assert {row.claim for row in again.values()} == {name(A)}, "a claim under another name does not get them"
+
+
+def test_a_takeover_repeated_under_its_name_returns_the_same_rows(ledger, database):
+    claim(ledger, A, "1", "2")
+    database.move_clock(LEASE + SETTLE + 1)
+    first = take_over(ledger, B)
+    assert {key: row.claim for key, row in first.items()} == under(B, "1", "2", number=2)
+    database.move_clock(1)
+    assert take_over(ledger, B) == first
+    assert take_over(ledger, B, 3) == {}
+
+
+def test_rows_that_lapse_before_a_takeover_is_repeated_are_not_extended(ledger, database):
     claim(ledger, A, "1")
     database.move_clock(LEASE + SETTLE + 1)
-    assert ledger.renew(A) == {"1"}
-    assert ledger.take_over(B) == {}
+    first = take_over(ledger, B)
     database.move_clock(LEASE + SETTLE + 1)
-    assert set(ledger.take_over(B)) == {"1"}
-    assert ledger.renew(A) == set()
+    assert take_over(ledger, B) == first
+    assert set(take_over(ledger, C)) == {"1"}
+    assert take_over(ledger, B) == {}
 
 
 @pytest.mark.parametrize(
@@ -455,12 +573,12 @@ def test_a_row_is_taken_over_only_when_lease_and_settle_have_passed(ledger, data
     claim(ledger, A, "1", references={"1": "r" * 12})
     before = row(ledger, "1")
     database.move_clock(seconds)
-    assert set(ledger.take_over(B)) == ({"1"} if taken else set())
+    assert set(take_over(ledger, B)) == ({"1"} if taken else set())
     after = row(ledger, "1")
     if not taken:
         assert after == before
         return
-    assert after.owner == B.owner
+    assert (after.owner, after.claim) == (B.owner, name(B, 2))
     assert after.lease_until == database.now() + datetime.timedelta(seconds=LEASE)
     assert (after.attempt, after.reference, after.sent_after) == (1, "r" * 12, SENT_AFTER)
     assert (after.digest, after.fields, after.run_id) == (before.digest, before.fields, before.run_id)
@@ -471,17 +589,20 @@ def test_a_takeover_waits_for_the_settle_stored_in_the_row(ledger, database, set
     claim(ledger, dataclasses.replace(A, settle=settle), "1")
     database.move_clock(LEASE + SETTLE + 1)
     eager = dataclasses.replace(B, settle=1)
-    assert bool(ledger.take_over(eager)) is taken
+    assert bool(take_over(ledger, eager)) is taken
 
 
-def test_a_takeover_returns_all_own_rows_and_spares_resolved_rows_and_other_accounts(ledger, database):
+def test_a_takeover_spares_live_and_resolved_rows_and_other_accounts(ledger, database):
     claim(ledger, A, "1")
     create(ledger, "2", "c2")
     reject(ledger, "3")
     claim(ledger, dataclasses.replace(A, account="test/2"), "4")
     database.move_clock(LEASE + SETTLE + 1)
     claim(ledger, B, "5")
-    assert set(ledger.take_over(B)) == {"1", "5"}
+    claim(ledger, C, "6")
+    spared = {key: row(ledger, key) for key in "2356"}
+    assert set(take_over(ledger, B)) == {"1"}
+    assert {key: row(ledger, key) for key in "2356"} == spared
     assert row(ledger, "4", "test/2").owner == A.owner
 
 
@@ -493,32 +614,35 @@ def test_each_row_of_concurrent_takeovers_goes_to_exactly_one(ledger, database):
     claimants = [claimant(owner) for owner in "abcd"]
     got = together(
         *(
-            lambda one=one, me=me: patiently(lambda: one.take_over(me))
+            lambda one=one, me=me: patiently(lambda: take_over(one, me))
             for one, me in zip(ledgers, claimants, strict=True)
         )
     )
     assert sorted(key for rows in got for key in rows) == sorted(keys)
 
 
-def test_waiting_counts_the_open_rows_of_others_and_the_seconds_until_the_first_takeover(ledger, database):
-    assert ledger.waiting(B) == (0, None)
+def test_waiting_counts_the_open_rows_under_other_claims_and_the_seconds_until_the_first_takeover(ledger, database):
+    assert ledger.waiting(B, set()) == (0, None)
     claim(ledger, A, "1")
     database.move_clock(20)
     claim(ledger, A, "2")
     claim(ledger, B, "3")
     create(ledger, "4", "c4", me=C)
-    assert ledger.waiting(B) == (2, LEASE + SETTLE - 20)
+    assert ledger.waiting(B, {name(B)}) == (2, LEASE + SETTLE - 20)
+    assert ledger.waiting(B, {name(B, 2)}) == (3, LEASE + SETTLE - 20), "a row that B owns under a lost claim counts"
+    ledger.give_up(A, under(A, "1"), {name(A)})
+    assert ledger.waiting(B, {name(B)})[0] == 2, "a row without an owner counts"
     database.move_clock(1000)
-    assert ledger.waiting(B) == (2, 0.0)
+    assert ledger.waiting(B, {name(B)}) == (2, 0.0)
 
 
 def test_a_row_recorded_as_absent_is_free_and_counts_one_attempt_more(ledger):
     claim(ledger, A, "1", "2")
     claim(ledger, B, "3")
-    assert ledger.record_absence(A, ["1", "3", "9"]) == {"1"}
+    assert ledger.record_absence(A, under(A, "1", "3", "9")) == {"1"}
     one = row(ledger, "1")
     assert one.unsent
-    assert (one.attempt, one.lease_until, one.settle, one.sent_after) == (2, None, None, None)
+    assert (one.attempt, one.claim, one.lease_until, one.settle, one.sent_after) == (2, None, None, None, None)
     assert (row(ledger, "2").owner, row(ledger, "3").owner) == (A.owner, B.owner)
     rows = claim(ledger, C, "1")
     assert owned(rows, C) == {"1"}
@@ -527,53 +651,57 @@ def test_a_row_recorded_as_absent_is_free_and_counts_one_attempt_more(ledger):
 
 def test_releasing_deletes_first_attempts_frees_later_ones_and_ends_open_leases(ledger, database):
     claim(ledger, A, "again")
-    ledger.record_absence(A, ["again"])
-    claim(ledger, A, "again", "never sent", "maybe open")
+    ledger.record_absence(A, under(A, "again"))
+    claim(ledger, A, "again", number=2)
+    claim(ledger, A, "never sent", "maybe open", number=3)
     claim(ledger, B, "another's")
-    ledger.release(A, unsent=["again", "never sent", "another's"])
+    ledger.release(A, unsent=under(A, "again", number=2) | under(A, "never sent", "another's", number=3))
     assert row(ledger, "never sent") is None
     assert row(ledger, "again").unsent
     assert row(ledger, "again").attempt == 2
     still = row(ledger, "maybe open")
-    assert (still.owner, still.lease_until, still.settle) == (None, database.now(), SETTLE)
+    assert (still.owner, still.claim, still.lease_until, still.settle) == (None, None, database.now(), SETTLE)
     assert not still.unsent
     assert row(ledger, "another's").owner == B.owner
     assert owned(claim(ledger, C, "maybe open"), C) == set(), "it cannot be claimed, only taken over and looked up"
     database.move_clock(SETTLE - 1)
-    assert ledger.take_over(C) == {}
+    assert take_over(ledger, C) == {}
     database.move_clock(2)
-    assert set(ledger.take_over(C)) == {"maybe open"}
+    assert set(take_over(ledger, C)) == {"maybe open"}
 
 
 def test_giving_up_some_rows_keeps_the_others_and_their_settle(ledger, database):
     claim(ledger, A, "1", "2")
     claim(ledger, B, "3", references={"3": "code3"})
-    ledger.give_up(A, ["1", "3", "9"])
-    assert (row(ledger, "1").owner, row(ledger, "1").lease_until) == (None, database.now())
+    ledger.give_up(A, under(A, "1", "3", "9"), {name(A)})
+    one = row(ledger, "1")
+    assert (one.owner, one.claim, one.lease_until) == (None, None, database.now())
     assert (row(ledger, "2").owner, row(ledger, "3").owner) == (A.owner, B.owner)
     assert owned(claim(ledger, C, "1"), C) == set()
-    assert ledger.waiting(A) == (2, SETTLE)
+    assert ledger.waiting(A, {name(A)}) == (2, SETTLE)
     database.move_clock(SETTLE + 1)
-    assert set(ledger.take_over(C)) == {"1"}
+    assert set(take_over(ledger, C)) == {"1"}
 
 
 def test_a_row_given_up_can_be_taken_over_with_the_last_open_row_without_a_reference(ledger, database):
     claim(ledger, A, "1")
     database.move_clock(50)
     claim(ledger, B, "2")
-    ledger.give_up(A, ["1"])
+    claim(ledger, A, "held", number=2)
+    ledger.give_up(A, under(A, "1"), {name(A), name(A, 2)})
+    ledger.record(A, [resolution(A, "held", 2, errors={"email": ["is taken"]})])
     database.move_clock(LEASE + SETTLE - 1)
-    assert ledger.take_over(C) == {}
+    assert take_over(ledger, C) == {}
     database.move_clock(2)
-    assert set(ledger.take_over(C)) == {"1", "2"}
+    assert set(take_over(ledger, C)) == {"1", "2"}
 
 
 def test_a_thousand_rows_can_be_released_or_recorded_as_absent(ledger):
     keys = [str(number) for number in range(1001)]
     claim(ledger, A, *keys)
-    assert len(ledger.record_absence(A, keys)) == len(keys)
-    claim(ledger, A, *keys)
-    ledger.release(A, unsent=keys)
+    assert len(ledger.record_absence(A, under(A, *keys))) == len(keys)
+    claim(ledger, A, *keys, number=2)
+    ledger.release(A, unsent=under(A, *keys, number=2))
     assert all(row.unsent for row in ledger.rows(A, keys).values())
 
 
@@ -584,7 +712,8 @@ def test_a_new_record_that_the_rules_reject_is_stored_without_an_owner(ledger):
     rows = claim(ledger, A, records=[unfit("1")])
     assert rows["1"].state == REJECTED
     assert rows["1"].errors == unfit("1").errors
-    assert (rows["1"].owner, rows["1"].lease_until, rows["1"].sent_after, rows["1"].reference) == (None,) * 4
+    assert (rows["1"].owner, rows["1"].claim, rows["1"].lease_until) == (None,) * 3
+    assert (rows["1"].sent_after, rows["1"].reference) == (None,) * 2
 
 
 def test_a_rejection_by_the_rules_never_changes_a_created_or_open_row(ledger, database):
@@ -603,7 +732,7 @@ def test_a_rejection_by_the_rules_replaces_an_older_rejection_or_an_unsent_row(l
     claim(ledger, A, records=[unfit("1", "Ed")])
     assert row(ledger, "1").digest == unfit("1", "Ed").digest
     claim(ledger, A, "2")
-    ledger.record_absence(A, ["2"])
+    ledger.record_absence(A, under(A, "2"))
     claim(ledger, A, records=[unfit("2")])
     assert row(ledger, "2").state == REJECTED
 
@@ -637,7 +766,7 @@ def test_a_created_row_is_never_claimed_again(ledger):
 
 def test_ids_and_references_are_found_only_in_their_own_account(ledger):
     claim(ledger, A, "1", "2", references={"1": "q" * 12})
-    ledger.record(A, [Resolution("2", customer_id="c2")])
+    ledger.record(A, [resolution(A, "2", customer_id="c2")])
     elsewhere = claimant(account="test/2")
     assert ledger.ids_with_rows(A, ["c2", "c3"]) == {"c2"}
     assert ledger.ids_with_rows(elsewhere, ["c2"]) == set()
@@ -655,15 +784,18 @@ def test_known_ids_are_the_latest_of_the_account(ledger, database):
     assert (ledger.has_rows("test/1"), ledger.has_rows("test/2")) == (True, False)
 
 
-def test_open_rows_of_others_without_a_reference_are_noticed(ledger):
-    assert ledger.open_without_reference(B) is False
+def test_open_rows_without_a_reference_under_other_claims_are_noticed(ledger):
+    assert ledger.open_without_reference(B, {name(B)}) is False
     claim(ledger, A, "1", references={"1": "r" * 12})
     claim(ledger, B, "2")
-    assert ledger.open_without_reference(B) is False
+    assert ledger.open_without_reference(B, {name(B)}) is False
+    assert ledger.open_without_reference(B, {name(B, 2)}) is True
     claim(ledger, A, "3")
-    assert ledger.open_without_reference(B) is True
-    ledger.record(A, [Resolution("3", customer_id="c3")])
-    assert ledger.open_without_reference(B) is False
+    assert ledger.open_without_reference(B, {name(B)}) is True
+    ledger.record(A, [resolution(A, "3", customer_id="c3")])
+    assert ledger.open_without_reference(B, {name(B)}) is False
+    ledger.give_up(B, under(B, "2"), {name(B)})
+    assert ledger.open_without_reference(B, {name(B)}) is True
 
 
 # ---- facts ----------------------------------------------------------------------------------------------------------
@@ -736,9 +868,9 @@ def _records(ledger, _database):
     create(ledger, "0", "c0")
     claim(ledger, A, "1", "2", "3")
     answers = [
-        Resolution("1", customer_id="c1"),
-        Resolution("2", errors={"name": ["no"]}),
-        Resolution("3", customer_id="c0"),
+        resolution(A, "1", customer_id="c1"),
+        resolution(A, "2", errors={"name": ["no"]}),
+        resolution(A, "3", customer_id="c0"),
     ]
     return lambda: ledger.record(A, answers)
 
@@ -746,29 +878,38 @@ def _records(ledger, _database):
 def _renews(ledger, database):
     claim(ledger, A, "1")
     database.move_clock(5)
-    return lambda: ledger.renew(A)
+    return lambda: ledger.renew(A, {name(A)})
 
 
 def _releases(ledger, _database):
     claim(ledger, A, "1")
-    ledger.record_absence(A, ["1"])
-    claim(ledger, A, "1", "2", "3")
-    return lambda: ledger.release(A, ["1", "2"])
+    ledger.record_absence(A, under(A, "1"))
+    claim(ledger, A, "1", "2", "3", number=2)
+    return lambda: ledger.release(A, under(A, "1", "2", number=2))
+
+
+def _gives_up(ledger, database):
+    claim(ledger, A, "1", "2")
+    claim(ledger, B, "3")
+    database.move_clock(5)
+    return lambda: ledger.give_up(A, under(A, "1"), {name(A)})
 
 
 def _takes_over(ledger, database):
     claim(ledger, A, "1", "2")
     database.move_clock(LEASE + SETTLE + 1)
-    return lambda: ledger.take_over(B)
+    return lambda: take_over(ledger, B)
 
 
 def _records_absence(ledger, _database):
     claim(ledger, A, "1", "2")
-    return lambda: ledger.record_absence(A, ["1"])
+    return lambda: ledger.record_absence(A, under(A, "1"))
 
 
 @pytest.mark.parametrize(
-    "prepare", [_claims, _records, _renews, _releases, _takes_over, _records_absence], ids=lambda one: one.__name__[1:]
+    "prepare",
+    [_claims, _records, _renews, _releases, _gives_up, _takes_over, _records_absence],
+    ids=lambda one: one.__name__[1:],
 )
 def test_repeating_a_transaction_changes_nothing_more(ledger, database, prepare):
     repeat = prepare(ledger, database)
@@ -782,8 +923,8 @@ def test_repeating_a_transaction_changes_nothing_more(ledger, database, prepare)
 
 def test_a_repeated_claim_is_still_owned_and_a_repeated_record_changes_nothing(ledger):
     assert owned(claim(ledger, A, "1"), A) == owned(claim(ledger, A, "1"), A) == {"1"}
-    ledger.record(A, [Resolution("1", customer_id="c1")])
-    assert ledger.record(A, [Resolution("1", customer_id="c1")]) == Recorded(set(), set())
+    ledger.record(A, [resolution(A, "1", customer_id="c1")])
+    assert ledger.record(A, [resolution(A, "1", customer_id="c1")]) == Recorded(set(), set())
     assert row(ledger, "1").customer_id == "c1"
 
 
@@ -793,9 +934,9 @@ def test_all_times_come_from_the_databases_clock_in_utc(ledger, database):
     claim(ledger, A, "1")
     assert row(ledger, "1").lease_until == far + datetime.timedelta(seconds=LEASE)
     database.move_clock(10)
-    ledger.renew(A)
+    ledger.renew(A, {name(A)})
     assert row(ledger, "1").lease_until == far + datetime.timedelta(seconds=LEASE + 10)
-    ledger.record(A, [Resolution("1", customer_id="c1")])
+    ledger.record(A, [resolution(A, "1", customer_id="c1")])
     ((claimed, settled),) = database.execute(f"SELECT claimed_at, resolved_at FROM {ledger.schema.rows.name}")
     shown = [str(moment)[:23].replace("T", " ") for moment in (claimed, settled)]
     assert shown == ["2031-07-01 12:00:00.250", "2031-07-01 12:00:10.250"]
@@ -822,7 +963,7 @@ def test_a_session_in_another_time_zone_changes_no_time(database, table):
     assert row(tokyo, "1").lease_until == row(utc, "1").lease_until == expected
     assert row(utc, "1").sent_after == SENT_AFTER
     database.move_clock(LEASE + SETTLE - 1)
-    assert utc.take_over(B) == tokyo.take_over(B) == {}
+    assert take_over(utc, B) == take_over(tokyo, B) == {}
 
 
 def test_a_lost_connection_is_replaced(database, table):
@@ -865,9 +1006,9 @@ def test_a_locked_database_is_a_temporary_error(database, table, monkeypatch):
         begin = "BEGIN IMMEDIATE" if database.kind == "sqlite" else f"SELECT * FROM {table} FOR UPDATE"
         holder.cursor().execute(begin)
         with pytest.raises(LedgerUnavailable):
-            ledger.record(A, [Resolution("1", customer_id="c1")])
+            ledger.record(A, [resolution(A, "1", customer_id="c1")])
         holder.rollback()
-    assert ledger.record(A, [Resolution("1", customer_id="c1")]).keys == {"1"}
+    assert ledger.record(A, [resolution(A, "1", customer_id="c1")]).keys == {"1"}
 
 
 def test_a_missing_table_is_a_permanent_error(database, ledger):
@@ -906,7 +1047,7 @@ SECRETS = ("SECRET-KEY", "SECRET-OWNER", "SECRET-ID", "SECRET-TEXT")
 def test_no_error_contains_a_value_sent_to_the_database(database, ledger):
     secretive = dataclasses.replace(A, owner="SECRET-OWNER")
     claim(ledger, secretive, "SECRET-KEY")
-    too_long = Resolution("SECRET-KEY", customer_id="SECRET-ID" * 20, errors={"name": ["SECRET-TEXT"]})
+    too_long = resolution(secretive, "SECRET-KEY", customer_id="SECRET-ID" * 20, errors={"name": ["SECRET-TEXT"]})
     texts = []
     if database.kind != "sqlite":  # SQLite has no lengths
         with pytest.raises(PayarcLedgerError) as caught:

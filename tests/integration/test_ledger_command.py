@@ -82,16 +82,21 @@ class Desk:
         me = self.claimant(owner, **changes)
         reader = RecordReader("id", None, self.ledger.ledger_id)
         records = [reader.read(0, {"id": key, "name": "John Smith"}) for key in keys]
-        self.ledger.claim(me, records, {key: self.code(key) for key in keys}, sent_after)
+        self.ledger.claim(me, me.owner, records, {key: self.code(key) for key in keys}, sent_after)
         return me
 
     def created(self, **ids):
         me = self.claim(*ids)
-        self.ledger.record(me, [Resolution(key, customer_id=its_id) for key, its_id in ids.items()])
+        self.ledger.record(me, [Resolution(key, me.owner, customer_id=its_id) for key, its_id in ids.items()])
 
     def rejected(self, *keys, errors=None):
         me = self.claim(*keys)
-        self.ledger.record(me, [Resolution(key, errors=errors or {"email": ["is taken"]}) for key in keys])
+        self.ledger.record(me, [Resolution(key, me.owner, errors=errors or {"email": ["is taken"]}) for key in keys])
+
+    def absent(self, *keys, owner="a"):
+        """Record what a look-up has found out about claimed rows: PayArc has no customer for them."""
+        me = self.claimant(owner)
+        self.ledger.record_absence(me, dict.fromkeys(keys, me.owner))
 
     def row(self, key):
         return self.ledger.rows(self.claimant(), [key]).get(key)
@@ -140,7 +145,7 @@ def shop(desk, payarc_sandbox):
 
 
 on_one_database = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-"""For behaviour that does not depend on the kind of database."""
+"""For behavior that does not depend on the kind of database."""
 
 
 def people(*keys, **fields):
@@ -164,9 +169,9 @@ def test_status_counts_the_rows_of_each_account_by_state(still):
     still.rejected("c")
     still.claim("held")
     still.claim("open", "open2", owner="b")
-    still.ledger.release(still.claimant("b"), [])
+    still.ledger.release(still.claimant("b"), {})
     still.claim("gone", owner="c")
-    still.ledger.record_absence(still.claimant("c"), ["gone"])
+    still.absent("gone", owner="c")
     still.claim("other", account="test/2")
     still.database.move_clock(60)
     answer = still.json("status")
@@ -222,9 +227,9 @@ def test_pending_prints_since_when_which_run_and_until_when(still):
     still.claim("a")
     still.database.move_clock(10)
     still.claim("b", owner="b")
-    still.ledger.release(still.claimant("b"), [])
+    still.ledger.release(still.claimant("b"), {})
     still.claim("c", owner="c")
-    still.ledger.record_absence(still.claimant("c"), ["c"])
+    still.absent("c", owner="c")
     a, b, c = still.json("pending")["pending"]
     assert a == {
         "account": "test/1",
@@ -342,14 +347,14 @@ def test_only_a_pending_row_can_be_resolved(still):
     assert "b is rejected, not pending" in still("resolve", "b", "--absent", "--yes", expect=1)
     assert "has no key z" in still("resolve", "z", "--absent", "--yes", expect=1)
     still.claim("c")
-    still.ledger.record_absence(still.claimant(), ["c"])
+    still.absent("c")
     assert "never sent, or PayArc is known to have no" in still("resolve", "c", "--absent", "--yes", expect=1)
 
 
 @on_one_database
 def test_absence_must_be_confirmed(still, monkeypatch):
     still.claim("a")
-    still.ledger.release(still.claimant(), [])
+    still.ledger.release(still.claimant(), {})
     still.database.move_clock(SETTLE + 1)
     for answer in ("", "no\n", "y\n"):
         monkeypatch.setattr("sys.stdin", io.StringIO(answer))
@@ -365,7 +370,7 @@ def test_absence_must_be_confirmed(still, monkeypatch):
 def left_open(shop, *keys, owner="a"):
     """Leave rows open, as a run that was killed long ago."""
     me = shop.claim(*keys, owner=owner, settle=0.0, sent_after=EPOCH)
-    shop.ledger.release(me, [])
+    shop.ledger.release(me, {})
 
 
 def test_a_row_is_resolved_with_a_customer_that_payarc_has(shop, payarc_sandbox):
@@ -414,8 +419,7 @@ def test_a_customer_of_another_row_resolves_nothing(shop, payarc_sandbox):
             for text in ("", f"ref #{shop.code('c')}", f"ref #{shop.code('a')}")
         ],
     )
-    me = shop.claim("b")
-    shop.ledger.record(me, [Resolution("b", customer_id=taken["customer_id"])])
+    shop.created(b=taken["customer_id"])
     assert "belongs to the key b" in shop("resolve", "a", "--customer-id", taken["customer_id"], expect=1)
     assert "carries another key's reference" in shop("resolve", "a", "--customer-id", other["customer_id"], expect=1)
     shop("resolve", "a", "--customer-id", own["customer_id"])
@@ -424,7 +428,7 @@ def test_a_customer_of_another_row_resolves_nothing(shop, payarc_sandbox):
 @on_one_database
 def test_another_merchants_token_resolves_nothing(still, payarc_sandbox):
     still.claim("a", settle=0.0)
-    still.ledger.release(still.claimant(), [])
+    still.ledger.release(still.claimant(), {})
     still.database.move_clock(1)
     [customer] = seed(payarc_sandbox, [{"name": "John Smith"}])
     said = still("resolve", "a", "--customer-id", customer["customer_id"], expect=1)
@@ -475,7 +479,7 @@ def test_retry_changes_all_of_the_given_keys_or_none(still):
 def test_a_pending_key_is_not_forgotten(still):
     still.claim("a")
     assert "a is pending" in still("forget", "a", expect=1)
-    still.ledger.record_absence(still.claimant(), ["a"])
+    still.absent("a")
     assert "a is pending" in still("forget", "a", expect=1)
     assert "has no key z" in still("forget", "z", expect=1)
     assert still.row("a") is not None
@@ -524,8 +528,9 @@ def test_the_forgotten_customer_is_not_adopted_by_email(shop, payarc_sandbox):
 def test_an_answer_with_the_forgotten_customer_is_not_recorded(shop, payarc_sandbox):
     old = forgotten(shop, payarc_sandbox, people("a"))
     me = shop.claim("a", "b")
-    recorded = shop.ledger.record(me, [Resolution("a", customer_id=old), Resolution("b", customer_id="new")])
-    assert (recorded.keys, recorded.taken_ids) == ({"b"}, {"a"})
+    answers = [Resolution(key, me.owner, customer_id=its_id) for key, its_id in (("a", old), ("b", "new"))]
+    recorded = shop.ledger.record(me, answers)
+    assert (recorded.keys, recorded.conflicts) == ({"b"}, {"a"})
     assert shop.row("a").state == State.PENDING
 
 
@@ -551,7 +556,7 @@ def test_a_first_claim_released_unsent_leaves_no_row_after_attempts_were_raised(
     still("forget", "a")
     me = still.claim("a", "b")
     assert still.row("b").attempt == 2
-    still.ledger.release(me, ["a", "b"])
+    still.ledger.release(me, dict.fromkeys("ab", me.owner))
     assert still.row("a") is still.row("b") is None
 
 
@@ -640,7 +645,7 @@ def test_a_restored_backup_gets_the_customers_created_since(shop, payarc_sandbox
     [first] = shop.run(payarc_sandbox, people(1)).customer_ids()
     shop.rejected("2")
     shop.claim("3", owner="c")
-    shop.ledger.record_absence(shop.claimant("c"), ["3"])
+    shop.absent("3", owner="c")
     left_open(shop, "4")
     later = seed(
         payarc_sandbox, [row | {"description": f"ref #{shop.code(str(row['id']))}"} for row in people(2, 3, 4, 5)]
@@ -706,8 +711,7 @@ def test_disagreements_are_reported_and_change_nothing(shop, payarc_sandbox):
         payarc_sandbox, [{"name": "John Smith", "description": f"ref #{shop.code(key)}"} for key in ("1", "2", "3")]
     )
     shop.created(**{"1": "another"})
-    me = shop.claim("9")
-    shop.ledger.record(me, [Resolution("9", customer_id=payarc_sandbox.customers()[1]["customer_id"])])
+    shop.created(**{"9": payarc_sandbox.customers()[1]["customer_id"]})
     said = shop.json("rebuild", "--table", crm(shop, 1, 2, 3))
     assert said["counts"] == {"disagreed": 2, "inserted": 1}
     one, two = said["doubts"]

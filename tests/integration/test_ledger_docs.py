@@ -99,13 +99,13 @@ def tables(database):
 
     def claim(who, *keys):
         records = [reader.read(0, {"id": key, "name": "John Smith"}) for key in keys]
-        ledger.claim(who, records, {}, datetime.datetime(2029, 12, 31, tzinfo=datetime.UTC))
+        ledger.claim(who, "claim", records, {}, datetime.datetime(2029, 12, 31, tzinfo=datetime.UTC))
 
     claim(me, 1, 2, 3, 4, 6)
     claim(dataclasses.replace(me, account="test/main"), 1)
-    answers = [Resolution("1", customer_id="c1"), Resolution("3", errors={"email": ["is taken"]})]
-    ledger.record(me, [*answers, Resolution("6", customer_id="c6", matched_by="reference")])
-    ledger.record_absence(me, ["4"])
+    answers = [Resolution("1", "claim", customer_id="c1"), Resolution("3", "claim", errors={"email": ["is taken"]})]
+    ledger.record(me, [*answers, Resolution("6", "claim", customer_id="c6", matched_by="reference")])
+    ledger.record_absence(me, {"4": "claim"})
     people = database.name("people")
     database.execute(f"CREATE TABLE {people} (id integer, name varchar(50))")
     for key in range(1, 7):

@@ -22,6 +22,7 @@ from payarc_provider.sync.records import RecordReader
 SENT_AFTER = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 DEAD = Claimant("test/1", "a" * 32, "table people", 0.0, 0.0)
 ME = Claimant("test/1", "b" * 32, "table people", 60.0, 0.0)
+CLAIM, TAKEOVER = "claim.1", "takeover.1"
 SERVERS = ("postgresql", "mariadb")
 on_servers = pytest.mark.parametrize("database", SERVERS, indirect=True)
 
@@ -35,7 +36,7 @@ def opened(database, table, **options):
 def claim(ledger, me, *keys):
     reader = RecordReader("id", None, ledger.ledger_id)
     records = [reader.read(0, {"id": key, "name": "John Smith", "email": f"{key}@example.com"}) for key in keys]
-    return ledger.claim(me, records, dict.fromkeys(keys), SENT_AFTER)
+    return ledger.claim(me, CLAIM, records, dict.fromkeys(keys), SENT_AFTER)
 
 
 @contextlib.contextmanager
@@ -122,7 +123,7 @@ def test_a_host_that_vanished_in_a_transaction_blocks_others_for_seconds_only(da
     with contextlib.suppress(LedgerUnavailable), gone.database.write() as connection:
         connection.execute(sa.select(gone.schema.rows).with_for_update())
         began = time.monotonic()
-        assert wait_for_ledger(lambda: other.record(DEAD, [Resolution("1", customer_id="c1")]), 8).keys == {"1"}
+        assert wait_for_ledger(lambda: other.record(DEAD, [Resolution("1", CLAIM, customer_id="c1")]), 8).keys == {"1"}
         assert time.monotonic() - began < 8
 
 
@@ -193,12 +194,12 @@ def test_no_driver_error_escapes_whatever_the_moment(database, monkeypatch, mome
         ledger.now,
         lambda: claim(ledger, ME, "2"),
         lambda: ledger.known(ME, ["1"]),
-        lambda: ledger.renew(ME),
-        lambda: ledger.release(ME, []),
-        lambda: ledger.give_up(ME, []),
-        lambda: ledger.take_over(ME),
-        lambda: ledger.waiting(ME),
-        lambda: ledger.record_absence(ME, ["1"]),
+        lambda: ledger.renew(ME, {CLAIM}),
+        lambda: ledger.release(ME, {}),
+        lambda: ledger.give_up(ME, {"1": CLAIM}, {CLAIM}),
+        lambda: ledger.take_over(ME, TAKEOVER),
+        lambda: ledger.waiting(ME, {TAKEOVER}),
+        lambda: ledger.record_absence(ME, {"1": CLAIM}),
         lambda: ledger.facts("account:"),
         lambda: ledger.update_fact("fact", lambda *_: "value"),
         ledger.open,
@@ -279,10 +280,10 @@ def test_a_takeover_leaves_locked_rows_for_the_next_time(database):
     time.sleep(0.1)
     with locked_row(database, table, "2"):
         began = time.monotonic()
-        assert ledger.take_over(ME).keys() == {"1", "3"}
+        assert ledger.take_over(ME, TAKEOVER).keys() == {"1", "3"}
         assert time.monotonic() - began < 3
-        assert ledger.waiting(ME)[0] == 1
-    assert ledger.take_over(ME).keys() == {"1", "2", "3"}
+        assert ledger.waiting(ME, {TAKEOVER})[0] == 1
+    assert ledger.take_over(ME, TAKEOVER).keys() == {"1", "2", "3"}
 
 
 # ---- waiting --------------------------------------------------------------------------------------------------------
@@ -316,7 +317,7 @@ def test_a_run_that_starts_and_is_told_to_stop_leaves_a_locked_ledger_at_once(da
     told = []
     with locked_table(database, f"{table}_facts"):
         threading.Timer(0.5, lambda: told.append(time.monotonic())).start()
-        with pytest.raises(PayarcRunStopped, match="told to stop"):
+        with pytest.raises(PayarcRunStopped, match="was stopped"):
             wait_for_ledger(ledger.open, 60, lambda: bool(told))
         assert time.monotonic() - told[0] < 1
 

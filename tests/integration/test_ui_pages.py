@@ -98,18 +98,18 @@ class Pages:
         me = dataclasses.replace(ME, **changes)
         reader = RecordReader("id", None, self.ledger.ledger_id)
         records = [reader.read(0, {"id": key, "name": "Zoë Smith"}) for key in keys]
-        self.ledger.claim(me, records, {}, EPOCH)
+        self.ledger.claim(me, me.owner, records, {}, EPOCH)
         return me
 
     def created(self, *keys: str, **changes: Any) -> None:
         """Add rows with a customer."""
         me = self.claim(*keys, **changes)
-        self.ledger.record(me, [Resolution(key, customer_id=f"{me.account}-{key}"[:64]) for key in keys])
+        self.ledger.record(me, [Resolution(key, me.owner, customer_id=f"{me.account}-{key}"[:64]) for key in keys])
 
     def rejected(self, *keys: str, errors: dict[str, list[str]] | None = None, **changes: Any) -> None:
         """Add rejected records."""
         me = self.claim(*keys, **changes)
-        self.ledger.record(me, [Resolution(key, errors=errors or {"email": ["is taken"]}) for key in keys])
+        self.ledger.record(me, [Resolution(key, me.owner, errors=errors or {"email": ["is taken"]}) for key in keys])
 
 
 @pytest.fixture

@@ -15,14 +15,15 @@ from unittest import mock
 
 from payarc_provider.api.client import CustomerPage
 from payarc_provider.exceptions import PayarcConnectionFailed, PayarcUnknownOutcome
-from payarc_provider.sync import claim, engine, listing, lookup, send
+from payarc_provider.sync import claim, engine, listing, lookup, send, state
 from payarc_provider.sync.ledger import LedgerUnavailable, Recorded, Row, State
+from payarc_provider.sync.ledger.rows import CLOSED
 from payarc_provider.sync.matching import Candidates
 from payarc_provider.sync.outcomes import NotCovered, Throttled, Unknown, outcome_of
 from payarc_provider.sync.state import Claim
 
 from .ledger import LedgerModel, moment
-from .world import SimRuntime, World
+from .world import KEYS, SimRuntime, World
 
 MUTANTS: dict[str, Callable[[], contextlib.AbstractContextManager[type[World]]]] = {}
 
@@ -64,7 +65,8 @@ def _claim_without_commit() -> Iterator[type[World]]:
 def _assume_ownership() -> Iterator[type[World]]:
     def claim(self: LedgerModel, me: Any, *args: Any, **options: Any) -> Any:
         rows = LedgerModel.claim(self, me, *args, **options)
-        return {key: replace(row, owner=me.owner) if row.state == State.PENDING else row for key, row in rows.items()}
+        claim_id = args[0]
+        return {key: replace(row, claim=claim_id) if row.state == State.PENDING else row for key, row in rows.items()}
 
     yield with_ledger(claim=claim)
 
@@ -78,27 +80,22 @@ def _claim_from_others() -> Iterator[type[World]]:
         yield with_ledger(free=free)
 
 
-@mutant("a row is sent only under the claim that requested it")
-def _send_whatever_is_owned() -> Iterator[type[World]]:
-    real = claim.Claimer._sort
-
-    def sort(self: Any, record: Any, before: Any, row: Any, requested: Any) -> None:
-        real(self, record, before, row, self._state.runtime.now() if requested is None else requested)
-
-    with mock.patch.object(claim.Claimer, "_sort", sort):
+@mutant("each claim and each takeover has a name of its own")
+def _claims_named_by_owner() -> Iterator[type[World]]:
+    with mock.patch.object(state.RunState, "new_claim_id", lambda self: self.me.owner):
         yield World
 
 
 # ---- record -------------------------------------------------------------------------------------------------------
 
 
-@mutant("an outcome is recorded only by the row's owner")
+@mutant("an outcome is recorded only under the row's claim")
 def _record_always() -> Iterator[type[World]]:
     def record(self: LedgerModel, me: Any, answers: Any) -> Recorded:
         for answer in answers:
             row = self.table.get(answer.key)
             if row is not None and not self.id_taken(answer):
-                self.table[answer.key] = replace(row, state=State.PENDING, owner=me.owner)
+                self.table[answer.key] = replace(row, state=State.PENDING, claim=answer.claim)
         return LedgerModel.record(self, me, answers)
 
     yield with_ledger(record=record)
@@ -110,10 +107,10 @@ def _no_unique_constraint() -> Iterator[type[World]]:
 
 
 @mutant("a response with another row's customer id is looked up, not dropped")
-def _drop_taken_ids() -> Iterator[type[World]]:
+def _drop_conflicts() -> Iterator[type[World]]:
     def record(self: LedgerModel, me: Any, answers: Any) -> Recorded:
         result = LedgerModel.record(self, me, answers)
-        return Recorded(result.keys | result.taken_ids, set())
+        return Recorded(result.keys | result.conflicts, set())
 
     yield with_ledger(record=record)
 
@@ -139,7 +136,7 @@ def _look_at_once() -> Iterator[type[World]]:
     async def at_once(self: Any) -> None:
         return None
 
-    with mock.patch.object(lookup.LookUp, "_wait_until_settled", at_once):
+    with mock.patch.object(lookup.LookUp, "_wait_until_final", at_once):
         yield World
 
 
@@ -151,16 +148,16 @@ def _first_page_only() -> Iterator[type[World]]:
 
 @mutant("only proven absence changes the time since which a request may be open")
 def _takeover_forgets_since() -> Iterator[type[World]]:
-    def take_over(self: LedgerModel, me: Any) -> dict[str, Row]:
+    def take_over(self: LedgerModel, me: Any, claim: str) -> dict[str, Row]:
         before = dict(self.table)
-        LedgerModel.take_over(self, me)
+        LedgerModel.take_over(self, me, claim)
         for key, row in self.table.items():
-            if row.owner != before[key].owner and row.sent_after is not None:
+            if row.claim != before[key].claim and row.sent_after is not None:
                 until = before[key].lease_until
                 claimed_at = (until.timestamp() if until else 0.0) - 9.0
                 since = row.sent_after + datetime.timedelta(seconds=self.now - claimed_at)
                 self.table[key] = replace(row, sent_after=since)
-        return {key: row for key, row in self.table.items() if self.mine(me, row)}
+        return {key: row for key, row in self.table.items() if self.under(row, {claim})}
 
     yield with_ledger(take_over=take_over)
 
@@ -170,13 +167,13 @@ def _any_reading_proves() -> Iterator[type[World]]:
     def judge(self: Any, *_: Any) -> None:
         self.complete = True
 
-    with mock.patch.object(listing.Reading, "_judge", judge):
+    with mock.patch.object(listing.Reading, "_check_complete", judge):
         yield World
 
 
 @mutant("a deletion while the list is read is noticed")
 def _overlook_deletions() -> Iterator[type[World]]:
-    real_read, real_judge = listing.Reading.read, listing.Reading._judge
+    real_read, real_judge = listing.Reading.read, listing.Reading._check_complete
 
     async def read(self: Any, read_page: Any, since: float) -> None:
         async def without_total(number: int) -> CustomerPage:
@@ -185,19 +182,19 @@ def _overlook_deletions() -> Iterator[type[World]]:
         await real_read(self, without_total, since)
 
     def judge(self: Any, *args: Any) -> None:
-        self.still = True
+        self.unchanged = True
         real_judge(self, *args)
 
-    with mock.patch.object(listing.Reading, "read", read), mock.patch.object(listing.Reading, "_judge", judge):
+    with mock.patch.object(listing.Reading, "read", read), mock.patch.object(listing.Reading, "_check_complete", judge):
         yield World
 
 
 @mutant("a customer that appears twice does not count as two positions")
 def _count_repeats() -> Iterator[type[World]]:
     def judge(self: Any, seen: set[str], positions: int, added: int, total: int | None) -> None:
-        self.complete = added == 0 and self.still
+        self.complete = added == 0 and self.unchanged
 
-    with mock.patch.object(listing.Reading, "_judge", judge):
+    with mock.patch.object(listing.Reading, "_check_complete", judge):
         yield World
 
 
@@ -259,12 +256,12 @@ def _adopt_taken() -> Iterator[type[World]]:
 
 @mutant("a row keeps the digest of what was sent")
 def _digest_of_today() -> Iterator[type[World]]:
-    def claim_(self: LedgerModel, me: Any, records: Any, *args: Any, **options: Any) -> Any:
+    def claim_(self: LedgerModel, me: Any, claim_id: str, records: Any, *args: Any, **options: Any) -> Any:
         for record in records:
             row = self.table.get(record.key)
             if row is not None and row.state == State.PENDING and not record.errors:
                 self.table[record.key] = replace(row, digest=record.digest, fields=record.names)
-        return LedgerModel.claim(self, me, records, *args, **options)
+        return LedgerModel.claim(self, me, claim_id, records, *args, **options)
 
     with mock.patch.object(claim, "is_free", anything_but_created_is_free):
         yield with_ledger(claim=claim_)
@@ -272,13 +269,12 @@ def _digest_of_today() -> Iterator[type[World]]:
 
 @mutant("our own rejections never alter an open row")
 def _rejection_alters_open_row() -> Iterator[type[World]]:
-    def claim_(self: LedgerModel, me: Any, records: Any, *args: Any, **options: Any) -> Any:
+    def claim_(self: LedgerModel, me: Any, claim_id: str, records: Any, *args: Any, **options: Any) -> Any:
         for record in records:
             row = self.table.get(record.key)
             if record.errors and row is not None and row.state == State.PENDING:
-                closed = {"owner": None, "lease_until": None, "sent_after": None}
-                self.table[record.key] = replace(row, state=State.REJECTED, digest=record.digest, error="{}", **closed)
-        return LedgerModel.claim(self, me, records, *args, **options)
+                self.table[record.key] = replace(row, state=State.REJECTED, digest=record.digest, error="{}", **CLOSED)
+        return LedgerModel.claim(self, me, claim_id, records, *args, **options)
 
     with mock.patch.object(claim, "is_free", anything_but_created_is_free):
         yield with_ledger(claim=claim_)
@@ -302,9 +298,9 @@ def _rejection_alters_created_row() -> Iterator[type[World]]:
 
 @mutant("a row is taken over before the list is read")
 def _read_before_takeover() -> Iterator[type[World]]:
-    real = lookup.LookUp.settle
+    real = lookup.LookUp.resolve_open_rows
 
-    async def settle(self: Any) -> None:
+    async def resolve_open_rows(self: Any) -> None:
         pages: list[CustomerPage] = []
         while not pages or (pages[-1].customers and not listing._is_last(pages[-1])):
             number = len(pages) + 1
@@ -320,7 +316,7 @@ def _read_before_takeover() -> Iterator[type[World]]:
         with mock.patch.object(self._state.payarc, "read_list", read_list):
             await real(self)
 
-    with mock.patch.object(lookup.LookUp, "settle", settle):
+    with mock.patch.object(lookup.LookUp, "resolve_open_rows", resolve_open_rows):
         yield World
 
 
@@ -362,31 +358,29 @@ def _check_before_waiting() -> Iterator[type[World]]:
 
 @mutant("a lease counts from the moment it was requested")
 def _lease_from_the_answer() -> Iterator[type[World]]:
-    real = claim.Claimer._claim_of
+    real_send, real_transact = send.Sender.send, SimRuntime.transact
 
-    def claim_of(self: Any, record: Any, row: Any, requested: float) -> Claim:
-        return real(self, record, row, self._state.runtime.now())
+    def send_(self: Any, claim: Claim) -> None:
+        claim.lease_end = self._state.runtime.now() + self._state.settings.lease
+        real_send(self, claim)
 
     async def renew(state: Any) -> None:
         while True:
             await state.runtime.sleep(state.settings.renew_every)
-            claims = dict(state.claims)
-            if not claims and not state.taken_over:
+            claims, held = dict(state.claims), state.held_claims()
+            if not held:
                 continue
             try:
-                renewed = await state.runtime.transact(lambda ledger: ledger.renew(state.me))
+                renewed = await real_transact(state.runtime, lambda ledger, held=held: ledger.renew(state.me, held))
             except LedgerUnavailable:
                 continue
             for key, one in claims.items():
-                if key in renewed:
+                if renewed.get(key) == one.id:
                     one.lease_end = state.runtime.now() + state.settings.lease
                 elif state.claims.get(key) is one:
                     one.lost = True
 
-    with (
-        mock.patch.object(claim.Claimer, "_claim_of", claim_of),
-        mock.patch.object(engine, "renew_leases", renew),
-    ):
+    with mock.patch.object(send.Sender, "send", send_), mock.patch.object(engine, "renew_leases", renew):
         yield World
 
 
@@ -395,11 +389,19 @@ def _clock_stops() -> Iterator[type[World]]:
     yield type("Stopping", (World,), {"process_clock_stops": True})
 
 
-@mutant("only rows that are still owned are renewed")
+@mutant("only rows that are still claimed are renewed")
 def _renew_lost_rows() -> Iterator[type[World]]:
-    def renew(self: LedgerModel, me: Any) -> set[str]:
-        LedgerModel.renew(self, me)
-        return set(self.table)
+    class Anything:
+        """Seems to be the claim, whichever it is."""
+
+        __hash__ = None  # type: ignore[assignment]
+
+        def __eq__(self, other: object) -> bool:
+            return True
+
+    def renew(self: LedgerModel, me: Any, claims: Any) -> dict[str, Any]:
+        LedgerModel.renew(self, me, claims)
+        return dict.fromkeys(KEYS, Anything())
 
     yield with_ledger(renew=renew)
 
@@ -427,13 +429,15 @@ def _takeover_with_own_settle() -> Iterator[type[World]]:
 
 @mutant("only an open row whose lease has expired is taken over")
 def _takeover_of_anything() -> Iterator[type[World]]:
-    def take_over(self: LedgerModel, me: Any) -> dict[str, Row]:
+    def take_over(self: LedgerModel, me: Any, claim: str) -> dict[str, Row]:
         for key, row in getattr(self, "stale", {}).items():
-            if self.ripe(me, row) and key in self.table and row.owner != me.owner:
+            if self.ripe(me, row) and key in self.table:
                 until = moment(self.now + me.lease)
-                self.table[key] = replace(row, state=State.PENDING, owner=me.owner, lease_until=until, settle=me.settle)
+                self.table[key] = replace(
+                    row, state=State.PENDING, owner=me.owner, claim=claim, lease_until=until, settle=me.settle
+                )
         self.stale = {key: row for key, row in self.table.items() if row.state == State.PENDING}
-        return {key: row for key, row in self.table.items() if self.mine(me, row)}
+        return {key: row for key, row in self.table.items() if self.under(row, {claim})}
 
     yield with_ledger(take_over=take_over)
 
@@ -441,7 +445,8 @@ def _takeover_of_anything() -> Iterator[type[World]]:
 @mutant("releasing frees only rows that were certainly not sent")
 def _release_everything() -> Iterator[type[World]]:
     def release(self: LedgerModel, me: Any, unsent: Any) -> None:
-        LedgerModel.release(self, me, {key for key, row in self.table.items() if self.mine(me, row)})
+        mine = {key: row.claim for key, row in self.table.items() if row.owner == me.owner}
+        LedgerModel.release(self, me, mine)
 
     yield with_ledger(release=release)
 
@@ -458,6 +463,6 @@ def _gate_stays_open() -> Iterator[type[World]]:
 @mutant("a known key with different data from another source is rejected")
 def _accept_other_sources() -> Iterator[type[World]]:
     def known(self: LedgerModel, me: Any, keys: Any) -> Any:
-        return {key: row._replace(ours=True) for key, row in LedgerModel.known(self, me, keys).items()}
+        return {key: row._replace(same_source=True) for key, row in LedgerModel.known(self, me, keys).items()}
 
     yield with_ledger(known=known)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from payarc_provider.api.client import CustomerPage
@@ -52,6 +53,7 @@ class Request:
     """A POST that was sent."""
 
     key: str
+    owner: str
     person: str
     checked_at: float
     may_commit_until: float
@@ -84,6 +86,24 @@ class FaultRates:
     read_fails: float = 0.0
 
 
+CALLS = ("claim", "record", "renew", "take_over", "record_absence", "give_up", "release")
+TROUBLES = ("suspended before", "suspended before, response lost", "suspended after", "response lost", "killed after")
+
+
+@dataclass(frozen=True, slots=True)
+class Trap:
+    """Trouble at a point that random faults alone seldom hit.
+
+    :param call: the name of the transaction, in any process
+    :param nth: which of these calls; if ``unsent``, only the calls of runs that have unsent claims count
+    """
+
+    call: str
+    nth: int
+    trouble: str
+    unsent: bool
+
+
 @dataclass
 class Scenario:
     """The kind of world that a seed chooses."""
@@ -106,6 +126,10 @@ class Scenario:
     """After this many requests of a process, the rate limit blocks it for seconds; some runs are deferred."""
     outage: tuple[float, float] | None = None
     """Start and end of the time in which the ledger is unreachable."""
+    traps: tuple[Trap, ...] = ()
+    relay: bool = False
+    """Rows pass from run to run: a run is suspended during a look-up with unsent claims, and the run that sends
+    meanwhile is soon killed."""
 
 
 class World:
@@ -138,6 +162,8 @@ class World:
         self.owners = 0
         self.deferrals = 0
         self.ended_well = 0
+        self.combined: Counter[tuple[str, str]] = Counter()
+        self._calls: Counter[tuple[str, bool]] = Counter()
         self._ids = 0
         self.failure: Violation | None = None
 
@@ -167,13 +193,22 @@ class World:
         if rng.random() < 0.2:
             begin = rng.uniform(0, 30)
             scenario.outage = (begin, begin + rng.uniform(1, 25))
+        scenario.relay = rng.random() < 0.15
+        if scenario.relay or rng.random() < 0.5:
+            scenario.traps = tuple(
+                Trap(rng.choice(CALLS), rng.choice((1, 1, 2, 3)), rng.choice(TROUBLES), rng.random() < 0.5)
+                for _ in range(rng.choice((1, 2)))
+            )
+        if scenario.relay:
+            call = rng.choice(("take_over", "take_over", "record_absence"))
+            scenario.traps += (Trap(call, 1, rng.choice(TROUBLES), unsent=True),)
         return scenario
 
     def _fault_rates(self) -> FaultRates:
         rng = self.rng
         return FaultRates(
             lost=rng.choice((0.0, 0.15, 0.4)),
-            never=rng.choice((0.0, 0.1, 0.3)),
+            never=0.3 if self.scenario.relay else rng.choice((0.0, 0.1, 0.3)),
             late=rng.choice((0.0, 0.15, 0.4)),
             limited=rng.choice((0.0, 0.0, 0.2)),
             unreachable=rng.choice((0.0, 0.0, 0.2)),
@@ -231,8 +266,27 @@ class World:
         unreferenced = not self.scenario.references or self.scenario.long_descriptions or self.scenario.mimic
         return doubtful and unreferenced and "left pending" in str(problem)
 
+    def trouble_at(self, process: Process, me: Claimant, call: str) -> str:
+        """The trouble that this call of a process meets; empty for none."""
+        counted = {False, self._has_unsent(me)} if self.scenario.traps else {False}
+        for unsent in counted:
+            self._calls[call, unsent] += 1
+        for trap in self.scenario.traps:
+            if trap.call == call and trap.unsent in counted and trap.nth == self._calls[call, trap.unsent]:
+                self.combined[f"{call}{' with unsent claims' if True in counted else ''}", trap.trouble] += 1
+                self.fault(process.name, call, trap.trouble)
+                return trap.trouble
+        return ""
+
+    def _has_unsent(self, me: Claimant) -> bool:
+        """Whether this run owns rows for which it has sent nothing."""
+        sent = {request.key for request in self.requests if request.owner == me.owner}
+        return any(row.owner == me.owner and row.key not in sent for row in self.ledger.table.values())
+
     def _end_faults(self) -> None:
         self.log("no more faults")
+        self.scenario.traps = ()
+        self.scenario.relay = False
         self.rates = FaultRates()
         self.scenario.outage = self.scenario.limit = None
         self.scenario.moving = False
@@ -267,16 +321,16 @@ class World:
         records = resumed if resumed is not None else self.records(number, second_source=second_source)
         settle = self.scenario.settles[number % 2]
         settings = Settings(
-            concurrency=2,
-            batch_size=rng.choice((2, 2, 4)),
+            concurrency=1 if self.scenario.relay else rng.choice((1, 2, 2)),
+            batch_size=4 if self.scenario.relay else rng.choice((2, 2, 4)),
             reference=rng.random() < 0.5 if self.scenario.mimic else self.scenario.references,
             timeout=2.0,
             settle=settle,
             lease=9.0,
             margin=6.0,
-            ledger_patience=15.0,
+            ledger_patience=120.0 if self.scenario.relay else 15.0,
             held_patience=120.0,
-            max_unknown_in_a_row=4,
+            max_unknown_in_a_row=1 if self.scenario.relay else rng.choice((1, 2, 4)),
             max_connection_failures_in_a_row=3,
             defer_after=2.0
             if self.scenario.limit is not None and not last and (resumed or rng.random() < 0.7)
@@ -328,7 +382,7 @@ class World:
         fate = rng.random()
         when = rng.choice((rng.uniform(0, 1), rng.uniform(0, 4), rng.uniform(0, 40)))
         if fate < 0.5:
-            self.scheduler.after(when, lambda: self._kill(process))
+            self.scheduler.after(when, lambda: self.kill(process))
         if fate < 0.7 and again < 2:  # Airflow retries it: after its death, or in the belief that it is dead
             self.scheduler.after(when + rng.uniform(0, 5), lambda: self._again(number, again))
 
@@ -336,12 +390,17 @@ class World:
         if self.scheduler.now < HISTORY_SECONDS - 5:
             self.attempt(number, again=again + 1)
 
+    def suspend(self, process: Process) -> None:
+        """Suspend it, long enough for others to take its rows over."""
+        self._suspend(process)
+        self.scheduler.after(self.rng.uniform(25 if self.scenario.relay else 5, 60), process.resume)
+
     def _suspend(self, process: Process) -> None:
         if not process.dead:
             self.fault(process.name, "is suspended")
             process.suspend()
 
-    def _kill(self, process: Process) -> None:
+    def kill(self, process: Process) -> None:
         if not process.dead:
             self.fault(process.name, "is killed")
             process.kill()
@@ -418,10 +477,12 @@ class World:
         rng, rates = self.rng, self.rates
         key = self.codes[idempotency_key.split("-", maxsplit=1)[0]]
         now = self.scheduler.now
-        request = Request(key, self.person_of(fields), now, now + settings.settle)
+        request = Request(key, me.owner, self.person_of(fields), now, now + settings.settle)
         self._check_sending(process, me, request)
         self.requests.append(request)
         self.log(process.name, "sends", key, idempotency_key)
+        if self.scenario.relay and any(one.suspended and not one.dead for one in self.processes):
+            self.scheduler.after(rng.uniform(0, 0.6), lambda: self.kill(process))
         if rng.random() < 0.04:  # the worst moment: with a request in flight
             self._suspend(process)
             self.scheduler.after(rng.uniform(5, 40), process.resume)
@@ -731,9 +792,15 @@ class SimRuntime:
             return
         self._running = True
         call, future = self._queue.pop(0)
-        self.world.scheduler.after(_latency(self.world.rng), lambda: self._happen(call, future))
+        world = self.world
+        trouble = world.trouble_at(self.process, self.me, call.__code__.co_names[0])  # the method that the lambda calls
+        if trouble.startswith("suspended before"):
+            world.suspend(self.process)
+            self.process.act(lambda: self._happen(call, future, trouble))
+            return
+        world.scheduler.after(_latency(world.rng), lambda: self._happen(call, future, trouble))
 
-    def _happen(self, call: Callable[[Any], Any], future: Any) -> None:
+    def _happen(self, call: Callable[[Any], Any], future: Any, trouble: str) -> None:
         world = self.world
         if self.process.dead and world.rng.random() < 0.5:
             return
@@ -746,9 +813,14 @@ class SimRuntime:
             world.ledger.now = world.scheduler.now + world.ledger_offset
             ledger = RecordingLedger(world, self.process)
             result = call(ledger)
-            if dice < world.rates.ledger_before + world.rates.ledger_after:
+            if dice < world.rates.ledger_before + world.rates.ledger_after or trouble.endswith("response lost"):
                 world.fault(self.process.name, ledger.name, "takes effect, but its response is lost")
                 result = LedgerUnavailable("response lost")
+
+        if trouble == "suspended after":
+            world.suspend(self.process)
+        elif trouble == "killed after":
+            world.kill(self.process)
 
         def answer() -> None:
             _deliver(future, result)
@@ -822,6 +894,7 @@ class Tally:
     customers: int = 0
     full: int = 0
     deferrals: int = 0
+    combined: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def count(self, history: World) -> None:
         self.histories += 1
@@ -829,6 +902,7 @@ class Tally:
         self.faults += history.faults
         self.owners += history.owners
         self.deferrals += history.deferrals
+        self.combined.update(history.combined)
         self.customers += sum(not customer.noise for customer in history.customers)
         self.full += history.scheduler.events >= 30 and history.faults >= 1 and history.owners >= 2
 

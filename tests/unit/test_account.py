@@ -41,14 +41,14 @@ def ledger(tmp_path):
 def claim(ledger, account, key):
     me = Claimant(account, f"owner of {key}"[:32], "table people", lease=60, settle=60)
     record = RecordReader("id", None, ledger.ledger_id).read(0, {"id": key, "name": "John Smith"})
-    ledger.claim(me, [record], {}, EPOCH)
+    ledger.claim(me, "claim", [record], {}, EPOCH)
     return me
 
 
 def create(ledger, account, *customer_ids):
     for customer_id in customer_ids:
         me = claim(ledger, account, f"key of {customer_id}")
-        assert ledger.record(me, [Resolution(f"key of {customer_id}", customer_id=customer_id)]).keys
+        assert ledger.record(me, [Resolution(f"key of {customer_id}", "claim", customer_id=customer_id)]).keys
 
 
 def test_the_first_merchant_gets_an_account_without_reading_anything(ledger):
@@ -109,7 +109,7 @@ def test_a_connection_that_gets_an_account_later_keeps_its_rows_once_a_known_cus
 def test_a_related_identity_that_does_not_see_the_known_customers_is_rejected(ledger, related):
     create(ledger, find_account(ledger, dataclasses.replace(MERCHANT, account="acme"), Payarc()), "c1")
     other = Identity("test", None, "17") if related == {"account": "acme"} else Identity("test", "acme", "99")
-    with pytest.raises(PayarcConfigError, match=r"does not see the customers .* test/acme.*another account"):
+    with pytest.raises(PayarcConfigError, match=r"no access to the customers .* test/acme.*another account"):
         find_account(ledger, other, Payarc("x1"))
 
 
@@ -120,7 +120,7 @@ def test_tokens_without_a_user_are_distinguished_by_a_hash():
     assert "opaque-one" not in one.user
 
 
-def test_a_rotated_opaque_token_is_recognised_by_a_known_customer(ledger):
+def test_a_rotated_opaque_token_is_recognized_by_a_known_customer(ledger):
     first = Identity.of("test", None, "opaque-one")
     create(ledger, find_account(ledger, first, Payarc()), "c1")
     second = Identity.of("test", None, "opaque-other")

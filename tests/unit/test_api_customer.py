@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from payarc_provider.api.fields import created_between, customer_id, path_id
+from payarc_provider.api.fields import created_between, path_id, read_customer_id
 from payarc_provider.exceptions import PayarcConfigError
 
 GUIDE_TIME = 1543304218.0  # 2018-11-27 07:36:58 UTC
@@ -28,11 +28,11 @@ HOURS_14 = 14 * 3600
     ],
 )
 def test_the_id(obj, found):
-    assert customer_id(obj) == found
+    assert read_customer_id(obj) == found
 
 
 def test_the_prefix_is_stripped_once():
-    assert customer_id({"id": " cus_cus_x "}) == path_id(" cus_cus_x ") == "cus_x"
+    assert read_customer_id({"id": " cus_cus_x "}) == path_id(" cus_cus_x ") == "cus_x"
 
 
 def test_ids_for_a_path():

@@ -10,7 +10,7 @@ import pytest
 import requests
 from urllib3 import exceptions as u3
 
-from payarc_provider.api.errors import error_for, strike, transport_failure
+from payarc_provider.api.errors import error_for, redact, transport_failure
 from payarc_provider.api.http import Request, Response
 from payarc_provider.exceptions import (
     PayarcAuthError,
@@ -56,7 +56,7 @@ def test_a_success_that_cannot_be_read_is_unknown(method, body):
     assert error.may_have_acted == (method != "GET")
 
 
-def test_a_delete_may_be_answered_without_a_body():
+def test_a_successful_delete_has_no_body():
     assert answer(204, "", method="DELETE", collection=False) is None
     assert answer(200, " ", method="DELETE", collection=False) is None
     assert isinstance(answer(200, HTML, method="DELETE", collection=False), PayarcUnknownOutcome)
@@ -171,7 +171,7 @@ SENT = {"name": "Ann O'Hara", "email": "ann@x.com", "state": "NY", "phone": "541
 
 
 @pytest.mark.parametrize(
-    ("words", "cleared"),
+    ("words", "redacted"),
     [
         ("The email must be valid.", "The email must be valid."),
         ("The name isn't valid, it's the customer's.", "The name isn't valid, it's the customer's."),
@@ -185,23 +185,23 @@ SENT = {"name": "Ann O'Hara", "email": "ann@x.com", "state": "NY", "phone": "541
         ("Duplicate entry 'a@b.c' for key 'users'", "Duplicate entry … for key …"),
         ("Between 3 and 50 characters, 1062.", "Between 3 and 50 characters, 1062."),
         ("two\nlines\x1b[31m here", "two lines [31m here"),
-        ("<b>bold</b>", "(a text with markup, left out)"),
+        ("<b>bold</b>", "(text with markup, omitted)"),
     ],
 )
-def test_whatever_payarc_may_have_quoted_is_removed(words, cleared):
-    assert strike(words, SENT) == cleared
+def test_whatever_payarc_may_have_quoted_is_removed(words, redacted):
+    assert redact(words, SENT) == redacted
     refused = answer(422, {"status": "error", "message": words, "errors": {"name": [words]}}, sent=SENT)
     assert isinstance(refused, PayarcRefused)
-    assert (refused.message, refused.errors) == (cleared, {"name": [cleared]})
+    assert (refused.message, refused.errors) == (redacted, {"name": [redacted]})
 
 
 def test_the_longest_value_is_removed_first():
-    assert strike("New York is taken", {"state": "York", "city": "New York", "zip": ""}) == "… is taken"
+    assert redact("New York is taken", {"state": "York", "city": "New York", "zip": ""}) == "… is taken"
 
 
 def test_texts_and_their_number_are_limited():
-    assert strike("w" * 300, {}) == "w" * 300
-    assert len(strike("word " * 1000, {})) == 300
+    assert redact("w" * 300, {}) == "w" * 300
+    assert len(redact("word " * 1000, {})) == 300
     many = {f"field_{chr(97 + n)}": ["text"] * 50 for n in range(26)}
     error = answer(422, {"errors": many})
     assert isinstance(error, PayarcRefused)

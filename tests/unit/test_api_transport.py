@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
-import ipaddress
 import socket
 import ssl
 import threading
@@ -14,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import requests_mock as rm
+from tls import write_certificate
 
 from payarc_provider.api.deadline import _DeadlineReader, deadline
 from payarc_provider.api.http import Request, Transport
@@ -198,6 +197,50 @@ def test_a_closed_transport_opens_new_connections(serve):
     assert server.connections == 2
 
 
+def test_an_idle_connection_is_closed_orderly(serve):
+    ends: list[bytes] = []
+
+    def script(server: Server, sock: socket.socket) -> None:
+        server.read(sock)
+        sock.sendall(OK)
+        ends.append(sock.recv(1))  # would raise if the connection were reset
+        server.done.set()
+
+    server = serve(script)
+    subject = transport(server.url)
+    subject.send(Request("POST"), "t")
+    subject.close()
+    assert server.done.wait(5)
+    assert ends == [b""]
+
+
+def test_closing_a_transport_ends_the_request_of_another_thread(serve):
+    server = serve(stalls(b""), answers(OK))
+    subject = transport(server.url, timeout=20)
+    errors: list[PayarcError] = []
+    sender = threading.Thread(target=lambda: errors.append(failure(subject)))
+    sender.start()
+    while not server.requests:
+        time.sleep(0.01)
+    subject.close()
+    sender.join(5)
+    assert [type(error) for error in errors] == [PayarcUnknownOutcome]
+    assert subject.send(Request("GET"), "t").status == 201
+
+
+def test_a_request_that_is_connecting_when_its_transport_is_closed_is_not_sent(serve, monkeypatch):
+    server = serve(answers(OK))
+    subject = transport(server.url)
+    connect = socket.create_connection
+    monkeypatch.setattr(
+        "urllib3.util.connection.create_connection",
+        lambda address, *args, **kwargs: (subject.close(), connect(address))[1],
+    )
+    assert isinstance(failure(subject), PayarcConnectionFailed)
+    assert server.requests == []
+    assert subject.sent == {}
+
+
 def test_cookies_are_not_sent_back(serve):
     server = serve(answers(OK.replace(b"X-Thing: 1", b"Set-Cookie: a=b; Path=/")))
     subject = transport(server.url)
@@ -358,24 +401,9 @@ def test_a_ca_bundle_that_does_not_exist_stops_before_sending(tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, str]:
-    """A self-signed certificate of 127.0.0.1 and payarc.invalid."""
-    x509 = pytest.importorskip("cryptography.x509")
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
-    today = datetime.datetime.now(datetime.UTC)
-    names = [x509.DNSName("payarc.invalid"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-    builder = builder.not_valid_before(today - datetime.timedelta(1)).not_valid_after(today + datetime.timedelta(1))
-    builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    built = builder.sign(key, hashes.SHA256())
+    """A server's context with a self-signed certificate, and the path of the certificate."""
     path = tmp_path_factory.mktemp("tls") / "both.pem"
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(private + built.public_bytes(serialization.Encoding.PEM))
+    write_certificate(path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(path)
     return context, str(path)

@@ -31,7 +31,7 @@ def test_the_map_has_every_module_once_and_no_other():
 
 
 def test_the_way_of_a_record_names_code_that_exists():
-    way = pages.text(PAGE).partition("## The way of a record")[2].partition("\n## ")[0]
+    way = pages.text(PAGE).partition("## How a record travels through the code")[2].partition("\n## ")[0]
     named = re.findall(r"`([\w/]+\.py)`(?:\s\(((?:`\w+`(?:,\s)?)+)\))?", way)
 
     assert len(named) > 10

@@ -74,8 +74,8 @@ def test_a_literal_list_has_no_inputs(lineage):
 
 
 def test_lineage_contains_no_credentials(lineage):
-    told = str(lineage(table="crm.people", sql_conn_id="crm"))
-    assert [secret for secret in ("no-secret", "token-1", "reader") if secret in told] == []
+    text = str(lineage(table="crm.people", sql_conn_id="crm"))
+    assert [secret for secret in ("no-secret", "token-1", "reader") if secret in text] == []
 
 
 # ---- hook lineage ---------------------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ def _driver():
 
 
 @pytest.fixture
-def told(connections, monkeypatch):
+def reported(connections, monkeypatch):
     """The calls of Airflow's collector: (how, uri)."""
     from airflow.providers.common.compat.lineage import hook
 
@@ -127,7 +127,7 @@ def told(connections, monkeypatch):
     return calls
 
 
-def test_the_hook_reports_reads_and_writes(told, requests_mock):
+def test_the_hook_reports_reads_and_writes(reported, requests_mock):
     customer = {"data": {"customer_id": "c1"}}
     requests_mock.post(BASE, json=customer)
     requests_mock.get(f"{BASE}/c1", json=customer)
@@ -140,18 +140,18 @@ def test_the_hook_reports_reads_and_writes(told, requests_mock):
     hook.update_customer("c1", {"name": "John Smith"})
     hook.delete_customer("c1")
     list(hook.list_customers())
-    assert [how for how, _ in told] == ["written", "read", "written", "written", "read"]
-    assert {uri for _, uri in told} == {"payarc://test/main/customers"}
+    assert [how for how, _ in reported] == ["written", "read", "written", "written", "read"]
+    assert {uri for _, uri in reported} == {"payarc://test/main/customers"}
 
 
-def test_a_failed_request_is_not_reported(told, requests_mock):
+def test_a_failed_request_is_not_reported(reported, requests_mock):
     requests_mock.post(BASE, status_code=500)
     with pytest.raises(Exception, match="may"):
         PayarcHook().create_customer({"name": "John Smith"})
-    assert told == []
+    assert reported == []
 
 
-def test_a_failing_lineage_collector_does_not_fail_the_request(told, requests_mock, monkeypatch):
+def test_a_failing_lineage_collector_does_not_fail_the_request(reported, requests_mock, monkeypatch):
     from airflow.providers.common.compat.lineage import hook
 
     def fails():

@@ -1,4 +1,4 @@
-"""References: the short code by which a customer is recognised in PayArc's list."""
+"""References: the short code by which a customer is recognized in PayArc's list."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Facts about the ledger itself, in its second table: named texts, and the rules of two kinds of them.
+"""Facts about the ledger itself: named texts in its second table, two kinds of which have rules of their own.
 
 ``forgotten:<account>:<customer id>`` bars a customer whose key was forgotten. The customer still carries the key's
 reference and may equal a record in every field, so no row may ever adopt it.
 
-``first_attempt`` is the attempt that new rows start from. It is above every attempt of a removed row, so that no
-``Idempotency-Key`` is used twice: PayArc might answer the second use with the forgotten customer.
+``first_attempt`` is the attempt number that new rows start from. It is higher than every attempt of a removed row, so
+that no ``Idempotency-Key`` is used twice: PayArc might return the forgotten customer for the second request.
 """
 
 from __future__ import annotations
@@ -153,20 +153,20 @@ class FactTable:
 # ---- forgotten customers --------------------------------------------------------------------------------------------
 
 
-def _prefix(account: str) -> str:
+def _forgotten_prefix(account: str) -> str:
     return f"forgotten:{account}:"  # followed by a customer id, which has no colon
 
 
 def bar_customer(connection: Connection, facts: Table, account: str, customer_id: str, now: datetime.datetime) -> None:
-    """Let no row have this customer again."""
+    """Make sure that no row gets this customer again."""
     if not barred_ids(connection, facts, account, [customer_id]):
-        name = _prefix(account) + customer_id
+        name = _forgotten_prefix(account) + customer_id
         connection.execute(insert(facts).values(name=name, value=now.isoformat(timespec="seconds")))
 
 
 def barred_ids(connection: Connection, facts: Table, account: str, customer_ids: Collection[str]) -> set[str]:
-    """Which of these customers are barred; takes some hundreds at once."""
-    names = {_prefix(account) + customer_id: customer_id for customer_id in customer_ids}
+    """Which of these customers are barred. Pass no more than some hundreds at once."""
+    names = {_forgotten_prefix(account) + customer_id: customer_id for customer_id in customer_ids}
     if not names:
         return set()
     found = connection.execute(select(facts.c.name).where(among(connection, facts.c.name, sorted(names))))
@@ -175,7 +175,7 @@ def barred_ids(connection: Connection, facts: Table, account: str, customer_ids:
 
 def count_barred(connection: Connection, facts: Table, account: str) -> int:
     """How many customers of the account are barred."""
-    prefix = _prefix(account)
+    prefix = _forgotten_prefix(account)
     query = select(func.count()).select_from(facts).where(func.substr(facts.c.name, 1, len(prefix)) == prefix)
     return int(connection.execute(query).scalar_one())
 
@@ -190,10 +190,10 @@ def first_attempt(connection: Connection, facts: Table) -> int:
 
 
 def raise_first_attempt(connection: Connection, facts: Table, attempt: int) -> int:
-    """Let new rows start from this attempt at least, and return where they do; the fact must exist."""
-    this = facts.c.name == FIRST_ATTEMPT
-    value = connection.execute(select(facts.c.value).where(this).with_for_update()).scalar_one()
+    """Make new rows start from at least this attempt, and return the attempt they start from. The fact must exist."""
+    condition = facts.c.name == FIRST_ATTEMPT
+    value = connection.execute(select(facts.c.value).where(condition).with_for_update()).scalar_one()
     if int(value) >= attempt:
         return int(value)
-    connection.execute(update(facts).where(this).values(value=str(attempt)))
+    connection.execute(update(facts).where(condition).values(value=str(attempt)))
     return attempt

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Table, and_, bindparam, delete, or_, select, update
+from sqlalchemy import ColumnElement, Table, and_, bindparam, delete, or_, select, update
 from sqlalchemy.engine import Connection
 
 from payarc_provider.sync.ledger.database import among, can_skip_locked, chunks, database_now, insert_absent
@@ -19,18 +19,18 @@ from payarc_provider.sync.ledger.facts import FactTable, barred_ids, first_attem
 from payarc_provider.sync.ledger.rows import (
     CLOSED,
     Claimant,
-    Known,
+    KnownRow,
     Lock,
     Recorded,
     Resolution,
-    Retry,
+    RetryRejected,
     Row,
     State,
     at_key,
+    claimed,
     in_state,
     is_free,
     open_elsewhere,
-    owned,
     read_rows,
     takeover_at,
     unsent,
@@ -61,14 +61,14 @@ class Ledger(FactTable):
         with self.database.read() as connection:
             return self._read(connection, me, keys)
 
-    def known(self, me: Claimant, keys: Collection[str]) -> dict[str, Known]:
-        """Those of these keys that have a customer, with the few columns that a run over known records needs."""
+    def known(self, me: Claimant, keys: Collection[str]) -> dict[str, KnownRow]:
+        """The rows of those of these keys that have a customer, with the few columns that a run needs."""
         rows = self._rows
         columns = [
             rows.c.key,
             rows.c.customer_id,
             rows.c.digest,
-            (rows.c.source == me.source).label("ours"),
+            (rows.c.source == me.source).label("same_source"),
             and_(rows.c.run_id == me.run_id, rows.c.dag_id == me.dag_id).label("this_run"),
             rows.c.matched_by,
         ]
@@ -76,14 +76,14 @@ class Ledger(FactTable):
             # Rows without a customer are skipped below: a condition could lead the database away from its primary key.
             query = select(*columns).where(rows.c.account == me.account, among(connection, rows.c.key, keys))
             found = connection.execute(query).all()
-        return {row[0]: Known(*row[1:]) for row in found if row[1] is not None}
+        return {row[0]: KnownRow(*row[1:]) for row in found if row[1] is not None}
 
-    def known_ids(self, account: str, most: int = 3) -> list[str]:
+    def known_ids(self, account: str, limit: int = 3) -> list[str]:
         """A few of the account's customer ids, the latest first, to prove that a token belongs to its merchant."""
         rows = self._rows
         query = select(rows.c.customer_id).where(in_state(rows, account, State.CREATED))
         with self.database.read() as connection:
-            return [row[0] for row in connection.execute(query.order_by(rows.c.resolved_at.desc()).limit(most))]
+            return [row[0] for row in connection.execute(query.order_by(rows.c.resolved_at.desc()).limit(limit))]
 
     def has_rows(self, account: str) -> bool:
         """Whether the account has any row."""
@@ -103,21 +103,23 @@ class Ledger(FactTable):
     def claim(
         self,
         me: Claimant,
+        claim: str,
         records: Sequence[Record],
         references: Mapping[str, str | None],
         sent_after: datetime.datetime,
         *,
-        retry_rejected: Retry = False,
+        retry_rejected: RetryRejected = False,
     ) -> dict[str, Row]:
         """Claim the records that are free, and read the rows of all of them.
 
         `is_free` says which are free. Records with errors are stored as rejected; they never change a row that is
         created or may be open.
 
+        :param claim: the id of this claim: new for each claim, the same if the claim is repeated
         :param records: at most one per key, each with a key
         :param references: key → the reference in the record's description, None where there is none
         :param sent_after: PayArc's time before which no request of this claim can have been sent
-        :return: key → row after the claim; a pending row whose ``owner`` is ``me.owner`` was claimed by this attempt
+        :return: key → row after the claim; this call has claimed the rows whose ``claim`` is this id
         """
         # In key order, or two runs deadlock.
         in_order = sorted(records, key=lambda record: record.key or "")
@@ -126,7 +128,7 @@ class Ledger(FactTable):
             now = database_now(connection)
             before = self._read(connection, me, wanted)
             changes = {
-                key: _claim_values(me, record, references.get(key), sent_after, now)
+                key: _claim_values(me, claim, record, references.get(key), sent_after, now)
                 for key, record in wanted.items()
                 if is_free(record, before.get(key), retry_rejected)
             }
@@ -149,46 +151,53 @@ class Ledger(FactTable):
 
     # ---- owning -------------------------------------------------------------------------------------------------
 
-    def renew(self, me: Claimant) -> set[str]:
-        """Extend the lease of every row that this attempt still owns; returns their keys."""
+    def renew(self, me: Claimant, claims: Collection[str]) -> dict[str, str]:
+        """Extend the leases of these claim ids, except lapsed ones; returns key → claim id of the rows."""
         rows = self._rows
         with self.database.write() as connection:
-            until = me.lease_until(database_now(connection))
-            connection.execute(update(rows).where(owned(rows, me)).values(lease_until=until))
-            return {row[0] for row in connection.execute(select(rows.c.key).where(owned(rows, me)))}
+            now = database_now(connection)
+            live = and_(claimed(rows, me, claims), rows.c.lease_until >= now)
+            connection.execute(update(rows).where(live).values(lease_until=me.lease_until(now)))
+            found = connection.execute(select(rows.c.key, rows.c.claim).where(live))
+            return {row[0]: row[1] for row in found}
 
-    def release(self, me: Claimant, unsent: Collection[str]) -> None:
+    def release(self, me: Claimant, unsent: Mapping[str, str]) -> None:
         """Release every row that this attempt owns.
 
-        :param unsent: keys that this attempt claimed and never handed to the HTTP library. The others may be open and
-            stay so until another run takes them over, ``settle`` seconds from now or later.
+        :param unsent: key → claim id of the rows for which nothing was handed to the HTTP library. The other rows may
+            be open and stay so until another run takes them over, ``settle`` seconds from now or later.
         """
         rows = self._rows
         with self.database.write() as connection:
             now = database_now(connection)
             first = first_attempt(connection, self.schema.facts)
-            for part in chunks(sorted(unsent)):
-                connection.execute(delete(rows).where(owned(rows, me, part), rows.c.attempt <= first))
-                connection.execute(update(rows).where(owned(rows, me, part)).values(**CLOSED))
-            connection.execute(update(rows).where(owned(rows, me)).values(owner=None, lease_until=now))
+            for these in self._rows_under(me, unsent):
+                connection.execute(delete(rows).where(these, rows.c.attempt <= first))
+                connection.execute(update(rows).where(these).values(**CLOSED))
+            rest = and_(in_state(rows, me.account, State.PENDING), rows.c.owner == me.owner)
+            connection.execute(update(rows).where(rest).values(owner=None, claim=None, lease_until=now))
 
-    def give_up(self, me: Claimant, keys: Collection[str]) -> None:
+    def give_up(self, me: Claimant, claims: Mapping[str, str], held: Collection[str]) -> None:
         """Release some rows that may be open; other runs can take them over after ``settle`` seconds.
 
-        Where other runs have open rows without a reference, the takeover waits for the last of these: the customers of
-        equal records can be told apart only when all of the records are looked up together.
+        If other runs have open rows without a reference, the takeover waits for the last of them: the customers of
+        equal records can be told apart only if all of these records are looked up together.
+
+        :param claims: key → claim id of the rows
+        :param held: the ids of all claims of this run
         """
         rows = self._rows
-        query = select(rows.c.lease_until, rows.c.settle).where(open_elsewhere(rows, me), rows.c.reference.is_(None))
+        elsewhere = and_(open_elsewhere(rows, me, held), rows.c.reference.is_(None))
+        query = select(rows.c.lease_until, rows.c.settle).where(elsewhere)
         with self.database.write() as connection:
             now = database_now(connection)
             last = max((takeover_at(*found) for found in connection.execute(query)), default=now)
             until = last - datetime.timedelta(seconds=me.settle) if last > now else now
-            for part in chunks(sorted(keys)):
-                connection.execute(update(rows).where(owned(rows, me, part)).values(owner=None, lease_until=until))
+            for these in self._rows_under(me, claims):
+                connection.execute(update(rows).where(these).values(owner=None, claim=None, lease_until=until))
 
     def record(self, me: Claimant, resolutions: Sequence[Resolution]) -> Recorded:
-        """Record the resolutions of those rows that this attempt still owns, all in one transaction.
+        """Record the resolutions of those rows that are still under their claims, all in one transaction.
 
         The resolution of a lost row is dropped: the new owner finds the customer in PayArc's list. An id that another
         row has, or that a forgotten key had, is not recorded either.
@@ -201,82 +210,100 @@ class Ledger(FactTable):
                 return Recorded(set(), {resolutions[0].key})
             parts = [self.record(me, [resolution]) for resolution in resolutions]
             return Recorded(
-                {key for part in parts for key in part.keys}, {key for part in parts for key in part.taken_ids}
+                {key for part in parts for key in part.keys}, {key for part in parts for key in part.conflicts}
             )
 
     def _record(self, connection: Connection, me: Claimant, resolutions: Sequence[Resolution]) -> Recorded:
         rows = self._rows
         now = database_now(connection)
-        keys = sorted(one.key for one in resolutions)
-        query = select(rows.c.key).where(owned(rows, me, keys)).order_by(rows.c.key).with_for_update()
-        mine = {row[0] for row in connection.execute(query)}
-        ids = {one.customer_id for one in resolutions if one.customer_id}
+        keys = sorted(resolution.key for resolution in resolutions)
+        these = and_(claimed(rows, me, {resolution.claim for resolution in resolutions}), rows.c.key.in_(keys))
+        query = select(rows.c.key, rows.c.claim).where(these).order_by(rows.c.key).with_for_update()
+        claims = {row[0]: row[1] for row in connection.execute(query)}
+        mine = {resolution.key for resolution in resolutions if claims.get(resolution.key) == resolution.claim}
+        ids = {resolution.customer_id for resolution in resolutions if resolution.customer_id}
         barred = barred_ids(connection, self.schema.facts, me.account, ids)
-        taken = {one.key for one in resolutions if one.key in mine and one.customer_id in barred}
+        conflicts = {
+            resolution.key for resolution in resolutions if resolution.key in mine and resolution.customer_id in barred
+        }
         values = [
             {
-                "b_key": one.key,
-                "b_state": State.CREATED if one.customer_id else State.REJECTED,
-                "b_customer_id": one.customer_id,
-                "b_error": _as_json(one.errors) if one.errors else None,
-                "b_matched_by": one.matched_by,
+                "b_key": resolution.key,
+                "b_claim": resolution.claim,
+                "b_state": State.CREATED if resolution.customer_id else State.REJECTED,
+                "b_customer_id": resolution.customer_id,
+                "b_error": _as_json(resolution.errors) if resolution.errors else None,
+                "b_matched_by": resolution.matched_by,
             }
-            for one in sorted(resolutions, key=lambda one: one.key)
-            if one.key in mine - taken
+            for resolution in sorted(resolutions, key=lambda resolution: resolution.key)
+            if resolution.key in mine - conflicts
         ]
         if values:
             columns: dict[str, Any] = {
                 name: bindparam(f"b_{name}") for name in ("state", "customer_id", "error", "matched_by")
             }
-            change = update(rows).where(owned(rows, me), rows.c.key == bindparam("b_key"))
+            this = and_(rows.c.account == me.account, rows.c.key == bindparam("b_key"))
+            change = update(rows).where(this, rows.c.claim == bindparam("b_claim"), rows.c.state == State.PENDING)
             connection.execute(change.values(**columns, **CLOSED, resolved_at=now), values)
-        return Recorded(mine - taken, taken)
+        return Recorded(mine - conflicts, conflicts)
 
     # ---- looking up ---------------------------------------------------------------------------------------------
 
-    def take_over(self, me: Claimant) -> dict[str, Row]:
+    def take_over(self, me: Claimant, claim: str) -> dict[str, Row]:
         """Take over those of the account's open rows whose lease ended at least their ``settle`` ago.
 
-        Rows that another transaction has locked are left for the next time, where the database can skip them.
+        This attempt may have owned them itself before their lease lapsed. Rows that another transaction has locked are
+        left for the next time, if the database can skip them.
 
-        :return: every row that this attempt owns now, earlier ones included
+        :param claim: the id of this claim: new for each claim, the same if the claim is repeated
+        :return: the rows taken over under this claim id
         """
         rows = self._rows
         with self.database.write() as connection:
             now = database_now(connection)
+            lapsed = [open_elsewhere(rows, me, {claim}), rows.c.lease_until < now]
             lock: Lock = "skip locked" if can_skip_locked(connection) else None
-            found = read_rows(connection, rows, open_elsewhere(rows, me), rows.c.lease_until < now, lock=lock)
-            for row in found.values():
+            for row in read_rows(connection, rows, *lapsed, lock=lock).values():
                 if row.takeover_at < now:
                     change = update(rows).where(at_key(rows, me.account, row.key), rows.c.state == State.PENDING)
-                    change = change.where(rows.c.owner == row.owner, rows.c.lease_until <= row.lease_until)
-                    lease = {"owner": me.owner, "lease_until": me.lease_until(now), "settle": me.settle}
-                    connection.execute(change.values(**lease))
-            return read_rows(connection, rows, owned(rows, me))
+                    change = change.where(rows.c.claim == row.claim, rows.c.lease_until <= row.lease_until)
+                    connection.execute(change.values(**_lease(me, claim, now)))
+            return read_rows(connection, rows, claimed(rows, me, {claim}))
 
-    def waiting(self, me: Claimant) -> tuple[int, float | None]:
-        """How many rows may be open elsewhere, and in how many seconds the first of them can be taken over."""
+    def waiting(self, me: Claimant, held: Collection[str]) -> tuple[int, float | None]:
+        """How many rows may be open elsewhere, and in how many seconds the first of them can be taken over.
+
+        :param held: the ids of all claims of this run
+        """
         rows = self._rows
-        query = select(rows.c.lease_until, rows.c.settle).where(open_elsewhere(rows, me))
+        query = select(rows.c.lease_until, rows.c.settle).where(open_elsewhere(rows, me, held))
         with self.database.read() as connection:
             now = database_now(connection)
             moments = [takeover_at(*found) for found in connection.execute(query)]
         return len(moments), max(0.0, (min(moments) - now).total_seconds()) if moments else None
 
-    def record_absence(self, me: Claimant, keys: Collection[str]) -> set[str]:
-        """Record that PayArc's list has no customer for these rows, so that they are unsent; returns the rows' keys."""
+    def record_absence(self, me: Claimant, claims: Mapping[str, str]) -> set[str]:
+        """Record that PayArc's list has no customer for these rows, so that they are unsent; returns the rows' keys.
+
+        :param claims: key → claim id of the rows
+        """
         rows = self._rows
         done: set[str] = set()
         with self.database.write() as connection:
-            for part in chunks(sorted(keys)):
-                mine = owned(rows, me, part)
-                done |= {row[0] for row in connection.execute(select(rows.c.key).where(mine).with_for_update())}
-                connection.execute(update(rows).where(mine).values(**CLOSED, attempt=rows.c.attempt + 1))
+            for these in self._rows_under(me, claims):
+                done |= {row[0] for row in connection.execute(select(rows.c.key).where(these).with_for_update())}
+                connection.execute(update(rows).where(these).values(**CLOSED, attempt=rows.c.attempt + 1))
         return done
+
+    def _rows_under(self, me: Claimant, claims: Mapping[str, str]) -> Iterator[ColumnElement[bool]]:
+        """Conditions that select these rows if they are still under these claims, some hundreds at a time."""
+        for claim in sorted(set(claims.values())):
+            for part in chunks(sorted(key for key, row_claim in claims.items() if row_claim == claim)):
+                yield and_(claimed(self._rows, me, {claim}), self._rows.c.key.in_(part))
 
     def ids_with_rows(self, me: Claimant, customer_ids: Collection[str]) -> set[str]:
         """Which of these customers belong to a row, or did until its key was forgotten."""
-        found = self._present(me, "customer_id", customer_ids)
+        found = self._values_with_rows(me, "customer_id", customer_ids)
         with self.database.read() as connection:  # after the rows, since a key may be forgotten in between
             for part in chunks(sorted(customer_ids)):
                 found |= barred_ids(connection, self.schema.facts, me.account, part)
@@ -284,16 +311,19 @@ class Ledger(FactTable):
 
     def references_with_rows(self, me: Claimant, references: Collection[str]) -> set[str]:
         """Which of these references belong to a row."""
-        return self._present(me, "reference", references)
+        return self._values_with_rows(me, "reference", references)
 
-    def open_without_reference(self, me: Claimant) -> bool:
-        """Whether a row without a reference may be open elsewhere."""
+    def open_without_reference(self, me: Claimant, held: Collection[str]) -> bool:
+        """Whether a row without a reference may be open elsewhere.
+
+        :param held: the ids of all claims of this run
+        """
         rows = self._rows
-        query = select(rows.c.key).where(open_elsewhere(rows, me), rows.c.reference.is_(None)).limit(1)
+        query = select(rows.c.key).where(open_elsewhere(rows, me, held), rows.c.reference.is_(None)).limit(1)
         with self.database.read() as connection:
             return connection.execute(query).first() is not None
 
-    def _present(self, me: Claimant, column: str, values: Collection[str]) -> set[str]:
+    def _values_with_rows(self, me: Claimant, column: str, values: Collection[str]) -> set[str]:
         rows = self._rows
         found: set[str] = set()
         with self.database.read() as connection:
@@ -304,7 +334,12 @@ class Ledger(FactTable):
 
 
 def _claim_values(
-    me: Claimant, record: Record, reference: str | None, sent_after: datetime.datetime, now: datetime.datetime
+    me: Claimant,
+    claim: str,
+    record: Record,
+    reference: str | None,
+    sent_after: datetime.datetime,
+    now: datetime.datetime,
 ) -> dict[str, Any]:
     """The columns of a claimed row; of a rejected one if the record has errors."""
     values: dict[str, Any] = {
@@ -322,8 +357,11 @@ def _claim_values(
         rejected = {"state": State.REJECTED, "reference": None, "error": _as_json(record.errors), "resolved_at": now}
         return values | rejected | CLOSED
     pending = {"state": State.PENDING, "reference": reference, "error": None, "resolved_at": None}
-    lease = {"owner": me.owner, "lease_until": me.lease_until(now), "settle": me.settle, "sent_after": sent_after}
-    return values | pending | lease
+    return values | pending | _lease(me, claim, now) | {"sent_after": sent_after}
+
+
+def _lease(me: Claimant, claim: str, now: datetime.datetime) -> dict[str, Any]:
+    return {"owner": me.owner, "claim": claim, "lease_until": me.lease_until(now), "settle": me.settle}
 
 
 def _as_json(errors: Any) -> str:

@@ -1,4 +1,4 @@
-"""What a ledger holds, for people: counts, pending and rejected rows, DAG runs."""
+"""An overview of a ledger for people: counts, pending rows, rejected records and DAG runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class PendingRow:
     """A pending row.
 
     :param since: when it was claimed
-    :param takeover_at: from when another run may take it over, None if it is unsent
+    :param takeover_at: when another run may take it over; None if it is unsent
     """
 
     account: str
@@ -57,7 +57,7 @@ class PendingRow:
 class RejectedRow:
     """A rejected record.
 
-    :param retried: whether the next run that reads it tries it again
+    :param retried: whether the next run that reads the record tries it again
     """
 
     account: str
@@ -73,10 +73,10 @@ class RejectedRow:
 
 @dataclass(frozen=True, slots=True)
 class RunCounts:
-    """The state of the records that a DAG run was the last to claim.
+    """The states of the records whose latest claim was made by this DAG run.
 
     :param dag_id: empty for rows that no run claimed, such as those of a rebuilt ledger
-    :param last: when the run claimed the last of them
+    :param last: when the run claimed the latest of them
     """
 
     dag_id: str
@@ -95,8 +95,8 @@ class RunCounts:
 class Overview:
     """Reads an open ledger.
 
-    Pages come in two orders: with an offset, the oldest rows first; after a key, in key order, where a page costs the
-    same however many rows precede it.
+    Pages come in two orders. With an offset, the oldest rows come first. After a key, rows come in key order, and each
+    page costs the same however many rows precede it.
 
     :param account: read only this account's rows
     """
@@ -107,7 +107,7 @@ class Overview:
         self._rows = ledger.schema.rows
 
     def accounts(self) -> list[str]:
-        """The accounts that have rows, or that a connection has been assigned to."""
+        """The accounts that have rows or belong to a known connection."""
         query = select(self._rows.c.account).distinct()
         with self._ledger.database.read() as connection:
             found = {row[0] for row in connection.execute(query)}
@@ -119,20 +119,20 @@ class Overview:
         counted = {name: AccountCounts(name) for name in names}
         with self._ledger.database.read() as connection:
             now = database_now(connection)
-            for account, state, hold_, count, oldest in connection.execute(self._counting(now)):
-                one = counted.setdefault(account, AccountCounts(account))
-                one.states[state] += count
+            for account, state, row_hold, count, oldest in connection.execute(self._count_query(now)):
+                counts = counted.setdefault(account, AccountCounts(account))
+                counts.states[state] += count
                 if state == State.PENDING:
-                    one.holds[hold_] += count
-                    one.oldest_pending = min(filter(None, (one.oldest_pending, oldest)), default=None)
-            for name, one in counted.items():
-                one.forgotten = count_barred(connection, self._ledger.schema.facts, name)
+                    counts.holds[row_hold] += count
+                    counts.oldest_pending = min(filter(None, (counts.oldest_pending, oldest)), default=None)
+            for name, counts in counted.items():
+                counts.forgotten = count_barred(connection, self._ledger.schema.facts, name)
         return now, list(counted.values())
 
-    def _counting(self, now: datetime.datetime) -> Any:
+    def _count_query(self, now: datetime.datetime) -> Any:
         rows = self._rows
         columns = (rows.c.account, rows.c.state, hold(rows, now).label("hold"), rows.c.claimed_at)
-        each = select(*columns).where(*self._chosen()).subquery()
+        each = select(*columns).where(*self._conditions()).subquery()
         group = (each.c.account, each.c.state, each.c.hold)
         counted = select(*group, func.count(), func.min(each.c.claimed_at)).group_by(*group)
         return counted.order_by(each.c.account)
@@ -141,7 +141,7 @@ class Overview:
 
     def count(self, state: State) -> int:
         """How many rows are in this state."""
-        query = select(func.count()).select_from(self._rows).where(*self._chosen(state))
+        query = select(func.count()).select_from(self._rows).where(*self._conditions(state))
         with self._ledger.database.read() as connection:
             return int(connection.execute(query).scalar_one())
 
@@ -150,7 +150,7 @@ class Overview:
         return self._pending(self._oldest_first("claimed_at"), limit, offset)
 
     def pending_by_key(self, limit: int, after: str | None = None) -> list[PendingRow]:
-        """The pending rows with the first keys after this one."""
+        """A page of pending rows in key order, starting after the key ``after``."""
         return self._pending([self._rows.c.key], limit, after=after)
 
     def rejected(self, limit: int, *, offset: int = 0) -> list[RejectedRow]:
@@ -158,12 +158,12 @@ class Overview:
         return self._rejected(self._oldest_first("resolved_at"), limit, offset)
 
     def rejected_by_key(self, limit: int, after: str | None = None) -> list[RejectedRow]:
-        """The rejected records with the first keys after this one."""
+        """A page of rejected records in key order, starting after the key ``after``."""
         return self._rejected([self._rows.c.key], limit, after=after)
 
     def rejected_record(self, key: str) -> RejectedRow | None:
-        """One rejected record, None if the key is not rejected (any more)."""
-        query = select(self._rows).where(*self._chosen(State.REJECTED), self._rows.c.key == key)
+        """A rejected record, or None if the key is not rejected."""
+        query = select(self._rows).where(*self._conditions(State.REJECTED), self._rows.c.key == key)
         with self._ledger.database.read() as connection:
             row = connection.execute(query).mappings().one_or_none()
         return _rejected_row(row) if row is not None else None
@@ -171,11 +171,11 @@ class Overview:
     def _pending(self, order: list[Any], limit: int, offset: int = 0, after: str | None = None) -> list[PendingRow]:
         with self._ledger.database.read() as connection:
             held = hold(self._rows, database_now(connection)).label("hold")
-            query = select(self._rows, held).where(*self._chosen(State.PENDING))
+            query = select(self._rows, held).where(*self._conditions(State.PENDING))
             return [_pending_row(row) for row in self._page(connection, query, order, limit, offset, after)]
 
     def _rejected(self, order: list[Any], limit: int, offset: int = 0, after: str | None = None) -> list[RejectedRow]:
-        query = select(self._rows).where(*self._chosen(State.REJECTED))
+        query = select(self._rows).where(*self._conditions(State.REJECTED))
         with self._ledger.database.read() as connection:
             return [_rejected_row(row) for row in self._page(connection, query, order, limit, offset, after)]
 
@@ -189,7 +189,7 @@ class Overview:
     def _oldest_first(self, column: str) -> list[Any]:
         return [self._rows.c.account, self._rows.c[column], self._rows.c.key]
 
-    def _chosen(self, state: State | None = None) -> list[ColumnElement[bool]]:
+    def _conditions(self, state: State | None = None) -> list[ColumnElement[bool]]:
         account = [] if self._account is None else [self._rows.c.account == self._account]
         return account if state is None else [*account, self._rows.c.state == state]
 
@@ -198,7 +198,7 @@ class Overview:
     def runs(self, limit: int, after: RunCounts | None = None) -> list[RunCounts]:
         """Some DAG runs, the latest first.
 
-        :param after: only runs that come after this one, that is, earlier ones; its counts do not matter
+        :param after: only runs that come after this one in the list, that is, earlier runs; its counts do not matter
         """
         rows = self._rows
         each = (
@@ -208,7 +208,7 @@ class Overview:
                 rows.c.claimed_at,
                 *(case((rows.c.state == state, 1), else_=0).label(state) for state in State),
             )
-            .where(*self._chosen())
+            .where(*self._conditions())
             .subquery()
         )
         counts = [func.sum(each.c[state]).label(state) for state in State]

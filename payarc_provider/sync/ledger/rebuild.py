@@ -37,7 +37,7 @@ class Verdict(StrEnum):
     RESOLVED = "resolved"
     """One customer carries its reference, and the row was rejected or unsent."""
     AGREED = "agreed"
-    """Its row was right."""
+    """Its row was already correct."""
     PENDING = "pending"
     """Its row may be open: the next run looks it up."""
     UNDECIDED = "undecided"
@@ -99,7 +99,7 @@ class KeySet:
 class Rebuild:
     """Rebuilds one account's rows.
 
-    :param ledger_id: the id with which the references were made
+    :param ledger_id: the id from which the references were computed
     :param source: the source of the rows' records
     """
 
@@ -129,7 +129,7 @@ class Rebuild:
         return any(self._customers(index, key) for batch in keys.batches() for key in batch)
 
     def restore(self, keys: KeySet, index: CustomerIndex) -> Rebuilt:
-        """Restore the rows of these keys, some hundreds in one transaction. May be repeated.
+        """Restore the rows of these keys in transactions of up to 500. May be repeated.
 
         :raises LedgerUnchanged: when a run changes the same rows
         """
@@ -144,9 +144,9 @@ class Rebuild:
         return rebuilt
 
     def _raise_attempts(self) -> None:
-        """Let attempts start from a number that no lost row can have reached, so that no Idempotency-Key is reused.
+        """Make attempts start from a number that no lost row can have reached, so that no Idempotency-Key is reused.
 
-        Nobody knows how far the lost rows had counted, but it was less than the minutes since 1970.
+        It is unknown how high the lost rows had counted, but certainly not as high as the minutes since 1970.
         """
         rows = self._rows
         self._ledger.remember(FIRST_ATTEMPT, "1")
@@ -169,7 +169,7 @@ class Rebuild:
             customers = [customer for customer in listed[key] if customer.customer_id not in barred]
             customer_ids = [customer.customer_id for customer in customers]
             taken = any(owners.get(customer_id, key) != key for customer_id in customer_ids)
-            verdict = _judge(row, customer_ids, taken)
+            verdict = _verdict_for(row, customer_ids, taken)
             rebuilt.add(key, verdict, row, customer_ids)
             if verdict in (Verdict.INSERTED, Verdict.RESOLVED, Verdict.UNDECIDED):
                 self._write(connection, key, row, _values(customers, now), now)
@@ -194,11 +194,11 @@ class Rebuild:
         connection.execute(insert(rows).values(claimed_at=now, **new, **values))
 
 
-def _judge(row: Row | None, customer_ids: list[str], taken: bool) -> Verdict:
-    """What becomes of a key.
+def _verdict_for(row: Row | None, customer_ids: list[str], taken: bool) -> Verdict:
+    """What the rebuild does with a key.
 
     :param row: its row, if there is one
-    :param customer_ids: the customers that carry its reference, without the forgotten ones
+    :param customer_ids: the customers that carry its reference, except forgotten ones
     :param taken: whether another row has one of them
     """
     if row is not None and row.state == State.CREATED:
@@ -225,7 +225,7 @@ def _values(customers: list[IndexedCustomer], now: datetime.datetime) -> dict[st
             "matched_by": "reference",
             "resolved_at": now,
         }
-    # As a run leaves a row whose outcome it does not know: nobody sends it before a look-up or a person has decided.
+    # The same as a row with an unknown outcome: it is not sent before a look-up or a person has decided.
     return values | {
         "state": State.PENDING,
         "lease_until": now,

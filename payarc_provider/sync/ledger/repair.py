@@ -1,4 +1,4 @@
-"""What a person may do to a ledger's rows. Every method is one transaction: it succeeds or changes nothing."""
+"""Changes that a person makes to a ledger's rows. Every method is one transaction: it succeeds or changes nothing."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ class Repair:
         with self._ledger.database.read() as connection:
             return self._read(connection, key)
 
-    def resolve(self, key: str, customer_id: str, carried: str | None) -> None:
+    def resolve(self, key: str, customer_id: str, found_reference: str | None) -> None:
         """Record a pending row's customer. The caller must have checked that PayArc has this customer.
 
-        :param carried: the reference in the customer's description, which must not belong to another row
+        :param found_reference: the reference in the customer's description, which must not belong to another row
         """
         try:
             with self._ledger.database.write() as connection:
                 now = database_now(connection)
-                self._read_ended(connection, key, now)
+                self._read_resolvable(connection, key, now)
                 self._check_free(connection, customer_id)
-                self._check_reference(connection, key, customer_id, carried)
+                self._check_reference(connection, key, customer_id, found_reference)
                 created = {"state": State.CREATED, "customer_id": customer_id, "error": None, "resolved_at": now}
                 connection.execute(
                     update(self._rows).where(self._at(key)).values(**created, **CLOSED, matched_by=BY_PERSON)
@@ -65,7 +65,7 @@ class Repair:
     def resolve_absent(self, key: str) -> None:
         """Record that PayArc has no customer for a pending row, so that the next run that reads its record sends it."""
         with self._ledger.database.write() as connection:
-            row = self._read_ended(connection, key, database_now(connection))
+            row = self._read_resolvable(connection, key, database_now(connection))
             if row.unsent:
                 raise LedgerUnchanged(
                     f"{display_key(key)} was never sent, or PayArc is known to have no customer for it: the next run "
@@ -124,8 +124,8 @@ class Repair:
             raise LedgerUnchanged(f"the ledger has no key {display_key(key)} in the account {self._account}")
         return row
 
-    def _read_ended(self, connection: Connection, key: str, now: datetime.datetime) -> Row:
-        """The row, if it is pending and no request for it can reach PayArc any more."""
+    def _read_resolvable(self, connection: Connection, key: str, now: datetime.datetime) -> Row:
+        """The row, if it is pending and no request for it can still reach PayArc."""
         row = self._read(connection, key)
         if row.state != State.PENDING:
             raise LedgerUnchanged(f"{display_key(key)} is {row.state}, not pending: there is nothing to resolve")
@@ -153,12 +153,12 @@ class Repair:
         if barred_ids(connection, self._facts, self._account, [customer_id]):
             raise LedgerUnchanged(f"customer {customer_id} belonged to a forgotten key: no key can get it again")
 
-    def _check_reference(self, connection: Connection, key: str, customer_id: str, carried: str | None) -> None:
-        if carried in (None, reference(self._ledger.ledger_id, self._account, key)):
+    def _check_reference(self, connection: Connection, key: str, customer_id: str, found_reference: str | None) -> None:
+        if found_reference in (None, reference(self._ledger.ledger_id, self._account, key)):
             return
         rows = self._rows
-        query = select(rows.c.key).where(rows.c.account == self._account, rows.c.reference == carried).limit(1)
+        query = select(rows.c.key).where(rows.c.account == self._account, rows.c.reference == found_reference).limit(1)
         if connection.execute(query).first() is not None:
             raise LedgerUnchanged(
-                f"customer {customer_id} carries another key's reference, {carried}: nothing was changed"
+                f"customer {customer_id} carries another key's reference, {found_reference}: nothing was changed"
             )

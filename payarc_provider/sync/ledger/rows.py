@@ -21,11 +21,11 @@ from payarc_provider.sync.records import Errors, Record
 
 EPOCH = datetime.datetime.fromtimestamp(0, datetime.UTC)
 
-CLOSED: dict[str, Any] = {"owner": None, "lease_until": None, "settle": None, "sent_after": None}
+CLOSED: dict[str, Any] = {"owner": None, "claim": None, "lease_until": None, "settle": None, "sent_after": None}
 """The columns of a row for which no request can be open at PayArc."""
 
-Retry = bool | datetime.datetime
-"""Whether rejected rows are tried again with the same data: all, none, or those rejected before a moment."""
+RetryRejected = bool | datetime.datetime
+"""Which rejected rows to try again with the same data: all, none, or those rejected before a moment."""
 
 
 class State(StrEnum):
@@ -62,6 +62,7 @@ class Row:
     fields: str
     source: str
     owner: str | None
+    claim: str | None
     lease_until: datetime.datetime | None
     settle: float | None
     sent_after: datetime.datetime | None
@@ -84,23 +85,23 @@ class Row:
 
     @property
     def takeover_at(self) -> datetime.datetime:
-        """From when another run may take the row over."""
+        """When another run may take the row over."""
         return takeover_at(self.lease_until or EPOCH, self.settle)
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
 
 
-class Known(NamedTuple):
-    """What a run needs to know about a record that has a customer.
+class KnownRow(NamedTuple):
+    """The part of a row with a customer that a run needs.
 
-    :param ours: whether the row comes from the claimant's source
+    :param same_source: whether the row comes from the claimant's source
     :param this_run: whether the claimant's DAG run made the row, in this try or an earlier one
     """
 
     customer_id: str
     digest: str
-    ours: bool
+    same_source: bool
     this_run: bool
     matched_by: str | None
 
@@ -131,9 +132,13 @@ class Claimant:
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """How a pending row ends: with the customer's id, or with the reasons why the record was rejected."""
+    """How a pending row ends: with the customer's id, or with the reasons why the record was rejected.
+
+    :param claim: the id of the row's claim; a row under another claim is not changed
+    """
 
     key: str
+    claim: str
     customer_id: str | None = None
     errors: Errors | None = None
     matched_by: str | None = None
@@ -144,11 +149,11 @@ class Recorded:
     """The result of recording.
 
     :param keys: the keys whose resolution was recorded
-    :param taken_ids: the keys whose customer id belongs to another row, which were left pending
+    :param conflicts: the keys whose customer id belongs to another row; their rows stay pending
     """
 
     keys: set[str]
-    taken_ids: set[str]
+    conflicts: set[str]
 
 
 # ---- rules ----------------------------------------------------------------------------------------------------------
@@ -159,16 +164,16 @@ def takeover_at(lease_until: datetime.datetime, settle: float | None) -> datetim
     return lease_until + datetime.timedelta(seconds=settle or 0)
 
 
-def is_free(record: Record, row: Row | None, retry_rejected: Retry) -> bool:
-    """Whether this record may be claimed: it has no row, or an unsent one, or a rejected one worth another try."""
+def is_free(record: Record, row: Row | None, retry_rejected: RetryRejected) -> bool:
+    """Whether this record may be claimed: it has no row, an unsent row, or a rejected row to try again."""
     if row is None or row.unsent:
         return True
     if row.state != State.REJECTED:
         return False
-    return row.digest != record.digest or (not record.errors and _to_be_retried(row, retry_rejected))
+    return row.digest != record.digest or (not record.errors and _should_retry(row, retry_rejected))
 
 
-def _to_be_retried(row: Row, retry_rejected: Retry) -> bool:
+def _should_retry(row: Row, retry_rejected: RetryRejected) -> bool:
     if isinstance(retry_rejected, bool):
         return retry_rejected
     return row.resolved_at is None or row.resolved_at < retry_rejected
@@ -204,15 +209,18 @@ def in_state(table: Table, account: str, state: State) -> ColumnElement[bool]:
     return and_(table.c.account == account, table.c.state == state)
 
 
-def owned(table: Table, me: Claimant, keys: Collection[str] | None = None) -> ColumnElement[bool]:
-    """The claimant's pending rows, or those among these keys."""
-    mine = and_(in_state(table, me.account, State.PENDING), table.c.owner == me.owner)
-    return mine if keys is None else and_(mine, table.c.key.in_(keys))
+def claimed(table: Table, me: Claimant, claims: Collection[str]) -> ColumnElement[bool]:
+    """The pending rows under the claims with these ids.
+
+    Comparing the owner is not enough. After a lease lapsed, other runs may have owned the row and sent a request before
+    this run took it over again, under another claim.
+    """
+    return and_(in_state(table, me.account, State.PENDING), table.c.claim.in_(sorted(claims)))
 
 
-def open_elsewhere(table: Table, me: Claimant) -> ColumnElement[bool]:
-    """The rows of the account that may be open and that this attempt does not own."""
-    others = or_(table.c.owner.is_(None), table.c.owner != me.owner)
+def open_elsewhere(table: Table, me: Claimant, claims: Collection[str]) -> ColumnElement[bool]:
+    """The rows of the account that may be open and that are not under the claims with these ids."""
+    others = or_(table.c.claim.is_(None), table.c.claim.not_in(sorted(claims)))
     return and_(in_state(table, me.account, State.PENDING), table.c.lease_until.is_not(None), others)
 
 

@@ -128,6 +128,7 @@ def schema(name: str, schema_name: str | None, dialect: Dialect) -> Schema:
         Column("fields", string(255), nullable=False),
         Column("source", string(500), nullable=False),
         Column("owner", string(32)),
+        Column("claim", string(48)),
         Column("lease_until", UtcTime()),
         Column("settle", Float(53)),
         Column("sent_after", UtcTime()),
