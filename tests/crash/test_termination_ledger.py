@@ -48,7 +48,7 @@ def _lock(world: World, database: str) -> Iterator[None]:
     engine.dispose()
 
 
-def terminated_while_the_ledger_hangs(lab: Lab, database: str, name: str, numbers: Random) -> None:
+def terminated_hung_ledger(lab: Lab, database: str, name: str, numbers: Random) -> None:
     """The ledger's connections are open, and nothing comes back."""
     world = lab.world(name, database, people(12, numbers), seed=numbers.randrange(10**6))
     with world, before_database(world.database) as proxy:
@@ -66,7 +66,7 @@ def terminated_while_the_ledger_hangs(lab: Lab, database: str, name: str, number
         world.check(world.run_until_done())
 
 
-def terminated_while_the_ledger_is_locked(lab: Lab, database: str, name: str, numbers: Random) -> None:
+def terminated_locked_ledger(lab: Lab, database: str, name: str, numbers: Random) -> None:
     """Another connection has locked the ledger's table."""
     world = lab.world(name, database, people(12, numbers), seed=numbers.randrange(10**6))
     with world:
@@ -82,8 +82,8 @@ def terminated_while_the_ledger_is_locked(lab: Lab, database: str, name: str, nu
         world.check(world.run_until_done())
 
 
-CASES = [Scenario(terminated_while_the_ledger_hangs, database) for database in DATABASES[1:]]
-CASES += [Scenario(terminated_while_the_ledger_is_locked, database) for database in DATABASES]
+CASES = [Scenario(terminated_hung_ledger, database) for database in DATABASES[1:]]
+CASES += [Scenario(terminated_locked_ledger, database) for database in DATABASES]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
