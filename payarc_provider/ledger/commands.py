@@ -27,7 +27,7 @@ def run(given: argparse.Namespace) -> str:
     :raises AirflowException: when a connection does not exist
     """
     with contextlib.ExitStack() as stack:
-        engine = sql_engine(given.ledger_conn_id, "--ledger-conn-id")
+        engine = sql_engine(given.ledger_conn_id, "--ledger-conn-id", pre_ping=False)
         stack.callback(engine.dispose)
         return _COMMANDS[given.command](Ledger(engine, given.ledger_table), given)
 

@@ -7,7 +7,7 @@ import dataclasses
 import datetime
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from payarc_provider.assets import customers_uri
 from payarc_provider.hooks.payarc import PayarcHook
@@ -19,6 +19,7 @@ from payarc_provider.sync.account import find_account, new_account
 from payarc_provider.sync.deferral import Deferral
 from payarc_provider.sync.keys import check_key
 from payarc_provider.sync.ledger import Ledger
+from payarc_provider.sync.patience import wait_for_ledger
 from payarc_provider.sync.records import check_fields
 from payarc_provider.sync.runner import run
 from payarc_provider.sync.settings import TaskIdentity
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from payarc_provider.operators.customer import CreateCustomerOperator
     from payarc_provider.sync.results import Results
     from payarc_provider.sync.settings import Settings
+
+T = TypeVar("T")
 
 
 class TaskRun:
@@ -43,6 +46,7 @@ class TaskRun:
         self._operator = operator
         self._context = context
         self._terminate: Callable[[], None] | None = None
+        self._stopped = False
 
     def execute(self, *, resumed: bool) -> Any:
         """Run, push the XComs and return the task's return value.
@@ -61,6 +65,7 @@ class TaskRun:
 
     def terminate(self) -> None:
         """Make the run leave within seconds. May be called from any thread, and from a signal handler."""
+        self._stopped = True
         if self._terminate is not None:
             self._terminate()
 
@@ -73,7 +78,10 @@ class TaskRun:
         source = self._open_source(stack)
         account = new_account(hook.identity)
         if ledger is not None:
-            account = find_account(ledger, hook.identity, client.get_customer, remember=not settings.dry_run)
+            known, remember = ledger, not settings.dry_run
+            account = self._patiently(
+                lambda: find_account(known, hook.identity, client.get_customer, remember=remember)
+            )
         check_mapped_ids(self._operator, self._context, source, settings)
         self.reporter = self._make_reporter(source, account)
         return run(
@@ -102,14 +110,20 @@ class TaskRun:
 
     def _on_start(self, terminate: Callable[[], None]) -> None:
         self._terminate = terminate
+        if self._stopped:
+            terminate()
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        return wait_for_ledger(call, self._operator.settings.ledger_patience, lambda: self._stopped)
 
     def _open_ledger(self, stack: contextlib.ExitStack) -> Ledger | None:
         """The ledger; None for a dry run if it does not exist yet."""
         operator = self._operator
-        engine = sql_engine(operator.ledger_conn_id or operator.sql_conn_id or "", "ledger_conn_id")
+        engine = sql_engine(operator.ledger_conn_id or operator.sql_conn_id or "", "ledger_conn_id", pre_ping=False)
         stack.callback(engine.dispose)
         ledger = Ledger(engine, operator.ledger_table)
-        return ledger if ledger.open(create=not operator.settings.dry_run) else None
+        create = not operator.settings.dry_run
+        return ledger if self._patiently(lambda: ledger.open(create=create)) else None
 
     def _open_source(self, stack: contextlib.ExitStack) -> Source:
         operator, instance = self._operator, self._context["ti"]

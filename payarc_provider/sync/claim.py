@@ -213,7 +213,6 @@ async def renew_leases(state: RunState) -> None:
     """
     settings, runtime = state.settings, state.runtime
     wait = settings.renew_every
-    unavailable_since: float | None = None
     while True:
         await runtime.sleep(wait)
         wait = settings.renew_every
@@ -225,13 +224,10 @@ async def renew_leases(state: RunState) -> None:
         try:
             renewed = await _renew(state, held)
         except LedgerUnavailable as error:
-            unavailable_since = requested if unavailable_since is None else unavailable_since
-            if requested - unavailable_since > settings.ledger_patience:
-                raise
-            log.warning("Leases could not be renewed; nothing is sent after they end: %s", error)
+            state.ledger_waits.check(renew_leases, requested, settings.ledger_patience, error)
             wait = min(1.0, settings.renew_every / 4)
             continue
-        unavailable_since = None
+        state.ledger_waits.succeed(renew_leases)
         reach("after_renewal")
         for key, claim in claims.items():
             if renewed.get(key) == claim.id:

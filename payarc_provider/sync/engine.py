@@ -13,6 +13,7 @@ from payarc_provider.sync.claim import Claimer, renew_leases
 from payarc_provider.sync.deferral import Deferral
 from payarc_provider.sync.existing import ExistingCustomers
 from payarc_provider.sync.lookup import LookUp
+from payarc_provider.sync.patience import task_stopped
 from payarc_provider.sync.results import SILENT, Reporter
 from payarc_provider.sync.send import Sender
 from payarc_provider.sync.state import RunState
@@ -20,7 +21,9 @@ from payarc_provider.sync.state import RunState
 log = logging.getLogger(__name__)
 
 TERMINATION_SECONDS = 3.0  # Airflow kills a task that has not ended 5 s after SIGTERM
+LOCKED_PAUSE = 0.5
 RELEASE_SECONDS = 5.0
+RELEASE_SECONDS_WHEN_TERMINATED = 1.0  # after TERMINATION_SECONDS, whatever the ledger does
 
 
 class Engine:
@@ -41,8 +44,7 @@ class Engine:
 
     def terminate(self) -> None:
         """End the run within seconds: send nothing more, record the responses that arrive in time, release all rows."""
-        stopped = PayarcRunStopped("The task was stopped. Run it again; nothing is sent twice")
-        self._state.halt(stopped, within=TERMINATION_SECONDS)
+        self._state.halt(task_stopped(), within=TERMINATION_SECONDS)
 
     async def run(self) -> None:
         """Process the whole input. Returns only if every accepted record has its id.
@@ -149,6 +151,8 @@ class Engine:
         elif count_changed:
             log.info("Waiting for %s claimed by another run", records)
         _, free_in = await self._waiting()
+        if free_in == 0.0:  # a transaction has locked them, perhaps one whose host has vanished
+            free_in = LOCKED_PAUSE
         await state.sleep(max(0.05, min(free_in or 0.0, settings.lease / 4, 10.0)))
 
     async def _drain(self) -> None:
@@ -170,7 +174,27 @@ class Engine:
             sender.wait_out_limit()
 
     async def _release(self) -> None:
-        """Record the known results, then release every row. Nothing is sent after this."""
+        """Record the known results, then release every row. Nothing is sent after this.
+
+        The ledger's thread may be stuck in a transaction. A task that is being stopped does not wait for it.
+        """
+        releasing = asyncio.ensure_future(self._record_and_release())
+        leaving = asyncio.ensure_future(self._state.wait_until_time_is_up(RELEASE_SECONDS_WHEN_TERMINATED))
+        try:
+            await asyncio.wait([releasing, leaving], return_when=asyncio.FIRST_COMPLETED)
+            if releasing.done():
+                releasing.result()
+            else:
+                log.warning(
+                    "The ledger's database does not answer, so rows could not be released. They are free when their "
+                    "lease ends, and the next run looks them up"
+                )
+        finally:
+            releasing.cancel()
+            leaving.cancel()
+            await asyncio.gather(releasing, leaving, return_exceptions=True)
+
+    async def _record_and_release(self) -> None:
         state = self._state
         if not self._sender.recorder.idle:
             try:

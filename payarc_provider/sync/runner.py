@@ -9,6 +9,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
+from typing import TypeVar
 
 from payarc_provider.api.client import PayarcClient
 from payarc_provider.exceptions import PayarcError, PayarcRunStopped
@@ -16,6 +17,7 @@ from payarc_provider.sync.batches import Batches
 from payarc_provider.sync.deferral import CarryOver, CarryOverStore, Deferral
 from payarc_provider.sync.engine import Engine
 from payarc_provider.sync.ledger import Claimant, Ledger
+from payarc_provider.sync.patience import wait_for_ledger
 from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.results import SILENT, Progress, Reporter, Results
 from payarc_provider.sync.runtime import ThreadedRuntime, collecting_less_garbage, run_to_end
@@ -23,7 +25,11 @@ from payarc_provider.sync.settings import Settings, TaskIdentity
 from payarc_provider.sync.sources import Source
 from payarc_provider.sync.state import RunState
 
+T = TypeVar("T")
+
 REPORT_SECONDS = 10.0
+DELETE_SECONDS = 5.0
+LAST_SECONDS = 0.2  # of the five that Airflow gives a task: the engine may have taken four of them
 
 
 def run(
@@ -51,13 +57,35 @@ def run(
     """
     if ledger is None and not settings.dry_run:
         raise ValueError("only a dry run works without a ledger")
-    runner = _Runner(source, client, ledger, account, task, reporter, on_start)
+    termination = _Termination()
+    on_start(termination)
+    runner = _Runner(source, client, ledger, account, task, reporter, termination)
     with collecting_less_garbage():
         if ledger is None or settings.dry_run:
             return runner.run_engine(settings)
         if settings.max_new is not None:
             _check_max_new(runner, settings, settings.max_new)
         return _run_slice(runner, ledger, settings, resumed=resumed)
+
+
+class _Termination:
+    """Ends the run within seconds, whatever it is doing. It may be called from any thread."""
+
+    def __init__(self) -> None:
+        self.was_called = False
+        self._engine: Callable[[], None] | None = None
+
+    def __call__(self) -> None:
+        # A signal handler calls this between any two steps of the main thread, so it must not wait for a lock.
+        self.was_called = True
+        if self._engine is not None:
+            self._engine()
+
+    def forward_to(self, engine: Callable[[], None]) -> None:
+        """Terminate this engine, which runs now; at once if this was called before."""
+        self._engine = engine
+        if self.was_called:
+            engine()
 
 
 def _check_max_new(runner: _Runner, settings: Settings, max_new: int) -> None:
@@ -73,9 +101,14 @@ def _check_max_new(runner: _Runner, settings: Settings, max_new: int) -> None:
 def _run_slice(runner: _Runner, ledger: Ledger, settings: Settings, *, resumed: bool) -> Results:
     """Run until the end of the input, or until the run is deferred."""
     store = CarryOverStore(ledger, runner.task)
-    carry_over = store.load() if resumed else None
+
+    def patiently(call: Callable[[], T]) -> T:
+        return wait_for_ledger(call, settings.ledger_patience, lambda: runner.termination.was_called)
+
+    carry_over = patiently(store.load) if resumed else None
     if carry_over is None:
-        carry_over = CarryOver(runner.task.try_number, started_at=ledger.now().isoformat(), started_seconds=time.time())
+        started = patiently(ledger.now).isoformat()
+        carry_over = CarryOver(runner.task.try_number, started_at=started, started_seconds=time.time())
     else:
         runner.client.limiter.restore(carry_over.limiter, max(0.0, time.time() - carry_over.saved_at))
     if settings.retry_rejected:  # not those rejected by an earlier slice, or each slice would send them again
@@ -83,13 +116,14 @@ def _run_slice(runner: _Runner, ledger: Ledger, settings: Settings, *, resumed: 
     try:
         results = runner.run_engine(settings, carry_over)
     except Deferral:
-        store.save(carry_over)
+        patiently(lambda: store.save(carry_over))
         raise
     except BaseException:
+        until = time.monotonic() + (LAST_SECONDS if runner.termination.was_called else DELETE_SECONDS)
         with contextlib.suppress(PayarcError):  # a carry-over that stays behind does no harm
-            store.delete()
+            wait_for_ledger(store.delete, 0.0, lambda: time.monotonic() > until)
         raise
-    store.delete()
+    patiently(store.delete)
     return results
 
 
@@ -103,7 +137,7 @@ class _Runner:
     account: str
     task: TaskIdentity
     reporter: Reporter
-    on_start: Callable[[Callable[[], None]], None]
+    termination: _Termination
 
     def run_engine(self, settings: Settings, carry_over: CarryOver | None = None) -> Results:
         """Run the engine once over the whole input, with an owner id of its own."""
@@ -117,7 +151,7 @@ class _Runner:
             engine, meter = Engine(state, self.reporter), _Meter(state, batches, self.client)
             with self.reporter.span("payarc.run", _attributes(settings)):
                 try:
-                    run_to_end(_run_and_report(engine, self.reporter, meter.progress, self.on_start))
+                    run_to_end(_run_and_report(engine, self.reporter, meter.progress, self.termination))
                 except Deferral as caught:  # must not mark the span as failed
                     deferral = caught
                 finally:
@@ -198,7 +232,7 @@ async def _run_and_report(
     engine: Engine,
     reporter: Reporter,
     progress: Callable[[], Progress],
-    on_start: Callable[[Callable[[], None]], None],
+    termination: _Termination,
 ) -> None:
     loop = asyncio.get_running_loop()
 
@@ -211,7 +245,7 @@ async def _run_and_report(
             await asyncio.sleep(REPORT_SECONDS)
             reporter.progress(progress())
 
-    on_start(terminate)
+    termination.forward_to(terminate)
     reporting = asyncio.ensure_future(report())
     try:
         await engine.run()

@@ -18,7 +18,8 @@ from sqlalchemy.sql.selectable import FromClause
 from sqlalchemy.types import NullType
 
 from payarc_provider.exceptions import PayarcConfigError, PayarcSourceError
-from payarc_provider.sync.ledger.database import MYSQL, describe
+from payarc_provider.sync.ledger.database import MYSQL
+from payarc_provider.sync.ledger.errors import describe
 from payarc_provider.sync.queries import Query, QueryParameters, split_table_name
 
 PAGE = 2000  # rows

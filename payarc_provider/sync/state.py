@@ -16,6 +16,7 @@ from payarc_provider.sync.deferral import Deferral
 from payarc_provider.sync.ledger import Claimant, Ledger, LedgerUnavailable
 from payarc_provider.sync.listing import PatientReader
 from payarc_provider.sync.outcomes import LeaseTooShort
+from payarc_provider.sync.patience import LONGEST_PAUSE, LedgerWaits
 from payarc_provider.sync.records import Record, RecordReader
 from payarc_provider.sync.reference import reference
 from payarc_provider.sync.results import ResultSink, Status
@@ -81,7 +82,8 @@ class RunState:
     ``counts``: records by result, requests by problem; see `payarc_provider.sync.results`. ``claims``: key
     → claim, for every row that this run owns and has a record for. ``taken_over``: key → claim id, for every row that
     it has taken over and not resolved. ``postponed``: records to look at again, because another run holds their
-    rows or a look-up has freed them. ``payarc``: reads from PayArc. ``stop``: what ends the run.
+    rows or a look-up has freed them. ``payarc``: reads from PayArc. ``ledger_waits``:
+    logs the waits for the ledger. ``stop``: what ends the run.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class RunState:
             sleep=self.sleep,
             stop=lambda: self.stop,
         )
+        self.ledger_waits = LedgerWaits(runtime.now)
         self._claims_made = 0
         self._leave_by: float | None = None
         self._stopped = asyncio.Event()
@@ -207,13 +210,17 @@ class RunState:
 
         :raises PayarcError: the error that stopped the run
         """
+        await self.wait_until_time_is_up()
+        if self.stop:
+            raise self.stop
+
+    async def wait_until_time_is_up(self, grace: float = 0.0) -> None:
+        """Wait until so many seconds after the moment when the run has to leave, for ever if there is none."""
         await self._stopped.wait()
         while self._leave_by is None:
             self._changed.clear()
             await self._changed.wait()
-        await self.runtime.sleep(max(self._leave_by - self.runtime.now(), SHORTEST_WAIT))
-        if self.stop:
-            raise self.stop
+        await self.runtime.sleep(max(self._leave_by + grace - self.runtime.now(), SHORTEST_WAIT))
 
     # ---- the ledger -----------------------------------------------------------------------------------------------
 
@@ -225,15 +232,18 @@ class RunState:
         :param patience: seconds after which to give up; by default the setting ``ledger_patience``
         :raises LedgerUnavailable: the database stayed unavailable
         """
-        started = self.runtime.now()
         patience = self.settings.ledger_patience if patience is None else patience
-        pause = 0.1
-        while True:
-            try:
-                return await self.runtime.transact(call)
-            except LedgerUnavailable as error:
-                if self.runtime.now() - started > patience:
-                    raise
-                log.warning("%s; trying again", error)
-            await self.runtime.sleep(pause)
-            pause = min(5.0, pause * 2)
+        began, pause = self.runtime.now(), 0.1
+        try:
+            while True:
+                try:
+                    result = await self.runtime.transact(call)
+                except LedgerUnavailable as error:
+                    self.ledger_waits.check(call, began, patience, error)
+                else:
+                    self.ledger_waits.succeed(call)
+                    return result
+                await self.runtime.sleep(pause)
+                pause = min(LONGEST_PAUSE, pause * 2)
+        finally:
+            self.ledger_waits.give_up(call)

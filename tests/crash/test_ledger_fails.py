@@ -18,7 +18,8 @@ from .world import World, people
 
 SERVERS = ("postgresql", "mariadb")
 POINTS = ("after_claim", "before_send", "after_response", "before_record", "before_renewal", "before_takeover")
-NOTICED = ("trying again", "could not be renewed")
+NOTICED = ("Trying again",)
+IMPATIENT = {"ledger_patience": 0.3}
 SUSPENDED = {"stop_by": "SIGSTOP", "stop_pause": 0.1}
 LONGER = {"sandbox": {"latency": 0.05}}
 
@@ -44,7 +45,7 @@ def unreachable(lab: Lab, database: str, name: str, numbers: Random) -> None:
     with world, before_database(world.database) as proxy:
         through = {"ledger": url_through(world.database, proxy)}
         proxy.cut()
-        before = world.run(**through)
+        before = world.run(settings=IMPATIENT, **through)
         assert (before.exit, "ledger" in before.error) == (FAILED, True), world.report()
         assert world.sandbox.stats()["requests"] == {}
         proxy.restore()
@@ -141,7 +142,7 @@ def locked(lab: Lab, database: str, name: str, numbers: Random) -> None:
     impatient = {"busy": 0.1}
     with world, contextlib.closing(_connect(world)) as connection:
         connection.execute("BEGIN EXCLUSIVE")
-        before = world.run(**impatient)
+        before = world.run(settings=IMPATIENT, **impatient)
         assert (before.exit, "locked" in before.error) == (FAILED, True), world.report()
         connection.execute("ROLLBACK")
         done = _start_and_interrupt(

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from watcher import Watcher
@@ -24,12 +24,15 @@ from payarc_provider.sync import checkpoints, engine
 from payarc_provider.sync.account import find_account
 from payarc_provider.sync.keys import check_key
 from payarc_provider.sync.ledger import Ledger, database
+from payarc_provider.sync.patience import wait_for_ledger
 from payarc_provider.sync.results import Results
 from payarc_provider.sync.runner import run
 from payarc_provider.sync.settings import Settings, TaskIdentity
 from payarc_provider.sync.sources import DatabaseSource, ListSource, Source
 
 from .forking import Spec, serve
+
+T = TypeVar("T")
 
 
 class Listener:
@@ -83,7 +86,7 @@ class TracedClient(PayarcClient):
 
 
 def _engine(url: str, spec: Spec) -> sa.Engine:
-    made = sa.create_engine(url, hide_parameters=True, pool_pre_ping=True)
+    made = sa.create_engine(url, hide_parameters=True)
     if spec.max_pages is not None:
 
         @sa.event.listens_for(made, "connect")
@@ -113,16 +116,22 @@ def attempt(spec: Spec) -> dict[str, Any]:
     settings.check_timing()
     client = TracedClient(spec.url, lambda renewed: spec.token, timeout=settings.timeout, trace=spec.path("trace"))
     ledger = Ledger(_engine(spec.ledger, spec), spec.table)
-    ledger.open()
+    told: list[bool] = []
+    signal.signal(signal.SIGTERM, lambda *_: told.append(True))
+
+    def patiently(call: Callable[[], T]) -> T:
+        return wait_for_ledger(call, settings.ledger_patience, lambda: bool(told))
+
     identity = Identity.of(spec.url.split("/")[2], None, spec.token)
     watcher, results, error = Watcher(), Results(), None
     try:
+        patiently(ledger.open)
         results = run(
             _source(spec),
             client,
             ledger,
             settings,
-            account=find_account(ledger, identity, client.get_customer),
+            account=patiently(lambda: find_account(ledger, identity, client.get_customer)),
             task=TaskIdentity("dag", spec.run_id, "create"),
             reporter=watcher,
             on_start=_terminate_on_signal,

@@ -47,7 +47,7 @@ class Desk:
         for module in (commands, rebuild):
             monkeypatch.setattr(module, "sql_engine", self._engine)
 
-    def _engine(self, conn_id, argument):
+    def _engine(self, conn_id, argument, **_options):
         if conn_id not in ("ledger", "crm"):
             raise PayarcConfigError(f"{argument}: there is no connection {conn_id}")
         return self.database.engine()

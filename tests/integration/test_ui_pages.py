@@ -116,7 +116,7 @@ class Pages:
 def pages(browser: Any, tokens: dict[str, str], database: Any, monkeypatch: pytest.MonkeyPatch) -> Pages:
     made = Pages(browser, tokens["ada"], database)
     monkeypatch.setenv("AIRFLOW__PAYARC__LEDGERS", f"crm:{made.table}")
-    monkeypatch.setattr(ledgers, "sql_engine", lambda *_: database.engine())
+    monkeypatch.setattr(ledgers, "sql_engine", lambda *_, **__: database.engine())
     return made
 
 

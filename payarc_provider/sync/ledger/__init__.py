@@ -1,6 +1,6 @@
 """The ledger: one row per (account, key) in a SQL database, and the rules by which runs change it."""
 
-from payarc_provider.sync.ledger.database import LedgerUnavailable
+from payarc_provider.sync.ledger.errors import LedgerConflict, LedgerUnavailable
 from payarc_provider.sync.ledger.ledger import Ledger
 from payarc_provider.sync.ledger.rows import (
     EPOCH,
@@ -22,6 +22,7 @@ __all__ = [
     "Hold",
     "KnownRow",
     "Ledger",
+    "LedgerConflict",
     "LedgerUnavailable",
     "Recorded",
     "Resolution",

@@ -1,31 +1,34 @@
-"""The ledger's database: transactions that behave the same everywhere, its clock, and its temporary errors."""
+"""The ledger's database: transactions that behave the same everywhere, and its clock."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
 import json
+import logging
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import sqlalchemy.exc
 from sqlalchemy import ARRAY, String, Table, any_, bindparam, event, func, select, text
 from sqlalchemy.dialects import mysql, postgresql, sqlite
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Connection, Engine, RootTransaction
 from sqlalchemy.sql.elements import ColumnElement
 
-from payarc_provider.exceptions import PayarcConfigError, PayarcLedgerError
+from payarc_provider.exceptions import PayarcConfigError
+from payarc_provider.sync.ledger import time_limits
+from payarc_provider.sync.ledger.errors import is_disconnect, ledger_error
+from payarc_provider.sync.ledger.time_limits import Watch, Watchdog, limit_connections, limit_transaction
 
 MYSQL = ("mysql", "mariadb")
 SUPPORTED = ("sqlite", "postgresql", *MYSQL)
 SQLITE_BUSY_SECONDS = 30
+REPORT_SECONDS = 30.0  # between two warnings about the same wait
 _READ_ONLY = "payarc_read_only"
-_PASSING_STATES = {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300", "08000", "08003", "08006", "08001"}
-_PASSING_MYSQL = {1040, 1205, 1213, 2002, 2003, 2006, 2013, 2055, 1053, 1927}
 
-
-class LedgerUnavailable(PayarcLedgerError):
-    """The ledger's database is unavailable at the moment; the same transaction may succeed later."""
+log = logging.getLogger(__name__)
+_watchdog = Watchdog(slow=5.0)
 
 
 class Database:
@@ -41,24 +44,74 @@ class Database:
                 f"ledger_conn_id: the ledger cannot be stored in {engine.dialect.name}. Give a connection to SQLite, "
                 "PostgreSQL, MySQL or MariaDB"
             )
-        if engine.dialect.name == "sqlite":
-            _begin_explicitly(engine)
-            self.engine = engine
-        else:
-            # REPEATABLE READ, MySQL's default, would show a claim the rows as they were before others claimed them.
-            self.engine = engine.execution_options(isolation_level="READ COMMITTED")
+        driver: Any = engine.dialect.dbapi
+        self._driver_error: type[Exception] = driver.Error
+        self._failing = False
+        self._reported = -REPORT_SECONDS
+        limit_connections(engine)
+        (_begin_explicitly if engine.dialect.name == "sqlite" else _read_committed)(engine)
+        self.engine = engine
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Connection]:
-        """One transaction that writes. On SQLite it takes the write lock at once, so it cannot fail for it later."""
-        with ledger_errors(), self.engine.begin() as connection:
+        """One transaction that writes. On SQLite it takes the write lock at once, so it cannot fail for it later.
+
+        :raises LedgerUnavailable: the database cannot be reached now, or it took too long
+        :raises LedgerConflict: a row with the same key or customer exists
+        :raises PayarcLedgerError: the database rejected it
+        """
+        with self._transaction(read_only=False) as (connection, transaction):
             yield connection
+            transaction.commit()
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
-        """One transaction that only reads. On SQLite it takes no write lock."""
-        with ledger_errors(), self.engine.connect().execution_options(**{_READ_ONLY: True}) as connection:
+        """One transaction that only reads; raises what `write` raises. On SQLite it takes no write lock."""
+        with self._transaction(read_only=True) as (connection, _):
             yield connection
+
+    @contextlib.contextmanager
+    def _transaction(self, *, read_only: bool) -> Iterator[tuple[Connection, RootTransaction]]:
+        """The only way to the database: whatever the driver raises, at whatever moment, comes out as ours."""
+        with _watchdog.watching(self._report_slow) as watch:
+            try:
+                connection, transaction = self._begin(watch, read_only=read_only)
+                with connection:  # closing rolls back what has not been committed
+                    yield connection, transaction
+            except (sqlalchemy.exc.SQLAlchemyError, self._driver_error, OSError) as error:
+                self._failing = True
+                raise ledger_error(error, cut=watch.cut) from None
+        self._failing = False
+
+    def _begin(self, watch: Watch, *, read_only: bool) -> tuple[Connection, RootTransaction]:
+        try:
+            return self._connect_and_begin(watch, read_only=read_only)
+        except sqlalchemy.exc.DBAPIError as error:
+            if not is_disconnect(error) or watch.cut:
+                raise
+        return self._connect_and_begin(watch, read_only=read_only)  # a pooled connection had died meanwhile
+
+    def _connect_and_begin(self, watch: Watch, *, read_only: bool) -> tuple[Connection, RootTransaction]:
+        connection = self.engine.connect().execution_options(**{_READ_ONLY: read_only})
+        try:
+            watch.connection = getattr(connection.connection, "driver_connection", None)
+            transaction = connection.begin()
+            limit_transaction(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection, transaction
+
+    def _report_slow(self, passed: float) -> None:
+        now = time.monotonic()
+        if self._failing or now - self._reported < REPORT_SECONDS:  # the caller reports what has failed
+            return
+        self._reported = now
+        log.warning(
+            "The ledger's database has not answered for %.0f s. Waiting up to %.0f s for this transaction",
+            passed,
+            time_limits.TRANSACTION_SECONDS,
+        )
 
 
 def among(connection: Connection, column: ColumnElement[str], values: Iterable[str]) -> ColumnElement[bool]:
@@ -87,6 +140,15 @@ def insert_absent(connection: Connection, table: Table, values: list[dict[str, A
         connection.execute(insert(table).on_conflict_do_nothing(index_elements=list(table.primary_key)), values)
 
 
+def can_skip_locked(connection: Connection) -> bool:
+    """Whether the database knows FOR UPDATE SKIP LOCKED."""
+    dialect = connection.dialect
+    if dialect.name in MYSQL:
+        oldest = (10, 6) if getattr(dialect, "is_mariadb", False) else (8, 0)
+        return (dialect.server_version_info or (0,)) >= oldest
+    return dialect.name == "postgresql"
+
+
 def chunks(values: Iterable[str], size: int = 500) -> Iterator[list[str]]:
     """The values in lists of at most ``size``."""
     values = list(values)
@@ -108,60 +170,6 @@ def database_now(connection: Connection) -> datetime.datetime:
     return moment.astimezone(datetime.UTC) if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
 
 
-@contextlib.contextmanager
-def ledger_errors() -> Iterator[None]:
-    """Turn database errors into `PayarcLedgerError`, without statements, parameters or quoted data."""
-    try:
-        yield
-    except sqlalchemy.exc.IntegrityError:
-        raise
-    except sqlalchemy.exc.SQLAlchemyError as error:
-        kind = LedgerUnavailable if _passing(error) else PayarcLedgerError
-        raise kind(
-            f"the ledger's database reported {describe(error)}. Check that it is reachable and writable, then run "
-            "again; nothing is sent twice"
-        ) from None
-
-
-def _passing(error: sqlalchemy.exc.SQLAlchemyError) -> bool:
-    """Whether the same transaction may succeed a little later: lost connections, deadlocks, locks, restarts."""
-    if isinstance(error, sqlalchemy.exc.TimeoutError):
-        return True
-    if not isinstance(error, sqlalchemy.exc.DBAPIError):
-        return False
-    if error.connection_invalidated:
-        return True
-    original = error.orig
-    code = original.args[0] if original is not None and original.args else None
-    if isinstance(code, int):  # MySQL's drivers; their SQLSTATE is often no more than "HY000"
-        return code in _PASSING_MYSQL
-    state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
-    if state is not None:
-        return state in _PASSING_STATES
-    # SQLite: locked or busy; PostgreSQL's drivers report no SQLSTATE for a lost or refused connection.
-    return isinstance(error, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError) and not _lasting_sqlite(
-        str(original)
-    )
-
-
-def _lasting_sqlite(message: str) -> bool:
-    return any(
-        word in message
-        for word in ("no such", "readonly", "has no column", "syntax error", "not a database", "unable to open")
-    )
-
-
-def describe(error: sqlalchemy.exc.SQLAlchemyError) -> str:
-    """The error's class and the first line of its text; only the class for errors about values."""
-    original = getattr(error, "orig", None)
-    name = type(original or error).__name__
-    if isinstance(error, sqlalchemy.exc.DataError | sqlalchemy.exc.IntegrityError) or original is None:
-        return name
-    parts: tuple[Any, ...] = original.args
-    words = str(parts[-1] if parts and isinstance(parts[-1], str) else original).strip()
-    return f"{name}: {words.splitlines()[0][:200]}" if words else name
-
-
 def _begin_explicitly(engine: Engine) -> None:
     # By itself, pysqlite begins transactions late and shared, so that two writers may deadlock instead of queueing.
     @event.listens_for(engine, "connect")
@@ -173,3 +181,11 @@ def _begin_explicitly(engine: Engine) -> None:
     def _begin(connection: Connection) -> None:
         read_only = connection.get_execution_options().get(_READ_ONLY)
         connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+def _read_committed(engine: Engine) -> None:
+    # REPEATABLE READ, MySQL's default, would show a claim the rows as they were before others claimed them. It is set
+    # once for each connection: SQLAlchemy's option sets it for each transaction and resets it, with errors of its own.
+    @event.listens_for(engine, "connect")
+    def _set_isolation(dbapi_connection: Any, _record: Any) -> None:
+        engine.dialect.set_isolation_level(dbapi_connection, "READ COMMITTED")

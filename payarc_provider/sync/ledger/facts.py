@@ -13,12 +13,11 @@ import datetime
 import secrets
 from collections.abc import Callable, Collection
 
-import sqlalchemy.exc
 from sqlalchemy import Table, delete, func, insert, select, update
 from sqlalchemy.engine import Connection, Engine
 
 from payarc_provider.exceptions import PayarcConfigError, PayarcLedgerError
-from payarc_provider.sync.ledger.database import Database, among, database_now, insert_absent, ledger_errors
+from payarc_provider.sync.ledger.database import Database, among, database_now, insert_absent
 from payarc_provider.sync.ledger.schema import schema
 
 FIRST_ATTEMPT = "first_attempt"
@@ -68,10 +67,10 @@ class FactTable:
         # Another run may create the tables at the same moment, and on MySQL one of them before the other.
         for last_try in (False, False, True):
             try:
-                with ledger_errors(), self.database.engine.begin() as connection:
+                with self.database.write() as connection:
                     self.schema.create(connection)
                     return
-            except (PayarcLedgerError, sqlalchemy.exc.IntegrityError):
+            except PayarcLedgerError:
                 with self.database.read() as connection:
                     if self.schema.exists(connection):
                         return
@@ -118,9 +117,11 @@ class FactTable:
         """Store a fact in place of the one with this name; None deletes it."""
         facts = self.schema.facts
         with self.database.write() as connection:
-            connection.execute(delete(facts).where(facts.c.name == name))
-            if value is not None:
-                connection.execute(facts.insert().values(name=name, value=value))
+            if value is None:
+                connection.execute(delete(facts).where(facts.c.name == name))
+                return
+            insert_absent(connection, facts, [{"name": name, "value": value}])
+            connection.execute(update(facts).where(facts.c.name == name).values(value=value))
 
     def alters_values(self, account: str) -> bool:
         """Whether PayArc is known to store other values than this account sent."""

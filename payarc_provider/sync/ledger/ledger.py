@@ -10,16 +10,17 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-import sqlalchemy.exc
 from sqlalchemy import ColumnElement, Table, and_, bindparam, delete, or_, select, update
 from sqlalchemy.engine import Connection
 
-from payarc_provider.sync.ledger.database import among, chunks, database_now, insert_absent
+from payarc_provider.sync.ledger.database import among, can_skip_locked, chunks, database_now, insert_absent
+from payarc_provider.sync.ledger.errors import LedgerConflict
 from payarc_provider.sync.ledger.facts import FactTable, barred_ids, first_attempt
 from payarc_provider.sync.ledger.rows import (
     CLOSED,
     Claimant,
     KnownRow,
+    Lock,
     Recorded,
     Resolution,
     RetryRejected,
@@ -204,7 +205,7 @@ class Ledger(FactTable):
         try:
             with self.database.write() as connection:
                 return self._record(connection, me, resolutions)
-        except sqlalchemy.exc.IntegrityError:  # an id belongs to another row: find out which
+        except LedgerConflict:  # an id belongs to another row: find out which
             if len(resolutions) == 1:
                 return Recorded(set(), {resolutions[0].key})
             parts = [self.record(me, [resolution]) for resolution in resolutions]
@@ -251,7 +252,8 @@ class Ledger(FactTable):
     def take_over(self, me: Claimant, claim: str) -> dict[str, Row]:
         """Take over those of the account's open rows whose lease ended at least their ``settle`` ago.
 
-        This attempt may have owned them itself before their lease lapsed.
+        This attempt may have owned them itself before their lease lapsed. Rows that another transaction has locked are
+        left for the next time, if the database can skip them.
 
         :param claim: the id of this claim: new for each claim, the same if the claim is repeated
         :return: the rows taken over under this claim id
@@ -260,7 +262,8 @@ class Ledger(FactTable):
         with self.database.write() as connection:
             now = database_now(connection)
             lapsed = [open_elsewhere(rows, me, {claim}), rows.c.lease_until < now]
-            for row in read_rows(connection, rows, *lapsed).values():
+            lock: Lock = "skip locked" if can_skip_locked(connection) else None
+            for row in read_rows(connection, rows, *lapsed, lock=lock).values():
                 if row.takeover_at < now:
                     change = update(rows).where(at_key(rows, me.account, row.key), rows.c.state == State.PENDING)
                     change = change.where(rows.c.claim == row.claim, rows.c.lease_until <= row.lease_until)

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-import sqlalchemy.exc
 from sqlalchemy import insert, select, update
 from sqlalchemy.engine import Connection
 
 from payarc_provider.sync.customer_index import CustomerIndex, IndexedCustomer
 from payarc_provider.sync.ledger.database import database_now
+from payarc_provider.sync.ledger.errors import LedgerConflict
 from payarc_provider.sync.ledger.facts import FIRST_ATTEMPT, barred_ids, raise_first_attempt
 from payarc_provider.sync.ledger.ledger import Ledger
 from payarc_provider.sync.ledger.repair import LedgerUnchanged
@@ -139,7 +139,7 @@ class Rebuild:
             try:
                 with self._ledger.database.write() as connection:
                     self._restore(connection, batch, index, rebuilt)
-            except sqlalchemy.exc.IntegrityError:
+            except LedgerConflict:
                 raise LedgerUnchanged("a run is changing the ledger: rebuild again when the run has ended") from None
         return rebuilt
 
@@ -159,7 +159,7 @@ class Rebuild:
     def _restore(self, connection: Connection, keys: list[str], index: CustomerIndex, rebuilt: Rebuilt) -> None:
         rows = self._rows
         now = database_now(connection)
-        current = read_rows(connection, rows, rows.c.account == self._account, rows.c.key.in_(keys), lock=True)
+        current = read_rows(connection, rows, rows.c.account == self._account, rows.c.key.in_(keys), lock="wait")
         listed = {key: self._customers(index, key) for key in keys}
         ids = [customer.customer_id for customers in listed.values() for customer in customers]
         owners = self._keys_of(connection, ids)

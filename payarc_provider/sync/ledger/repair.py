@@ -5,13 +5,13 @@ from __future__ import annotations
 import datetime
 from collections.abc import Collection
 
-import sqlalchemy.exc
 from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.engine import Connection
 
 from payarc_provider.exceptions import PayarcError
 from payarc_provider.sync.keys import display_key
 from payarc_provider.sync.ledger.database import database_now
+from payarc_provider.sync.ledger.errors import LedgerConflict
 from payarc_provider.sync.ledger.facts import FIRST_ATTEMPT, bar_customer, barred_ids, raise_first_attempt
 from payarc_provider.sync.ledger.ledger import Ledger
 from payarc_provider.sync.ledger.rows import CLOSED, Row, State, at_key, in_state, iso, read_rows
@@ -57,7 +57,7 @@ class Repair:
                 connection.execute(
                     update(self._rows).where(self._at(key)).values(**created, **CLOSED, matched_by=BY_PERSON)
                 )
-        except sqlalchemy.exc.IntegrityError:
+        except LedgerConflict:
             raise LedgerUnchanged(
                 f"customer {customer_id} has just been recorded for another key: nothing was changed"
             ) from None
@@ -119,7 +119,7 @@ class Repair:
 
     def _read(self, connection: Connection, key: str) -> Row:
         """The row, locked until the transaction ends."""
-        row = read_rows(connection, self._rows, self._at(key), lock=True).get(key)
+        row = read_rows(connection, self._rows, self._at(key), lock="wait").get(key)
         if row is None:
             raise LedgerUnchanged(f"the ledger has no key {display_key(key)} in the account {self._account}")
         return row

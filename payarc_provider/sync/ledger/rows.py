@@ -12,7 +12,7 @@ import json
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import ColumnElement, Table, and_, case, or_, select
 from sqlalchemy.engine import Connection
@@ -187,11 +187,15 @@ def iso(moment: datetime.datetime | None) -> str:
 # ---- conditions and reading in SQL ----------------------------------------------------------------------------------
 
 
-def read_rows(connection: Connection, table: Table, *where: ColumnElement[bool], lock: bool = False) -> dict[str, Row]:
+Lock = Literal["wait", "skip locked"] | None
+"""Whether the rows that are read are locked until the transaction ends, and what to do with those that others lock."""
+
+
+def read_rows(connection: Connection, table: Table, *where: ColumnElement[bool], lock: Lock = None) -> dict[str, Row]:
     """The rows that meet these conditions, by key and in key order."""
     query = select(*(table.c[name] for name in COLUMNS)).where(*where).order_by(table.c.key)
     if lock:
-        query = query.with_for_update()
+        query = query.with_for_update(skip_locked=lock == "skip locked")
     return {found[0]: Row(*found) for found in connection.execute(query)}
 
 

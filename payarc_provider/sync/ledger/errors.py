@@ -1,0 +1,110 @@
+"""Errors of the ledger's database: which pass and which last, told without statements, parameters or quoted data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy.exc
+
+from payarc_provider.exceptions import PayarcLedgerError
+
+_PASSING_STATES = {
+    "25P03",  # idle in a transaction for too long
+    "25P04",  # transaction timeout
+    "40001",  # serialization failure
+    "40003",  # it is unknown whether the statement completed
+    "40P01",  # deadlock
+    "53300",  # too many connections
+    "55P03",  # lock timeout
+    "57014",  # statement timeout, or canceled by an administrator
+    "57P01",
+    "57P02",
+    "57P03",
+    "57P05",  # shutting down, crashed, starting, idle for too long
+}
+_PASSING_CLASS = "08"  # connections
+_PASSING_MYSQL = {
+    0,  # PyMySQL: the connection was closed
+    1040,
+    1203,  # too many connections
+    1047,  # a cluster's node is not ready
+    1053,  # shutting down
+    1158,
+    1159,
+    1160,
+    1161,  # reading or writing packets failed or timed out
+    1205,  # lock timeout
+    1213,  # deadlock
+    1317,
+    1927,
+    1969,
+    3024,  # interrupted, killed, statement timeout of MariaDB and of MySQL
+    2002,
+    2003,
+    2006,
+    2013,
+    2055,
+    4031,  # no connection, or lost it
+}
+_LASTING_SQLITE = ("no such", "readonly", "has no column", "syntax error", "not a database", "unable to open")
+
+
+class LedgerUnavailable(PayarcLedgerError):
+    """The ledger's database is unavailable at the moment; the same transaction may succeed later."""
+
+
+class LedgerConflict(PayarcLedgerError):
+    """Another row of the ledger has the same key or the same customer; nothing was changed."""
+
+
+def ledger_error(error: Exception, *, cut: bool) -> PayarcLedgerError:
+    """What to raise in place of an error of SQLAlchemy, the driver or the network.
+
+    :param cut: whether the connection was cut because its transaction took too long
+    """
+    if isinstance(error, sqlalchemy.exc.IntegrityError):
+        return LedgerConflict()
+    kind = LedgerUnavailable if cut or is_passing(error) else PayarcLedgerError
+    return kind(
+        f"the ledger's database reported {describe(error)}. Check that it is reachable and writable, then run "
+        "again; nothing is sent twice"
+    )
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether the same transaction may succeed later: lost connections, deadlocks, locks, timeouts, restarts."""
+    original = getattr(error, "orig", None) or error
+    if isinstance(original, sqlalchemy.exc.TimeoutError | OSError) or is_disconnect(error):
+        return True
+    if isinstance(original, sqlalchemy.exc.SQLAlchemyError):
+        return False
+    code = original.args[0] if original.args else None
+    if isinstance(code, int):  # MySQL's drivers; their SQLSTATE is often no more than "HY000"
+        return code in _PASSING_MYSQL
+    state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
+    if state is not None:
+        return state in _PASSING_STATES or state.startswith(_PASSING_CLASS)
+    # SQLite: locked or busy; PostgreSQL's drivers report no SQLSTATE for a lost or refused connection. By name, since
+    # an error that SQLAlchemy has not wrapped is of the driver's own class.
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"OperationalError", "InterfaceError"}) and not any(
+        words in str(original) for words in _LASTING_SQLITE
+    )
+
+
+def is_disconnect(error: Exception) -> bool:
+    """Whether the connection was lost."""
+    return isinstance(error, sqlalchemy.exc.DBAPIError) and bool(error.connection_invalidated)
+
+
+def describe(error: Exception) -> str:
+    """The error's class and the first line of its text; only the class for errors about values."""
+    original = getattr(error, "orig", None)
+    driver = original or error
+    name = type(driver).__name__
+    ours = isinstance(driver, sqlalchemy.exc.SQLAlchemyError)
+    if ours or isinstance(error, sqlalchemy.exc.DataError | sqlalchemy.exc.IntegrityError):
+        return name
+    parts: tuple[Any, ...] = driver.args
+    words = str(parts[-1] if parts and isinstance(parts[-1], str) else driver).strip()
+    return f"{name}: {words.splitlines()[0][:200]}" if words else name
