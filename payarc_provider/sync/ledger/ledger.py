@@ -10,8 +10,9 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, and_, bindparam, delete, or_, select, update
+from sqlalchemy import Table, and_, bindparam, delete, or_, select, update
 from sqlalchemy.engine import Connection
+from sqlalchemy.sql.elements import ColumnElement
 
 from payarc_provider.sync.ledger.database import among, can_skip_locked, chunks, database_now, insert_absent
 from payarc_provider.sync.ledger.errors import LedgerConflict

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, and_, case, func, or_, select
-from sqlalchemy.engine import Connection
+from sqlalchemy import and_, case, func, or_, select
+from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.sql.elements import ColumnElement
 
 from payarc_provider.sync.ledger.database import database_now
 from payarc_provider.sync.ledger.facts import count_barred

@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime
 from collections.abc import Collection
 
-from sqlalchemy import ColumnElement, delete, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.engine import Connection
+from sqlalchemy.sql.elements import ColumnElement
 
 from payarc_provider.exceptions import PayarcError
 from payarc_provider.sync.keys import display_key

@@ -14,8 +14,9 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import ColumnElement, Table, and_, case, or_, select
+from sqlalchemy import Table, and_, case, or_, select
 from sqlalchemy.engine import Connection
+from sqlalchemy.sql.elements import ColumnElement
 
 from payarc_provider.sync.records import Errors, Record
 
