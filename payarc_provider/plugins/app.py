@@ -1,4 +1,4 @@
-"""The page's routes: who may see them, and what they show.
+"""The page's routes: access checks and content.
 
 Every route asks Airflow's auth manager twice: may the user see plugins' pages, and may the user read the ledger's
 connection (on the first page: any connection). No route writes.

@@ -6,7 +6,6 @@ Every method is one transaction and may be repeated when it is not known whether
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -28,9 +27,12 @@ from payarc_provider.sync.ledger.rows import (
     Row,
     State,
     at_key,
+    claim_values,
     claimed,
+    errors_as_json,
     in_state,
     is_free,
+    lease_values,
     open_elsewhere,
     read_rows,
     takeover_at,
@@ -129,7 +131,7 @@ class Ledger(FactTable):
             now = database_now(connection)
             before = self._read(connection, me, wanted)
             changes = {
-                key: _claim_values(me, claim, record, references.get(key), sent_after, now)
+                key: claim_values(me, claim, record, references.get(key), sent_after, now)
                 for key, record in wanted.items()
                 if is_free(record, before.get(key), retry_rejected)
             }
@@ -233,7 +235,7 @@ class Ledger(FactTable):
                 "b_claim": resolution.claim,
                 "b_state": State.CREATED if resolution.customer_id else State.REJECTED,
                 "b_customer_id": resolution.customer_id,
-                "b_error": _as_json(resolution.errors) if resolution.errors else None,
+                "b_error": errors_as_json(resolution.errors) if resolution.errors else None,
                 "b_matched_by": resolution.matched_by,
             }
             for resolution in sorted(resolutions, key=lambda resolution: resolution.key)
@@ -268,7 +270,7 @@ class Ledger(FactTable):
                 if row.takeover_at < now:
                     change = update(rows).where(at_key(rows, me.account, row.key), rows.c.state == State.PENDING)
                     change = change.where(rows.c.claim == row.claim, rows.c.lease_until <= row.lease_until)
-                    connection.execute(change.values(**_lease(me, claim, now)))
+                    connection.execute(change.values(**lease_values(me, claim, now)))
             return read_rows(connection, rows, claimed(rows, me, {claim}))
 
     def waiting(self, me: Claimant, held: Collection[str]) -> tuple[int, float | None]:
@@ -332,38 +334,3 @@ class Ledger(FactTable):
                 query = select(rows.c[column]).where(rows.c.account == me.account, rows.c[column].in_(part))
                 found |= {row[0] for row in connection.execute(query)}
         return found
-
-
-def _claim_values(
-    me: Claimant,
-    claim: str,
-    record: Record,
-    reference: str | None,
-    sent_after: datetime.datetime,
-    now: datetime.datetime,
-) -> dict[str, Any]:
-    """The columns of a claimed row; of a rejected one if the record has errors."""
-    values: dict[str, Any] = {
-        "customer_id": None,
-        "digest": record.digest,
-        "fields": record.names,
-        "source": me.source,
-        "matched_by": None,
-        "dag_id": me.dag_id,
-        "run_id": me.run_id,
-        "task_id": me.task_id,
-        "claimed_at": now,
-    }
-    if record.errors:
-        rejected = {"state": State.REJECTED, "reference": None, "error": _as_json(record.errors), "resolved_at": now}
-        return values | rejected | CLOSED
-    pending = {"state": State.PENDING, "reference": reference, "error": None, "resolved_at": None}
-    return values | pending | _lease(me, claim, now) | {"sent_after": sent_after}
-
-
-def _lease(me: Claimant, claim: str, now: datetime.datetime) -> dict[str, Any]:
-    return {"owner": me.owner, "claim": claim, "lease_until": me.lease_until(now), "settle": me.settle}
-
-
-def _as_json(errors: Any) -> str:
-    return json.dumps(errors, ensure_ascii=False)

@@ -185,6 +185,46 @@ def iso(moment: datetime.datetime | None) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ") if moment else "-"
 
 
+# ---- column values ---------------------------------------------------------------------------------------------------
+
+
+def claim_values(
+    me: Claimant,
+    claim: str,
+    record: Record,
+    reference: str | None,
+    sent_after: datetime.datetime,
+    now: datetime.datetime,
+) -> dict[str, Any]:
+    """The columns of a claimed row; of a rejected one if the record has errors."""
+    values: dict[str, Any] = {
+        "customer_id": None,
+        "digest": record.digest,
+        "fields": record.names,
+        "source": me.source,
+        "matched_by": None,
+        "dag_id": me.dag_id,
+        "run_id": me.run_id,
+        "task_id": me.task_id,
+        "claimed_at": now,
+    }
+    if record.errors:
+        error = errors_as_json(record.errors)
+        return values | {"state": State.REJECTED, "reference": None, "error": error, "resolved_at": now} | CLOSED
+    pending = {"state": State.PENDING, "reference": reference, "error": None, "resolved_at": None}
+    return values | pending | lease_values(me, claim, now) | {"sent_after": sent_after}
+
+
+def lease_values(me: Claimant, claim: str, now: datetime.datetime) -> dict[str, Any]:
+    """The columns that say who holds a row, and until when."""
+    return {"owner": me.owner, "claim": claim, "lease_until": me.lease_until(now), "settle": me.settle}
+
+
+def errors_as_json(errors: Errors) -> str:
+    """The reasons why a record was rejected, as the ledger stores them."""
+    return json.dumps(errors, ensure_ascii=False)
+
+
 # ---- conditions and reading in SQL ----------------------------------------------------------------------------------
 
 
