@@ -31,9 +31,9 @@ from payarc_provider.exceptions import PayarcRateLimited
 from payarc_provider.sandbox import SandboxServer
 from payarc_provider.sync.ledger import Ledger
 from payarc_provider.sync.runner import run
+from payarc_provider.sync.runtime import Throttle
 from payarc_provider.sync.settings import Settings, TaskIdentity
 from payarc_provider.sync.sources import ListSource
-from payarc_provider.sync.throttle import Throttle
 
 T = TypeVar("T")
 LIMIT, WINDOW, LATENCY, PAGES = 30, 5.0, 0.05, 40

@@ -13,11 +13,10 @@ from payarc_provider.hooks.sql import sql_engine
 from payarc_provider.ledger import output
 from payarc_provider.ledger.merchant import Merchant
 from payarc_provider.ledger.rebuild import rebuild
-from payarc_provider.sync.keys import display_key
+from payarc_provider.sync.keys import display_key, find_reference
 from payarc_provider.sync.ledger import Ledger, State
 from payarc_provider.sync.ledger.overview import Overview
 from payarc_provider.sync.ledger.repair import LedgerUnchanged, Repair
-from payarc_provider.sync.reference import find_reference
 
 
 def run(given: argparse.Namespace) -> str:

@@ -14,7 +14,7 @@ from payarc_provider.hooks.sql import sql_engine
 from payarc_provider.ledger import output
 from payarc_provider.ledger.merchant import Merchant
 from payarc_provider.sync.account import fact_name, new_account
-from payarc_provider.sync.customer_index import CustomerIndex
+from payarc_provider.sync.existing import CustomerIndex
 from payarc_provider.sync.keys import UnusableKey, key_text
 from payarc_provider.sync.ledger import Ledger
 from payarc_provider.sync.ledger.rebuild import KeySet, Rebuild

@@ -85,8 +85,8 @@ def check_mapped_ids(operator: CreateCustomerOperator, context: Context, source:
 
     :raises PayarcConfigError: if Airflow would fail the task at its end
     """
-    from payarc_provider.sync.batches import Batches
     from payarc_provider.sync.records import RecordReader
+    from payarc_provider.sync.sources import Batches
 
     most = _most_mapped_ids(operator, context)
     if most is None or settings.dry_run:

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from payarc_provider.sync.checkpoints import reach
 from payarc_provider.sync.existing import ExistingCustomers, Matches
+from payarc_provider.sync.keys import with_reference
 from payarc_provider.sync.ledger import EPOCH, KnownRow, LedgerUnavailable, Row, State, is_free
 from payarc_provider.sync.records import Errors, Record
-from payarc_provider.sync.reference import with_reference
 from payarc_provider.sync.results import Status
 from payarc_provider.sync.send import Sender
 from payarc_provider.sync.state import Claim, RunState

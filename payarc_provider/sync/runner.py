@@ -13,7 +13,6 @@ from typing import TypeVar
 
 from payarc_provider.api.client import PayarcClient
 from payarc_provider.exceptions import PayarcError, PayarcRunStopped
-from payarc_provider.sync.batches import Batches
 from payarc_provider.sync.deferral import CarryOver, CarryOverStore, Deferral
 from payarc_provider.sync.engine import Engine
 from payarc_provider.sync.ledger import Claimant, Ledger
@@ -22,7 +21,7 @@ from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.results import SILENT, Progress, Reporter, Results
 from payarc_provider.sync.runtime import ThreadedRuntime, collecting_less_garbage, run_to_end
 from payarc_provider.sync.settings import Settings, TaskIdentity
-from payarc_provider.sync.sources import Source
+from payarc_provider.sync.sources import Batches, Source
 from payarc_provider.sync.state import RunState
 
 T = TypeVar("T")

@@ -8,6 +8,7 @@ from typing import Any
 
 from payarc_provider.exceptions import PayarcConnectionFailed, PayarcError, PayarcRunStopped
 from payarc_provider.sync.checkpoints import reach
+from payarc_provider.sync.keys import with_reference
 from payarc_provider.sync.ledger import Resolution
 from payarc_provider.sync.outcomes import (
     Created,
@@ -22,7 +23,6 @@ from payarc_provider.sync.outcomes import (
     outcome_of,
 )
 from payarc_provider.sync.recorder import Recorder
-from payarc_provider.sync.reference import with_reference
 from payarc_provider.sync.runtime import CREATE
 from payarc_provider.sync.state import Claim, RunState
 

@@ -13,12 +13,12 @@ from typing import TypeVar
 
 from payarc_provider.exceptions import PayarcError
 from payarc_provider.sync.deferral import Deferral
+from payarc_provider.sync.keys import reference
 from payarc_provider.sync.ledger import Claimant, Ledger, LedgerUnavailable
 from payarc_provider.sync.listing import PatientReader
 from payarc_provider.sync.outcomes import LeaseTooShort
 from payarc_provider.sync.patience import LONGEST_PAUSE, LedgerWaits
 from payarc_provider.sync.records import Record, RecordReader
-from payarc_provider.sync.reference import reference
 from payarc_provider.sync.results import ResultSink, Status
 from payarc_provider.sync.runtime import Runtime
 from payarc_provider.sync.settings import Settings

@@ -13,9 +13,9 @@ from engine_bench import ACCOUNT, LONG, QUICK, WATCHDOG, people
 
 from payarc_provider.exceptions import PayarcRunStopped
 from payarc_provider.sandbox import make_token
+from payarc_provider.sync.keys import reference, with_reference
 from payarc_provider.sync.ledger import Claimant, Ledger, LedgerUnavailable
 from payarc_provider.sync.records import RecordReader
-from payarc_provider.sync.reference import reference, with_reference
 from payarc_provider.sync.settings import Settings
 
 

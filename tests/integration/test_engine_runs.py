@@ -8,7 +8,7 @@ import pytest
 from engine_bench import ACCOUNT, LONG, QUICK, people
 
 from payarc_provider.exceptions import PayarcRunStopped
-from payarc_provider.sync.reference import reference
+from payarc_provider.sync.keys import reference
 from payarc_provider.sync.sources import DatabaseSource
 
 

@@ -23,9 +23,9 @@ from payarc_provider.api.client import PayarcClient
 from payarc_provider.exceptions import PayarcConfigError, PayarcRunStopped
 from payarc_provider.ledger import commands, rebuild
 from payarc_provider.ledger.__main__ import main
+from payarc_provider.sync.keys import reference, with_reference
 from payarc_provider.sync.ledger import EPOCH, Claimant, Ledger, Resolution, State
 from payarc_provider.sync.records import RecordReader
-from payarc_provider.sync.reference import reference, with_reference
 from payarc_provider.sync.runner import run
 from payarc_provider.sync.settings import Settings, TaskIdentity
 from payarc_provider.sync.sources import ListSource

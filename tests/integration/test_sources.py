@@ -12,9 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.pool import QueuePool
 
 from payarc_provider.exceptions import PayarcConfigError, PayarcSourceError
-from payarc_provider.sync.batches import Batches
 from payarc_provider.sync.records import RecordReader
-from payarc_provider.sync.sources import DatabaseSource
+from payarc_provider.sync.sources import Batches, DatabaseSource
 
 
 def mark(database, name=None):

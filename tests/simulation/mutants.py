@@ -18,7 +18,7 @@ from payarc_provider.exceptions import PayarcConnectionFailed, PayarcUnknownOutc
 from payarc_provider.sync import claim, engine, listing, lookup, send, state
 from payarc_provider.sync.ledger import LedgerUnavailable, Recorded, Row, State
 from payarc_provider.sync.ledger.rows import CLOSED
-from payarc_provider.sync.matching import Candidates
+from payarc_provider.sync.lookup import Candidates
 from payarc_provider.sync.outcomes import NotCovered, Throttled, Unknown, outcome_of
 from payarc_provider.sync.state import Claim
 

@@ -21,10 +21,10 @@ from payarc_provider.exceptions import (
 )
 from payarc_provider.sync.deferral import Deferral
 from payarc_provider.sync.engine import Engine
+from payarc_provider.sync.keys import reference
 from payarc_provider.sync.ledger import Claimant, LedgerUnavailable, Row
 from payarc_provider.sync.outcomes import LeaseTooShort
 from payarc_provider.sync.records import Record, RecordReader
-from payarc_provider.sync.reference import reference
 from payarc_provider.sync.results import Status
 from payarc_provider.sync.runtime import CREATE
 from payarc_provider.sync.settings import Settings

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from payarc_provider.sync.batches import Batches
 from payarc_provider.sync.records import RecordReader
-from payarc_provider.sync.sources import ListSource
+from payarc_provider.sync.sources import Batches, ListSource
 
 
 def person(number):

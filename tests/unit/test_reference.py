@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from payarc_provider.sync.reference import (
+from payarc_provider.sync.keys import (
     ALPHABET,
     LENGTH,
     MAX_DESCRIPTION,

@@ -17,7 +17,7 @@ import pytest
 
 from payarc_provider.api.rate_limit import RateLimiter
 from payarc_provider.exceptions import PayarcLedgerError
-from payarc_provider.sync.throttle import Throttle
+from payarc_provider.sync.runtime import Throttle
 
 POST, LIST = "POST /customers", "GET /customers"
 

@@ -17,14 +17,14 @@ from typing import Any
 from sqlalchemy import insert, select, update
 from sqlalchemy.engine import Connection
 
-from payarc_provider.sync.customer_index import CustomerIndex, IndexedCustomer
+from payarc_provider.sync.existing import CustomerIndex, IndexedCustomer
+from payarc_provider.sync.keys import reference
 from payarc_provider.sync.ledger.database import database_now
 from payarc_provider.sync.ledger.errors import LedgerConflict
 from payarc_provider.sync.ledger.facts import FIRST_ATTEMPT, barred_ids, raise_first_attempt
 from payarc_provider.sync.ledger.ledger import Ledger
 from payarc_provider.sync.ledger.repair import LedgerUnchanged
 from payarc_provider.sync.ledger.rows import CLOSED, Row, State, at_key, in_state, iso, read_rows
-from payarc_provider.sync.reference import reference
 
 _MINUTE = 60
 

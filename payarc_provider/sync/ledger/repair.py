@@ -10,13 +10,12 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.sql.elements import ColumnElement
 
 from payarc_provider.exceptions import PayarcError
-from payarc_provider.sync.keys import display_key
+from payarc_provider.sync.keys import display_key, reference
 from payarc_provider.sync.ledger.database import database_now
 from payarc_provider.sync.ledger.errors import LedgerConflict
 from payarc_provider.sync.ledger.facts import FIRST_ATTEMPT, bar_customer, barred_ids, raise_first_attempt
 from payarc_provider.sync.ledger.ledger import Ledger
 from payarc_provider.sync.ledger.rows import CLOSED, Row, State, at_key, in_state, iso, read_rows
-from payarc_provider.sync.reference import reference
 
 BY_PERSON = "person"
 """The ``matched_by`` of a row that a person resolved."""
