@@ -16,13 +16,15 @@ from payarc_provider.sync.sources import ListSource
 
 
 class BrokenSource(ListSource):
-    """Fails ``delay`` seconds after its first page."""
+    """Fails after its first page, when ``ready`` says so."""
 
-    delay = 0.0
+    ready = staticmethod(lambda: True)
 
     def pages(self):
         yield from super().pages()
-        time.sleep(self.delay)
+        deadline = time.monotonic() + WATCHDOG / 2
+        while not self.ready() and time.monotonic() < deadline:
+            time.sleep(0.05)
         raise PayarcSourceError("the source broke")
 
 
@@ -39,14 +41,16 @@ def test_a_failing_source_stops_the_run_and_a_later_one_completes(sqlite_bench):
 
 def test_a_failure_ends_waits_for_the_rate_limit(sqlite_bench):
     rows = people(6)
-    sqlite_bench.sandbox.settings(rate_limit=2, rate_window=2 * WATCHDOG)
+    sqlite_bench.sandbox.settings(rate_limit=2, rate_window=WATCHDOG * 2 / 3)
     source = BrokenSource(rows, "table people")
-    source.delay = 2.0  # until a 429 has shown how long the window is
+    source.ready = lambda: sqlite_bench.sandbox.stats()["rate_limited"] > 0  # a 429 shows how long the window is
     outcome = sqlite_bench.run(source, dataclasses.replace(QUICK, batch_size=3))
     assert isinstance(outcome.error, PayarcSourceError)
     assert outcome.counts["rate_limited"] == 1
     assert sqlite_bench.nothing_is_leased()
     sqlite_bench.sandbox.settings(rate_limit=None)
+    for name in sqlite_bench.ledger.facts("rate_limit:"):  # or the next run would wait for the window's end
+        sqlite_bench.ledger.replace_fact(name, None)
     sqlite_bench.check(rows, sqlite_bench.run(rows).ok())
 
 
