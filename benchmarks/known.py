@@ -19,6 +19,7 @@ from benchmarks.speed import median_spread
 from benchmarks.world import World, say
 from payarc_provider.api.token import Identity
 from payarc_provider.sync.account import find_account
+from payarc_provider.sync.fingerprints import as_column, fingerprints
 from payarc_provider.sync.ledger import Ledger
 from payarc_provider.sync.records import RecordReader
 
@@ -44,7 +45,7 @@ def fill(file: str, count: int, account: str, source: str) -> None:
     reader, now = RecordReader("id", None, ledger.ledger_id), datetime.datetime.now(datetime.UTC)
     table = ledger.schema.rows.name
     ledger.database.engine.dispose()
-    columns = "account, key, state, customer_id, digest, fields, source, attempt, run_id, claimed_at, resolved_at"
+    columns = "account, key, state, customer_id, digest, fingerprints, source, attempt, run_id, claimed_at, resolved_at"
     moment = now.replace(tzinfo=None).isoformat(sep=" ")
     rows = (
         (
@@ -53,7 +54,7 @@ def fill(file: str, count: int, account: str, source: str) -> None:
             "created",
             f"known{index:011}",
             record.digest,
-            record.names,
+            as_column(fingerprints(ledger.ledger_id, record.fields)),
             source,
             1,
             "earlier",
@@ -75,7 +76,7 @@ def _remember_merchant(file: str, sandbox: Sandbox) -> str:
     me = Identity.of(environment, None, sandbox.token)
     ledger = Ledger(sa.create_engine(f"sqlite:///{file}"))
     ledger.open()
-    account = find_account(ledger, me, lambda customer_id: None)
+    account = find_account(ledger, me, lambda customer_id: {})
     ledger.database.engine.dispose()
     return account
 

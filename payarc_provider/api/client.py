@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from payarc_provider.api.errors import error_for, read_object, unknown_outcome
+from payarc_provider.api.errors import error_for, is_from_payarc, read_object, unknown_outcome
 from payarc_provider.api.fields import path_id, read_customer_id
 from payarc_provider.api.http import Request, Response, Transport, check_base_url
 from payarc_provider.api.rate_limit import RateLimiter
@@ -35,6 +35,7 @@ class CustomerPage:
     """One page of the list, newest first. Each customer has ``customer_id``.
 
     :param total: number of customers on all pages; like ``total_pages``, None if PayArc does not report it
+    :param unreadable: where entries without an id were left out: for each, how many customers of the page precede it
     :param date: PayArc's clock when it sent the page, in Unix seconds; None if the response has no date
     """
 
@@ -43,6 +44,7 @@ class CustomerPage:
     total: int | None
     total_pages: int | None
     date: float | None
+    unreadable: tuple[int, ...] = ()
 
 
 class PayarcClient:
@@ -140,7 +142,7 @@ class PayarcClient:
 
         :param page: from 1
         :param limit: customers per page, 1 to 100; PayArc may return fewer
-        :raises PayarcUnknownOutcome: the response is not that page: not a list, a customer without an id, another page
+        :raises PayarcUnknownOutcome: the response is not that page: not a list, another page
         """
         if not 1 <= limit <= MAX_PAGE_SIZE or page < 1:
             raise PayarcConfigError(f"page must be 1 or more, and the page size 1 to {MAX_PAGE_SIZE}: fix the argument")
@@ -190,7 +192,7 @@ class PayarcClient:
         }
         token = clean_token(self._token(False))
         response = self._send(request, token, before_send, span_attributes)
-        if response.status == 401:
+        if response.status == 401 and (request.method == "GET" or is_from_payarc(response)):
             newer = clean_token(self._token(True))
             if newer != token:
                 resent = span_attributes | {"http.request.resend_count": 1}
@@ -214,7 +216,9 @@ class PayarcClient:
             except PayarcConnectionFailed:
                 self.limiter.release(request.endpoint)
                 raise
-            self.limiter.learn(sent, response.status, response.headers)
+            # A gateway's 429 says nothing about PayArc's limit.
+            is_ours = response.status != 429 or request.method == "GET" or is_from_payarc(response)
+            self.limiter.learn(sent, *((response.status, response.headers) if is_ours else (None, {})))
             span.set_attributes({"http.response.status_code": response.status})
             return response
 
@@ -232,12 +236,16 @@ def _page(response: Response, page: int) -> CustomerPage:
     data, meta = body.get("data"), body.get("meta")
     pagination = meta.get("pagination") if isinstance(meta, dict) else None
     pagination = pagination if isinstance(pagination, dict) else {}
-    customers = []
-    for item in data if isinstance(data, list) else [None]:
+    if not isinstance(data, list):
+        raise unknown_outcome("GET", "PayArc did not return a list of customers", status=response.status)
+    customers: list[dict[str, Any]] = []
+    unreadable: list[int] = []
+    for item in data:
         customer = _with_id(item)
         if customer is None:
-            raise unknown_outcome("GET", "PayArc did not return a list of customers", status=response.status)
-        customers.append(customer)
+            unreadable.append(len(customers))
+        else:
+            customers.append(customer)
     current = _whole_number(pagination.get("current_page"))
     if current is not None and current != page:
         text = f"PayArc returned page {current} of its list instead of {page}"
@@ -248,6 +256,7 @@ def _page(response: Response, page: int) -> CustomerPage:
         total=_whole_number(pagination.get("total")),
         total_pages=_whole_number(pagination.get("total_pages")),
         date=response.date,
+        unreadable=tuple(unreadable),
     )
 
 

@@ -35,7 +35,7 @@ from payarc_provider.exceptions import (
 if TYPE_CHECKING:
     from payarc_provider.api.http import Request, Response
 
-__all__ = ["error_for", "read_object", "redact", "transport_failure", "unknown_outcome"]
+__all__ = ["error_for", "is_from_payarc", "read_object", "redact", "transport_failure", "unknown_outcome"]
 
 _MAX_TEXT = 300
 _MAX_FIELDS = 20
@@ -53,6 +53,9 @@ def error_for(request: Request, response: Response) -> PayarcError | None:  # no
     if status < 200 or status == 408 or status >= 500:
         # The server may have failed before, during or after it processed the request.
         return unknown_outcome(method, f"PayArc returned {status}", status=status)
+    if method != "GET" and status in (400, 401, 409, 422, 429) and not is_from_payarc(response):
+        # A gateway may return these after PayArc has processed the request.
+        return unknown_outcome(method, f"a {status} came back that PayArc itself did not send", status=status)
     if status in (401, 403):
         # The token is checked before the request is processed.
         return _auth_error(status)
@@ -62,8 +65,7 @@ def error_for(request: Request, response: Response) -> PayarcError | None:  # no
     if status == 404 and request.customer_id is not None:
         return PayarcNotFound(status=status)
     if status in (400, 409, 422):
-        # Only a body in PayArc's format is a rejection by PayArc: a proxy or a firewall may also return a 400.
-        rejection = _read_rejection(text, request.fields or {})
+        rejection = _read_rejection(status, text, request.fields or {})
         if rejection is not None:
             message, errors = rejection
             return PayarcRefused(message or f"PayArc rejected the data ({status})", status=status, errors=errors)
@@ -73,6 +75,20 @@ def error_for(request: Request, response: Response) -> PayarcError | None:  # no
         "connection's host and environment, and any proxy",
         status=status,
     )
+
+
+def is_from_payarc(response: Response) -> bool:
+    """Whether a 400, 401, 409, 422 or 429 has the form that PayArc's own responses have.
+
+    PayArc sends these before it processes a request, or instead of processing it. A proxy, a firewall or a gateway may
+    return the same codes at any time, even after the customer was created.
+    """
+    status, body = response.status, read_object(response.text) or {}
+    if status == 401:
+        return any(str(body.get(name) or "").startswith("Unauthenticated") for name in ("error", "message"))
+    if status == 429:
+        return "X-RateLimit-Limit" in response.headers or body.get("message") == "Too Many Attempts."
+    return _read_rejection(status, response.text, {}) is not None
 
 
 def transport_failure(method: str, exc: BaseException) -> PayarcError:
@@ -164,27 +180,27 @@ def _rate_limited(wait: float | None) -> PayarcRateLimited:
     )
 
 
-def _read_rejection(body_text: str, sent: Mapping[str, str]) -> tuple[str, dict[str, list[str]]] | None:
+def _read_rejection(status: int, body_text: str, sent: Mapping[str, str]) -> tuple[str, dict[str, list[str]]] | None:
     """PayArc's message and errors by field, without values; None if the body is not in a format observed at PayArc.
 
-    The formats are an envelope (``message`` with ``status: "error"`` or ``status_code``, or ``errors`` by field) and,
-    for some 409s, a bare list of texts.
+    The formats are an envelope (``message`` with ``status: "error"``, with the response's ``status_code`` or with
+    ``errors`` by field) and, for some 409s, a bare list of texts.
     """
     body = _read_json(body_text)
-    if isinstance(body, list) and body and all(isinstance(text, str) for text in body):
+    if status == 409 and isinstance(body, list) and body and all(isinstance(text, str) for text in body):
         return redact(" ".join(body[:_MAX_TEXTS]), sent), {}
     if not isinstance(body, dict):
         return None
     message, errors = body.get("message"), body.get("errors")
     by_field = errors if isinstance(errors, dict) else {}
-    enveloped = isinstance(message, str) and (body.get("status") == "error" or "status_code" in body)
-    if not (enveloped or by_field):
+    is_envelope = body.get("status") == "error" or body.get("status_code") == status or bool(by_field)
+    if not isinstance(message, str) or not is_envelope:
         return None
     redacted = {
         redact(str(field), {})[:64]: [redact(str(text), sent) for text in _as_list(texts)[:_MAX_TEXTS]]
         for field, texts in list(by_field.items())[:_MAX_FIELDS]
     }
-    return redact(message, sent) if isinstance(message, str) else "", redacted
+    return redact(message, sent), redacted
 
 
 def _as_list(texts: object) -> list[object]:

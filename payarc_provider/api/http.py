@@ -158,6 +158,8 @@ class Transport:
         prepared.prepare_body(request.fields, None)
         if request.idempotency_key is not None:
             prepared.headers["Idempotency-Key"] = request.idempotency_key
+        if request.method == "GET":
+            prepared.headers["Cache-Control"] = "no-cache"  # an old copy of the list would hide the newest customers
         prepared.headers["Authorization"] = f"Bearer {token}"  # replaces what requests takes from a .netrc
         return prepared, settings
 
@@ -227,7 +229,7 @@ class _Session(requests.Session):
 def _new_session(base_url: str) -> requests.Session:
     session = _Session()
     session.headers["User-Agent"] = f"airflow-provider-payarc/{__version__}"
-    session.headers["Accept"] = "application/json"
+    session.headers.update({"Accept": "application/json", "Cache-Control": "no-cache"})
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     url = urlsplit(base_url)
     # A proxy from the environment must not receive what is meant for this machine.

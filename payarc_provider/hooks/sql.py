@@ -1,38 +1,112 @@
-"""A SQL connection, as Airflow reads it."""
+"""A SQL connection, as Airflow reads it: an engine whose connections are the hook's own."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy.exc
-from airflow.providers.common.compat.sdk import BaseHook
+from airflow.providers.common.compat.sdk import AirflowException, BaseHook
 
 from payarc_provider.exceptions import PayarcConfigError
+from payarc_provider.hooks import sql_drivers
+from payarc_provider.sync.ledger.database import SUPPORTED
 
 if TYPE_CHECKING:
+    from airflow.providers.common.sql.hooks.sql import DbApiHook
     from sqlalchemy.engine import Engine
 
 
-def sql_engine(conn_id: str, argument: str, *, pre_ping: bool = True) -> Engine:
+def sql_engine(conn_id: str, argument: str, *, ledger: bool = False) -> Engine:
     """
-    A SQLAlchemy engine for an Airflow connection. Its errors and logs never show parameters.
+    A SQLAlchemy engine for an Airflow connection, which reads all of the connection's fields as Airflow's hook does.
+
+    Its errors and logs never show parameters.
 
     :param argument: the operator's argument or the command's option that names the connection, for error messages
-    :param pre_ping: whether a pooled connection is tried before it is used; a ledger tries its own, within a time limit
-    :raises PayarcConfigError: the connection is not to a SQL database
+    :param ledger: whether a ledger is stored there. It tries its pooled connections itself, within a time limit
+    :raises PayarcConfigError: the connection is not to a SQL database, or not one that can be used
     """
+    about = f"{argument}: the connection {conn_id}"
+    hook = _hook(conn_id, about)
+    kind = sql_drivers.kind_of(hook)
+    if kind == "sqlite":
+        _check_file(sql_drivers.sqlite_file(hook), about)
+    try:
+        engine = sql_drivers.make_engine(hook, kind, hide_parameters=True, pool_pre_ping=not ledger)
+    except sql_drivers.Unusable as error:
+        raise PayarcConfigError(f"{about} {error}") from None
+    except (ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
+        raise PayarcConfigError(f"{about} needs a Python package that is not installed: {_package(error)}") from None
+    except (sqlalchemy.exc.ArgumentError, ValueError, TypeError, AttributeError):  # the text may show the password
+        raise PayarcConfigError(f"{about} cannot be turned into a database URL: fix its fields") from None
+    if ledger and engine.dialect.name not in SUPPORTED:
+        raise PayarcConfigError(
+            f"{about} is to {engine.dialect.name}, which cannot store a ledger: "
+            "use one to SQLite, PostgreSQL, MySQL or MariaDB"
+        )
+    if ledger and kind == "mysql" and not hook.connection.schema:
+        raise PayarcConfigError(f"{about} names no database: fill in its field schema")
+    known = engine.dialect.create_connect_args(engine.url)[1]
+
+    def connect(*_arguments: Any, **parameters: Any) -> Any:
+        limits = {name: value for name, value in parameters.items() if name not in known}
+        try:
+            return sql_drivers.connect(hook, kind, engine.dialect, limits)
+        except sql_drivers.Unusable as error:
+            raise PayarcConfigError(f"{about} {error}") from None
+        except (
+            AirflowException,
+            FileNotFoundError,
+            ImportError,
+            KeyError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise PayarcConfigError(
+                f"{about} cannot be opened ({type(error).__name__}). "
+                "Check its fields and its extra, and that its driver is installed"
+            ) from None
+
+    engine.dialect.connect = connect  # type: ignore[method-assign]
+    return engine
+
+
+def _hook(conn_id: str, about: str) -> DbApiHook:
     from airflow.providers.common.sql.hooks.sql import DbApiHook
 
-    hook = BaseHook.get_hook(conn_id)
+    kind = BaseHook.get_connection(conn_id).conn_type
+    try:
+        hook = BaseHook.get_hook(conn_id)
+    except ImportError as error:
+        raise PayarcConfigError(
+            f'{about} has the type "{kind}", whose provider cannot be imported: {_package(error)}'
+        ) from None
+    except AirflowException:
+        raise PayarcConfigError(
+            f'{about} has the type "{kind}", which no installed provider knows. Install the provider for this database'
+        ) from None
     if not isinstance(hook, DbApiHook):
         raise PayarcConfigError(
-            f"{argument}: the connection {conn_id} is not to a SQL database: use one to SQLite, PostgreSQL, MySQL or "
-            "MariaDB"
+            f'{about} has the type "{kind}", which is not a SQL database: '
+            "use one to SQLite, PostgreSQL, MySQL or MariaDB"
         )
-    try:
-        engine: Engine = hook.get_sqlalchemy_engine(engine_kwargs={"hide_parameters": True, "pool_pre_ping": pre_ping})
-    except sqlalchemy.exc.ArgumentError:  # its text may show the URL with the password
+    return hook
+
+
+def _check_file(file: str, about: str) -> None:
+    if file in ("", ":memory:"):
         raise PayarcConfigError(
-            f"{argument}: the connection {conn_id} cannot be turned into a database URL: fix its fields"
-        ) from None
-    return engine
+            f"{about} is to a SQLite database in memory, which every task would find empty: give an absolute path"
+        )
+    if not PurePath(file).is_absolute():
+        raise PayarcConfigError(
+            f"{about} is to another file in every working directory: "
+            "give an absolute path in host, and leave login and password empty"
+        )
+
+
+def _package(error: Exception) -> str:
+    missing = getattr(error, "name", None)
+    return f"install {missing}" if missing else "install its driver and its SQLAlchemy dialect"

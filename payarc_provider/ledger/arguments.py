@@ -18,8 +18,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     given = parser.parse_args(arguments)
     if not given.ledger_conn_id:
         parser.error("--ledger-conn-id is required: the Airflow connection of the ledger's database")
-    if given.command == "retry" and bool(given.keys) == given.all:
-        parser.error("retry: give either keys or --all")
+    if given.command in ("retry", "release") and bool(given.keys) == given.all:
+        parser.error(f"{given.command}: give either keys or --all")
     if given.command == "rebuild":
         _check_rebuild(parser, given)
     return given
@@ -64,7 +64,15 @@ def _parser() -> argparse.ArgumentParser:
             explanation="Rejected while a run owns the row, and while a request for it may still reach PayArc.",
         )
     )
-    _add_retry(command("retry", "let the next run try rejected records again"))
+    _add_keys(command("retry", "let the next run try rejected records again"), "all rejected records of the account")
+    release = command(
+        "release",
+        "shorten leases that lie too far in the future",
+        explanation="For leases taken before the clock of the ledger's database was set back. A run that still owns "
+        "such a row loses it. Rejected for every other lease, which ends by itself.",
+    )
+    _add_keys(release, "all such rows of the account")
+    release.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     forget = command(
         "forget",
         "forget a key",
@@ -122,9 +130,9 @@ def _add_resolve(parser: argparse.ArgumentParser) -> None:
     _add_payarc(parser)
 
 
-def _add_retry(parser: argparse.ArgumentParser) -> None:
+def _add_keys(parser: argparse.ArgumentParser, all_of_them: str) -> None:
     parser.add_argument("keys", nargs="*", metavar="KEY")
-    parser.add_argument("--all", action="store_true", help="all rejected records of the account")
+    parser.add_argument("--all", action="store_true", help=all_of_them)
 
 
 def _add_rebuild(parser: argparse.ArgumentParser) -> None:
@@ -134,6 +142,12 @@ def _add_rebuild(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sql-conn-id", metavar="CONN", help="the table's connection (default: the ledger's)")
     parser.add_argument("--key", nargs="+", default=["id"], metavar="COLUMN", help="the table's key columns (id)")
     parser.add_argument("--source", metavar="TEXT", help=_SOURCE)
+    parser.add_argument(
+        "--accept-loss",
+        action="store_true",
+        help="let runs continue even if no customer is found, or some belong to other keys: records without a row get "
+        "a new customer",
+    )
     parser.add_argument("--ledger-id", metavar="ID", help="the lost ledger's id, as `status` printed it")
     parser.add_argument("--json", action="store_true", help="print JSON")
 

@@ -13,10 +13,11 @@ from payarc_provider.hooks.sql import sql_engine
 from payarc_provider.ledger import output
 from payarc_provider.ledger.merchant import Merchant
 from payarc_provider.ledger.rebuild import rebuild
-from payarc_provider.sync.keys import display_key, find_reference
+from payarc_provider.sync.keys import display_key
 from payarc_provider.sync.ledger import Ledger, State
 from payarc_provider.sync.ledger.overview import Overview
 from payarc_provider.sync.ledger.repair import LedgerUnchanged, Repair
+from payarc_provider.sync.reference import find_reference
 
 
 def run(given: argparse.Namespace) -> str:
@@ -26,7 +27,7 @@ def run(given: argparse.Namespace) -> str:
     :raises AirflowException: when a connection does not exist
     """
     with contextlib.ExitStack() as stack:
-        engine = sql_engine(given.ledger_conn_id, "--ledger-conn-id", pre_ping=False)
+        engine = sql_engine(given.ledger_conn_id, "--ledger-conn-id", ledger=True)
         stack.callback(engine.dispose)
         return _COMMANDS[given.command](Ledger(engine, given.ledger_table), given)
 
@@ -105,6 +106,20 @@ def _retry(ledger: Ledger, given: argparse.Namespace) -> str:
     return f"the next run tries {count} rejected record{'' if count == 1 else 's'} again"
 
 
+def _release(ledger: Ledger, given: argparse.Namespace) -> str:
+    repair = Repair(ledger, _open(ledger, given))
+    _confirm(
+        given.yes,
+        "If the runs that own these rows still work, they lose them and send nothing more for them. "
+        "Was the clock of the ledger's database set back, and have those runs ended?",
+    )
+    count = repair.release(None if given.all else given.keys)
+    if count == 0:
+        raise LedgerUnchanged("no lease lies too far in the future")
+    rows = "1 row is" if count == 1 else f"{count} rows are"
+    return f"{rows} released: the next run looks them up when a lease taken now and `settle` would have passed"
+
+
 def _forget(ledger: Ledger, given: argparse.Namespace) -> str:
     customer_id = Repair(ledger, _open(ledger, given)).forget(given.key)
     if customer_id is None:
@@ -147,6 +162,7 @@ _COMMANDS: dict[str, Callable[[Ledger, argparse.Namespace], str]] = {
     "ddl": _ddl,
     "resolve": _resolve,
     "retry": _retry,
+    "release": _release,
     "forget": _forget,
     "rebuild": rebuild,
 }

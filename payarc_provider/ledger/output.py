@@ -84,8 +84,14 @@ def page(text: str, total: int, limit: int, offset: int) -> str:
     return f"{text}\n{left} more: --offset {offset + limit}" if left > 0 else text
 
 
-def rebuilt(account: str, keys: int, customers: int, unusable: int, result: Rebuilt) -> str:
-    """The result of a rebuild."""
+_LEFT_BEHIND = {
+    True: "and will never be used again",
+    False: "so runs still stop: rebuild with those keys too, or give up the customers with --accept-loss",
+}
+
+
+def rebuilt(account: str, keys: int, customers: int, unusable: int, result: Rebuilt, *, given_up: bool) -> str:
+    """The result of a rebuild; ``given_up``: whether the unexplained customers were given up."""
     lines = [f"account {account}: keys given: {keys}, customers at PayArc: {customers}"]
     lines += [
         f"  {verdict:<9} {result.counts[verdict]:>8}  {text}"
@@ -96,6 +102,9 @@ def rebuilt(account: str, keys: int, customers: int, unusable: int, result: Rebu
     for doubt in result.doubts:
         row = f", its row has {doubt.customer_id}" if doubt.customer_id else ""
         lines.append(f"    {doubt.verdict}: {display_key(doubt.key)}: {', '.join(doubt.candidates)}{row}")
+    if count := len(result.unexplained):
+        customers_belong = "customer belongs" if count == 1 else "customers belong"
+        lines.append(f"{count} {customers_belong} to other keys of this ledger, {_LEFT_BEHIND[given_up]}")
     return "\n".join(lines)
 
 

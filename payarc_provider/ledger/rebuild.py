@@ -14,15 +14,16 @@ from payarc_provider.hooks.sql import sql_engine
 from payarc_provider.ledger import output
 from payarc_provider.ledger.merchant import Merchant
 from payarc_provider.sync.account import fact_name, new_account
+from payarc_provider.sync.database_source import DatabaseSource
 from payarc_provider.sync.existing import CustomerIndex
+from payarc_provider.sync.key_order import check_key_order
 from payarc_provider.sync.keys import UnusableKey, key_text
-from payarc_provider.sync.ledger import Ledger
+from payarc_provider.sync.ledger import Ledger, LedgerLost
 from payarc_provider.sync.ledger.rebuild import KeySet, Rebuild
 from payarc_provider.sync.ledger.repair import LedgerUnchanged
 from payarc_provider.sync.listing import PatientReader
 from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.runtime import ThreadedRuntime, run_to_end
-from payarc_provider.sync.sources import DatabaseSource
 
 _LEDGER_ID = re.compile(r"[0-9a-f]{32}")
 _REPORT_EVERY = 10.0  # seconds
@@ -33,7 +34,7 @@ def rebuild(ledger: Ledger, given: argparse.Namespace) -> str:
 
     :raises LedgerUnchanged: when nothing can be rebuilt
     """
-    exists = ledger.open(create=False)
+    exists = _open(ledger)
     ledger_id = _ledger_id(ledger, given.ledger_id)
     with contextlib.closing(Merchant(given.payarc_conn_id)) as merchant:
         account = _account(ledger, merchant, given.account, exists=exists)
@@ -44,21 +45,38 @@ def rebuild(ledger: Ledger, given: argparse.Namespace) -> str:
             raise LedgerUnchanged("no keys were given")
         if exists:
             restoration.check_unused()
+        if ledger.ledger_id:
+            check_key_order(ledger, account, given.key, remember=False)
         with ThreadedRuntime(merchant.client) as runtime:
             reader = PatientReader(runtime)
             index = run_to_end(reader.read_list(0.0, lambda: CustomerIndex(ledger_id), on_page=_Progress().report))
-    if not restoration.any_customer(keys, index):
+    if not restoration.any_customer(keys, index) and not given.accept_loss:
         raise LedgerUnchanged(
             f"no customer at PayArc carries the reference of one of these keys for the ledger {ledger_id} and "
-            f"the account {account}: check --ledger-id, --account and the keys; nothing was changed"
+            f"the account {account}: check --ledger-id, --account and the keys; nothing was changed. If there is "
+            "nothing to restore, give --accept-loss"
         )
-    _open_with_id(ledger, ledger_id)
+    _open_with_id(ledger, ledger_id, exists=exists)
+    check_key_order(ledger, account, given.key)
     result = restoration.restore(keys, index)
+    if given.accept_loss:
+        restoration.give_up(result.unexplained)
+    if given.accept_loss or not result.unexplained:
+        ledger.clear_loss(account)
     ledger.remember(fact_name(merchant.identity), account)  # its customers carry this account's references
     if not given.json:
-        return output.rebuilt(account, len(keys), len(index), input_keys.unusable, result)
+        return output.rebuilt(account, len(keys), len(index), input_keys.unusable, result, given_up=given.accept_loss)
     facts = {"account": account, "keys": len(keys), "customers": len(index), "unusable": input_keys.unusable}
-    return output.as_json({**facts, "counts": dict(result.counts), "doubts": result.doubts})
+    found = {"counts": dict(result.counts), "doubts": result.doubts, "unexplained": sorted(result.unexplained)}
+    return output.as_json({**facts, **found})
+
+
+def _open(ledger: Ledger) -> bool:
+    """Open the ledger; returns whether it has its tables."""
+    try:
+        return ledger.open(create=False)
+    except LedgerLost:
+        return False
 
 
 def _ledger_id(ledger: Ledger, given: str | None) -> str:
@@ -75,17 +93,17 @@ def _ledger_id(ledger: Ledger, given: str | None) -> str:
 
 
 def _account(ledger: Ledger, merchant: Merchant, given: str | None, *, exists: bool) -> str:
-    known = ledger.fact(fact_name(merchant.identity)) if exists else None
+    known = ledger.fact(fact_name(merchant.identity)) if ledger.ledger_id else None
     if given is not None and known not in (None, given):
         raise LedgerUnchanged(f"the connection {merchant.conn_id} belongs to the account {known}, not {given}")
     if given is not None:
         return given
-    return merchant.account(ledger) if exists else new_account(merchant.identity)
+    return merchant.account(ledger) if exists else known or new_account(merchant.identity)
 
 
-def _open_with_id(ledger: Ledger, ledger_id: str) -> None:
+def _open_with_id(ledger: Ledger, ledger_id: str, *, exists: bool) -> None:
     """Open the ledger; if it is lost, create the missing tables and give it its old id."""
-    if not ledger.ledger_id:
+    if not exists:
         with ledger.database.write() as connection:
             ledger.schema.create(connection)
         ledger.remember("ledger_id", ledger_id)
@@ -119,10 +137,10 @@ class _Keys:
         reader = RecordReader(given.key, None, "")
         engine = sql_engine(given.sql_conn_id, "--sql-conn-id")
         try:
-            source = DatabaseSource(engine, reader.key_columns, None, name=given.source, table_name=given.table)
+            source = DatabaseSource(engine, reader.key_columns, [], name=given.source, table_name=given.table)
             for page in source.pages():
-                for index, row in enumerate(page):
-                    key = reader.read(index, row).key
+                for row in page:
+                    key = reader.key_of(row)
                     if key is None:
                         self.unusable += 1
                     else:

@@ -88,7 +88,8 @@ def _inputs(operator: CreateCustomerOperator) -> tuple[list[Dataset], ColumnOrig
         return list(_upstream_xcoms(operator)), {}
     database = _Database(operator.sql_conn_id)
     if operator.table is not None:
-        return [database.dataset(*split_table_name(operator.table))], {}
+        name = split_table_name(operator.table)
+        return [database.dataset(name.schema, name.table, name.database)], {}
     sql = operator.sql or ""
     if operator.parameters is not None:  # the parser does not know the placeholders of every driver
         sql = _PLACEHOLDER.sub("NULL", sql)

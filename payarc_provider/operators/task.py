@@ -16,6 +16,7 @@ from payarc_provider.operators.records import resolve_records
 from payarc_provider.operators.reporting import TaskReporter, report_hook_lineage
 from payarc_provider.operators.results import check_mapped_ids, hand_over
 from payarc_provider.sync.account import find_account, new_account
+from payarc_provider.sync.database_source import DatabaseSource
 from payarc_provider.sync.deferral import Deferral
 from payarc_provider.sync.keys import check_key
 from payarc_provider.sync.ledger import Ledger
@@ -23,7 +24,7 @@ from payarc_provider.sync.patience import wait_for_ledger
 from payarc_provider.sync.records import check_fields
 from payarc_provider.sync.runner import run
 from payarc_provider.sync.settings import TaskIdentity
-from payarc_provider.sync.sources import DatabaseSource, ListSource, Source
+from payarc_provider.sync.sources import ListSource, Source
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -119,7 +120,7 @@ class TaskRun:
     def _open_ledger(self, stack: contextlib.ExitStack) -> Ledger | None:
         """The ledger; None for a dry run if it does not exist yet."""
         operator = self._operator
-        engine = sql_engine(operator.ledger_conn_id or operator.sql_conn_id or "", "ledger_conn_id", pre_ping=False)
+        engine = sql_engine(operator.ledger_conn_id or operator.sql_conn_id or "", "ledger_conn_id", ledger=True)
         stack.callback(engine.dispose)
         ledger = Ledger(engine, operator.ledger_table)
         create = not operator.settings.dry_run

@@ -88,7 +88,7 @@ def _existing(engine: Engine, name: LedgerName) -> Ledger:
 
 def _engine(name: LedgerName) -> Engine:
     try:
-        engine = sql_engine(name.conn_id, "[payarc] ledgers", pre_ping=False)
+        engine = sql_engine(name.conn_id, "[payarc] ledgers", ledger=True)
     except (AirflowException, PayarcConfigError) as error:
         raise LedgerNotShown(f'The connection "{name.conn_id}" cannot be used. {error}', 503) from None
     except Exception as error:  # noqa: BLE001 - hooks and drivers raise anything, and its text may contain a password

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import urlencode
 
 from payarc_provider.sandbox.fields import RULES, as_stored, known_fields, validation_errors
 from payarc_provider.sandbox.http import NO_RESPONSE, SandboxRequest, SandboxResponse, json_response
+from payarc_provider.sandbox.lists import list_customers
 from payarc_provider.sandbox.settings import Envelope, SandboxSettings
 from payarc_provider.sandbox.state import SandboxState
 from payarc_provider.sandbox.store import Customer
@@ -49,6 +49,10 @@ def _create(state: SandboxState, merchant: str, request: SandboxRequest) -> Sand
         if post:
             post.outcome = "rejected"
         return rejection
+    if state.settings.merge_emails and (known := state.store.with_email(merchant, fields.get("email"))):
+        if post:
+            post.outcome = "merged"
+        return _customer_response(state, known)
     customer = state.create(merchant, fields, request=post.sequence if post else None)
     if post:
         post.created(customer.customer_id)
@@ -82,31 +86,8 @@ def _delete(state: SandboxState, merchant: str, request: SandboxRequest) -> Sand
 
 
 def _list(state: SandboxState, merchant: str, request: SandboxRequest) -> SandboxResponse:
-    size = min(_positive(request.query.get("limit"), 25), 100)
-    page = _positive(request.query.get("page"), 1)
-    shuffle = state.shuffler if state.settings.shuffle_same_second else None
-    rows = state.store.page(merchant, (page - 1) * size, size, shuffle)
-    total, now = state.store.counts().get(merchant, 0), state.now()
-    pages = max(1, -(-total // size))
-    neighbours = {"previous": page - 1, "next": page + 1}
-    pagination = {
-        "total": total,
-        "count": len(rows),
-        "per_page": size,
-        "current_page": page,
-        "total_pages": pages,
-        "links": {
-            name: f"{request.base}?{urlencode({'limit': size, 'page': number})}"
-            for name, number in neighbours.items()
-            if 1 <= number <= pages
-        },
-    }
-    data = [_customer(row, now, state.settings) for row in rows]
-    return json_response(200, {"data": data, "meta": {"pagination": pagination}})
-
-
-def _positive(text: str | None, default: int) -> int:
-    return int(text) if text and text.isascii() and text.isdigit() and int(text) > 0 else default
+    now, settings = state.now(), state.settings
+    return list_customers(state, merchant, request, lambda row: _customer(row, now, settings, settings.list_shift))
 
 
 _ACTIONS: dict[str, Callable[[SandboxState, str, SandboxRequest], SandboxResponse]] = {
@@ -128,7 +109,7 @@ def _customer_response(
     return json_response(status, {"data": data, "meta": _META}, created=created)
 
 
-def _customer(customer: Customer, now: float, settings: SandboxSettings) -> dict[str, Any]:
+def _customer(customer: Customer, now: float, settings: SandboxSettings, shift: int = 0) -> dict[str, Any]:
     guide = settings.id_style == "guide"
     ids = {"id": customer.customer_id, "real_id": customer.number} if guide else {"customer_id": customer.customer_id}
     return {
@@ -137,8 +118,8 @@ def _customer(customer: Customer, now: float, settings: SandboxSettings) -> dict
         **{name: customer.fields.get(name) for name in RULES},
         "payment_overdue": None,
         "source_id": None,
-        "created_at": _timestamp(customer.created_at, settings),
-        "updated_at": _timestamp(customer.updated_at, settings),
+        "created_at": _timestamp(customer.created_at + shift, settings),
+        "updated_at": _timestamp(customer.updated_at + shift, settings),
         "readable_created_at": _age(now - customer.created_at),
         "readable_updated_at": _age(now - customer.updated_at),
         "invoice_prefix": customer.invoice_prefix,

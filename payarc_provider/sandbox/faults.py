@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from http import HTTPStatus
@@ -25,6 +26,8 @@ FaultKind = Literal[
     "status_after",
     "html_before",
     "html_after",
+    "foreign_before",
+    "foreign_after",
     "cut_before",
     "cut_after",
     "garbage_before",
@@ -43,6 +46,7 @@ FaultKind = Literal[
 - ``lost``: the connection is reset without a response
 - ``status``: a response with ``status`` (default 500)
 - ``html``: a proxy's HTML page with ``status`` (default 502)
+- ``foreign``: a gateway's JSON with ``status`` (default 502), without PayArc's format and headers
 - ``cut``: a success, but the connection ends halfway through the body
 - ``garbage``: a success with a ``body`` that is not PayArc's (default ``OK``)
 - ``hang``: the sandbox waits ``seconds`` (default 60), with ``hang_before`` before it carries out the request, with
@@ -56,6 +60,7 @@ FaultKind = Literal[
 _METHODS = ("*", "POST", "GET", "PATCH", "DELETE")
 _ROUTES = (None, COLLECTION, ITEM)
 _HTML = "text/html; charset=utf-8"
+_GATEWAY_JSON = f"{JSON}; charset=utf-8"  # only responses with PayArc's own content type get its headers
 _TEXT = "text/plain; charset=utf-8"
 
 
@@ -74,8 +79,9 @@ class FaultRule:
         is given
     :param status: the status of the response, for kinds that have one
     :param seconds: how long to wait, for kinds that wait
-    :param body: the body of the response, for ``garbage``, ``html`` and ``status``
-    :param headers: more headers of the response, for ``garbage``, ``html``, ``status`` and ``redirect``
+    :param body: the body of the response, for ``garbage``, ``html``, ``foreign`` and ``status``
+    :param headers: more headers of the response, for ``garbage``, ``html``, ``foreign``, ``status`` and
+        ``redirect``
     """
 
     kind: FaultKind
@@ -193,6 +199,13 @@ def _page(rule: FaultRule, status: int) -> SandboxResponse:
     return SandboxResponse(status, (page if rule.body is None else rule.body).encode(), _HTML, rule.headers)
 
 
+def _foreign(rule: FaultRule, status: int) -> SandboxResponse:
+    text = (
+        json.dumps({"code": status, "reason": _phrase(status), "requestId": "gw-1"}) if rule.body is None else rule.body
+    )
+    return SandboxResponse(status, text.encode(), _GATEWAY_JSON, rule.headers)
+
+
 def _phrase(status: int) -> str:
     try:
         return HTTPStatus(status).phrase
@@ -204,6 +217,7 @@ _RESPONSES: dict[str, Callable[[FaultRule, SandboxResponse | None], SandboxRespo
     "lost": lambda rule, actual: NO_RESPONSE,
     "status": lambda rule, actual: _message(rule, rule.status or 500),
     "html": lambda rule, actual: _page(rule, rule.status or 502),
+    "foreign": lambda rule, actual: _foreign(rule, rule.status or 502),
     "cut": lambda rule, actual: _truncated(actual),
     "garbage": lambda rule, actual: _garbage(rule),
     "late_commit": lambda rule, actual: _message(rule, rule.status) if rule.status else NO_RESPONSE,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from payarc_provider.sandbox.settings import SandboxSettings
+from payarc_provider.sandbox.settings import CUT_LENGTH, SandboxSettings
 
 _ADDRESS = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s.]+")
 _DIGITS = re.compile(r"[0-9]+")
@@ -106,7 +106,17 @@ def _label(name: str) -> str:
 def _alter(value: str | None, how: str | None) -> str | None:
     if value is None or how is None:
         return value
-    if how == "drop":
-        return None
-    altered: str = getattr(value, "strip" if how == "trim" else how)()
-    return altered
+    return _ALTERATIONS[how](value) or None
+
+
+_ALTERATIONS: dict[str, Callable[[str], str]] = {
+    "upper": str.upper,
+    "lower": str.lower,
+    "title": str.title,
+    "trim": str.strip,
+    "drop": lambda value: "",
+    "cut": lambda value: value[:CUT_LENGTH],
+    "no_hash": lambda value: value.replace("#", ""),
+    "alphanumeric": lambda value: "".join(char for char in value if char.isalnum()),
+    "append": lambda value: f"{value} (web)",
+}

@@ -239,7 +239,7 @@ def _protocol(on_connection: Callable[[], None]) -> type[asyncio.Protocol]:
 
 
 class _DateHeader:
-    """Sets the ``Date`` of every response to the moment it is sent, by PayArc's clock.
+    """Sets the ``Date`` of every response that has none to the moment it is sent, by PayArc's clock.
 
     uvicorn's own ``Date`` is the moment when the request arrived, up to a second earlier.
     """
@@ -251,7 +251,9 @@ class _DateHeader:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_date(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"date", _http_date(int(self._now())))]
+                headers = message["headers"]
+                if all(name != b"date" for name, _ in headers):  # a cached response keeps its own
+                    message["headers"] = [*headers, (b"date", _http_date(int(self._now())))]
             await send(message)
 
         await self._app(scope, receive, send_with_date)

@@ -7,8 +7,11 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-PostOutcome = Literal["open", "created", "replayed", "rejected", "rate_limited", "unauthorized", "not_created"]
-"""``open``: still being handled, or to be committed late. ``not_created``: a fault prevented it."""
+PostOutcome = Literal[
+    "open", "created", "merged", "replayed", "rejected", "rate_limited", "unauthorized", "not_created"
+]
+"""``open``: still being handled, or to be committed late. ``merged``: the response shows an
+older customer. ``not_created``: a fault prevented it."""
 
 
 @dataclass(slots=True)

@@ -12,7 +12,12 @@ RateLimitPer = Literal["endpoint", "user"]
 RetryAfter = Literal["seconds", "date", "none"]
 Envelope = Literal["422", "409-message", "409-list"]
 Idempotency = Literal["ignored", "replay"]
-Alteration = Literal["upper", "lower", "title", "trim", "drop"]
+Alteration = Literal["upper", "lower", "title", "trim", "drop", "cut", "no_hash", "alphanumeric", "append"]
+ListOrder = Literal["newest", "oldest", "random", "id"]
+ListTimes = Literal["shown", "missing", "unreadable"]
+ListSeeded = Literal["shown", "null", "no_id"]
+
+CUT_LENGTH = 30
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "id_style": get_args(IdStyle),
@@ -21,6 +26,9 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "retry_after": get_args(RetryAfter),
     "envelope": get_args(Envelope),
     "idempotency": get_args(Idempotency),
+    "list_order": get_args(ListOrder),
+    "list_times": get_args(ListTimes),
+    "list_seeded": get_args(ListSeeded),
 }
 
 
@@ -44,9 +52,18 @@ class SandboxSettings:
     :param required: fields that a POST must have
     :param taken: field → values that PayArc rejects as already taken
     :param tokens: token → merchant, for tokens other than those of :func:`~payarc_provider.sandbox.tokens.make_token`
-    :param alter: field → how its value is changed before it is stored
+    :param alter: field → how its value is changed before it is stored; ``cut`` keeps 30 characters, ``no_hash`` removes
+        each ``#``, ``alphanumeric`` everything but letters and digits, and ``append`` adds text, beyond PayArc's limits
+    :param merge_emails: respond 200 with the oldest customer that has the POST's email, if there is one
     :param shuffle_same_second: list the rows of one second in another order each time a page is read
     :param delay_list: seconds between reading a list and responding with it
+    :param list_order: the order of lists; ``random`` differs from page to page
+    :param list_lag: seconds after which a new customer appears in lists and their totals
+    :param list_only: show only so many customers, from the top, and report that there are no more; 0 for an empty list
+    :param list_shift: seconds by which the times in lists are ahead of those in other responses
+    :param list_times: whether lists show ``created_at``
+    :param list_seeded: how lists show customers that were seeded: as they are, as ``null``, or without an id
+    :param list_cache: seconds for which a page is sent again with its old ``Date``, even to ``Cache-Control: no-cache``
     :param clock_offset: seconds by which PayArc's clock is ahead of this machine's
     """
 
@@ -66,8 +83,16 @@ class SandboxSettings:
     taken: Mapping[str, Sequence[str]] = field(default_factory=dict)
     tokens: Mapping[str, str] = field(default_factory=dict)
     alter: Mapping[str, Alteration] = field(default_factory=dict)
+    merge_emails: bool = False
     shuffle_same_second: bool = False
     delay_list: float = 0.0
+    list_order: ListOrder = "newest"
+    list_lag: float = 0.0
+    list_only: int | None = None
+    list_shift: int = 0
+    list_times: ListTimes = "shown"
+    list_seeded: ListSeeded = "shown"
+    list_cache: float = 0.0
     clock_offset: float = 0.0
 
     def __post_init__(self) -> None:
@@ -76,9 +101,11 @@ class SandboxSettings:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}")
         if not set(self.alter.values()) <= set(get_args(Alteration)):
             raise ValueError(f"alter must be one of {', '.join(get_args(Alteration))}")
-        for name in ("latency", "jitter", "delay_list"):
+        for name in ("latency", "jitter", "delay_list", "list_lag", "list_cache"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative")
+        if self.list_only is not None and self.list_only < 0:
+            raise ValueError("list_only must not be negative")
         if self.rate_limit is not None and (self.rate_limit < 1 or self.rate_window <= 0):
             raise ValueError("rate_limit must be at least 1 and rate_window greater than 0")
 

@@ -108,6 +108,11 @@ class Store:
         customer = self._by_id.get(customer_id)
         return customer if customer and customer.merchant == merchant else None
 
+    def with_email(self, merchant: str, email: str | None) -> Customer | None:
+        """The merchant's oldest customer with this email."""
+        rows = self._rows.get(merchant, []) if email else []
+        return next((row for row in rows if row.fields.get("email") == email), None)
+
     def counts(self) -> dict[str, int]:
         """Merchant → number of customers."""
         return {merchant: len(rows) for merchant, rows in self._rows.items() if rows}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 
 from payarc_provider.sync.checkpoints import reach
 from payarc_provider.sync.existing import ExistingCustomers, Matches
-from payarc_provider.sync.keys import with_reference
-from payarc_provider.sync.ledger import EPOCH, KnownRow, LedgerUnavailable, Row, State, is_free
+from payarc_provider.sync.ledger import EPOCH, Evidence, KnownRow, LedgerUnavailable, Row, State, is_free
 from payarc_provider.sync.records import Errors, Record
+from payarc_provider.sync.reference import with_reference
 from payarc_provider.sync.results import Status
 from payarc_provider.sync.send import Sender
 from payarc_provider.sync.state import Claim, RunState
@@ -36,9 +38,6 @@ class Claimer:
         self._sender = sender
         self._existing = existing
         self._look_up = look_up
-        self._payarc_clock: tuple[float, float] | None = (
-            None  # PayArc's clock at the latest when this machine's clock showed the second
-        )
         self.contacted_payarc = False
         """Whether PayArc was contacted, which happens before the first record is claimed."""
 
@@ -71,7 +70,8 @@ class Claimer:
             if row is None or row.claim != claim_id:
                 self._handle_unclaimed(record, before.get(key), row)
                 continue
-            claim = Claim(record, claim_id, row.attempt, row.reference, requested + state.settings.lease)
+            sent_after, lease_end = (row.sent_after or EPOCH).timestamp(), requested + state.settings.lease
+            claim = Claim(record, claim_id, row.attempt, row.reference, sent_after, lease_end)
             if key in matches.adopt:
                 self._sender.adopt(claim, *matches.adopt[key])
             else:
@@ -92,15 +92,25 @@ class Claimer:
 
     def _accept_known(self, batch: dict[str, Record], known: dict[str, KnownRow]) -> dict[str, Record]:
         """Accept the records that already have a customer; returns the others."""
-        remaining = {}
+        state, accept = self._state, self._state.results.accept
+        remaining: dict[str, Record] = {}
+        accepted: Counter[Status] = Counter()
+        changes = 0
         for key, record in batch.items():
             row = known.get(key)
-            changed = row is not None and row.digest != record.digest
-            if row is None or record.errors or (changed and not row.same_source):
+            if row is None or record.errors or (row.digest != record.digest and not row.same_source):
                 remaining[key] = record
-            else:
-                status = _status(row.matched_by) if row.this_run else Status.KNOWN
-                self._state.accept(record, row.customer_id, status, changed=changed)
+                continue
+            changed = row.digest != record.digest
+            changes += changed
+            status = _status(row.matched_by) if row.this_run else Status.KNOWN
+            if status is not Status.KNOWN:
+                accepted[status] += 1
+            accept(record, row.customer_id, status, changed=changed)
+        # Counted together, since most runs read mostly known records.
+        accepted[Status.KNOWN] = len(batch) - len(remaining) - accepted.total()
+        state.counts.update(accepted)
+        state.counts["changed"] += changes
         return remaining
 
     def _is_free(self, key: str, record: Record, row: Row | None) -> bool:
@@ -111,10 +121,18 @@ class Claimer:
         references = {key: self._reference_for(record) for key, record in free.items() if not record.errors}
         sent_after = self._sent_after()
         retry = state.settings.retry_rejected
+        evidence = state.memory.of(free.keys())
         reach("before_claim")
         rows = await state.transact(
             lambda ledger: ledger.claim(
-                state.me, claim_id, list(free.values()), references, sent_after, retry_rejected=retry
+                state.me,
+                claim_id,
+                list(free.values()),
+                references,
+                sent_after,
+                retry_rejected=retry,
+                clock=state.clock,
+                evidence=evidence,
             )
         )
         reach("after_claim")
@@ -180,10 +198,7 @@ class Claimer:
         """Check the token and read PayArc's clock with one request; then read what ``match_existing`` needs."""
         if self.contacted_payarc:
             return
-        state = self._state
-        payarc_time = await state.payarc.read(state.runtime.ping)
-        if payarc_time is not None:
-            self._payarc_clock = (payarc_time, state.runtime.now())
+        await self._state.contact_payarc()
         self.contacted_payarc = True
         if self._existing is not None:
             await self._look_up()
@@ -191,10 +206,10 @@ class Claimer:
 
     def _sent_after(self) -> datetime.datetime:
         """A time of PayArc's clock; no request of a claim made now can have been sent earlier."""
-        if self._payarc_clock is None:
+        clock = self._state.payarc_clock
+        payarc_now = clock.earliest() if clock else None
+        if payarc_now is None:
             return EPOCH  # without PayArc's time, a look-up reads the whole list
-        payarc_time, measured_at = self._payarc_clock
-        payarc_now = payarc_time + self._state.runtime.now() - measured_at
         return datetime.datetime.fromtimestamp(payarc_now - self._state.settings.margin, datetime.UTC)
 
     def _reference_for(self, record: Record) -> str | None:
@@ -218,11 +233,12 @@ async def renew_leases(state: RunState) -> None:
         wait = settings.renew_every
         claims, taken_over, held = dict(state.claims), dict(state.taken_over), state.held_claims()
         if not held:
+            await _check_rows(state, {})
             continue
         reach("before_renewal")
         requested = runtime.now()  # before the transaction begins: a lease must never be taken for longer than it is
         try:
-            renewed = await _renew(state, held)
+            renewed, steps = await _renew(state, held)
         except LedgerUnavailable as error:
             state.ledger_waits.check(renew_leases, requested, settings.ledger_patience, error)
             wait = min(1.0, settings.renew_every / 4)
@@ -231,16 +247,32 @@ async def renew_leases(state: RunState) -> None:
         reach("after_renewal")
         for key, claim in claims.items():
             if renewed.get(key) == claim.id:
+                if steps != state.clock.steps:
+                    continue  # the clock has stepped since
                 claim.lease_end = max(claim.lease_end, requested + settings.lease)
             elif state.claims.get(key) is claim:
                 claim.lost = True
         for key, claim_id in taken_over.items():
             if renewed.get(key) != claim_id and state.taken_over.get(key) == claim_id:
                 del state.taken_over[key]
+        gone = {
+            claim.key: Evidence(claim.attempt) for claim in claims.values() if claim.lost and claim.may_have_customer
+        }
+        await _check_rows(state, gone)
 
 
-async def _renew(state: RunState, held: set[str]) -> dict[str, str]:
-    return await state.runtime.transact(lambda ledger: ledger.renew(state.me, held))
+async def _check_rows(state: RunState, lost: dict[str, Evidence]) -> None:
+    """Compare the ledger with what this run has sent and recorded; the next renewal follows if that fails now.
+
+    :param lost: claims that could not be renewed, although their requests were sent
+    """
+    with contextlib.suppress(LedgerUnavailable):
+        await state.check_rows(lost | state.memory.all(), 0.0)
+
+
+async def _renew(state: RunState, held: set[str]) -> tuple[dict[str, str], int]:
+    """The renewed rows, and how many steps of the database's clock had been noticed by then."""
+    return await state.runtime.transact(lambda ledger: (ledger.renew(state.me, held, state.clock), state.clock.steps))
 
 
 def _is_rejected(row: Row | None, record: Record) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 
 from payarc_provider.exceptions import PayarcRunStopped
 from payarc_provider.sync.ledger import Ledger
+from payarc_provider.sync.limit_waits import MAX_SECONDS, nothing_let_through
 from payarc_provider.sync.settings import TaskIdentity
 
 MAX_FRUITLESS = 3
@@ -44,6 +45,7 @@ class CarryOver:
     :param counts: requests by kind, in all slices so far
     :param deferrals: how often the run was deferred
     :param fruitless: the number of slices in a row that got no usable response
+    :param fruitless_since: when the first of those slices ended, in Unix seconds
     :param limiter: the state of the rate limiter, exported at ``saved_at`` (Unix seconds)
     """
 
@@ -53,6 +55,7 @@ class CarryOver:
     counts: dict[str, int] = field(default_factory=dict)
     deferrals: int = 0
     fruitless: int = 0
+    fruitless_since: float = 0.0
     limiter: dict[str, Any] = field(default_factory=dict)
     saved_at: float = 0.0
 
@@ -66,23 +69,30 @@ class CarryOver:
         for name, number in counts.items():
             self.counts[name] = self.counts.get(name, 0) + number
 
-    def note_deferral(self, limiter: dict[str, Any], *, responses: int, unknown: int) -> None:
+    def note_deferral(self, limiter: dict[str, Any], *, responses: int, unknown: int, rate_limited: int = 0) -> None:
         """Take note of a slice that ends with a deferral.
 
         :param limiter: the exported state of the rate limiter
         :param responses: the number of usable responses that the slice got
         :param unknown: the number of its requests without a usable response
+        :param rate_limited: the number of its requests that got a 429
         :raises PayarcRunStopped: too many slices in a row got no usable response
         """
         self.deferrals += 1
-        self.fruitless = self.fruitless + 1 if unknown and not responses else 0
+        self.fruitless = self.fruitless + 1 if (unknown or rate_limited) and not responses else 0
         self.limiter = limiter
         self.saved_at = time.time()
-        if self.fruitless > MAX_FRUITLESS:
+        if self.fruitless <= 1:
+            self.fruitless_since = self.saved_at
+        if self.fruitless <= MAX_FRUITLESS:
+            return
+        if unknown:
             raise PayarcRunStopped(
                 f"PayArc gave no usable response in {self.fruitless} windows of its rate limit in a row. "
                 "Run again when PayArc works; nothing is sent twice"
             )
+        if (seconds := self.saved_at - self.fruitless_since) >= MAX_SECONDS:  # others may have used some of the windows
+            raise nothing_let_through(seconds)
 
 
 class CarryOverStore:

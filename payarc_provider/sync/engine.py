@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from payarc_provider.exceptions import PayarcError, PayarcRunStopped
+from payarc_provider.exceptions import PayarcError, PayarcLedgerError, PayarcRunStopped
 from payarc_provider.sync.claim import Claimer, renew_leases
 from payarc_provider.sync.deferral import Deferral
 from payarc_provider.sync.existing import ExistingCustomers
+from payarc_provider.sync.ledger import LedgerLost, LedgerUnavailable
 from payarc_provider.sync.lookup import LookUp
 from payarc_provider.sync.patience import task_stopped
 from payarc_provider.sync.results import SILENT, Reporter
@@ -35,6 +36,7 @@ class Engine:
         self._sender = Sender(state)
         self._look_up = LookUp(state, self._sender)
         existing = ExistingCustomers(state) if state.settings.match_existing else None
+        self._is_checked = False
         self._claimer = Claimer(state, self._sender, existing, self._look_up.resolve_open_rows)
 
     @property
@@ -67,6 +69,9 @@ class Engine:
             for task in tasks:
                 if task.done():
                     task.result()  # a background task ends only by failing
+        except LedgerLost as error:
+            state.halt(error)
+            raise
         finally:
             for task in tasks:
                 task.cancel()
@@ -80,6 +85,7 @@ class Engine:
         except PayarcError as error:  # requests in flight are still awaited below
             state.halt(error)
         await self._drain()
+        await self._check_rows()
         if state.stop:
             raise state.stop
         self._look_up.raise_if_unresolved()
@@ -87,6 +93,8 @@ class Engine:
     async def _process_input(self) -> None:
         """Claim the input batch by batch, then finish the records that are still open."""
         state, sender = self._state, self._sender
+        await state.transact(lambda ledger: ledger.check_losses(state.me.account))
+        self._is_checked = True
         size = state.settings.batch_size
         while not state.stop:
             batch = await state.runtime.next_batch()
@@ -100,6 +108,17 @@ class Engine:
             if len(sender.unknown) >= size or sender.paused:
                 await self._finish_open_records()
         await self._finish_open_records()
+
+    async def _check_rows(self) -> None:
+        """Compare the ledger with what this run has recorded, so that a success does not hide a loss."""
+        state = self._state
+        if state.must_leave or isinstance(state.stop, PayarcLedgerError):
+            return
+        try:
+            await state.check_rows(state.memory.all(), RELEASE_SECONDS if state.stop else None)
+        except LedgerUnavailable:
+            if not state.stop:
+                raise
 
     # ---- finishing ------------------------------------------------------------------------------------------------
 
@@ -118,12 +137,14 @@ class Engine:
             state.postponed = []
             await self._claimer.take(postponed)
             await self._drain()
-            held = [record for record in state.postponed if record.key not in self._look_up.undecided]
-            if state.stop or not (sender.unknown or held):
+            unresolved = self._look_up.undecided.keys() | self._look_up.unproved.keys()
+            held = [record for record in state.postponed if record.key not in unresolved]
+            if state.stop or not (sender.unknown or held or self._look_up.has_new_evidence):
                 return
             if sender.unknown or len(state.postponed) != len(postponed):
                 progress_at = state.runtime.now()
-            if not sender.unknown:
+            if not (sender.unknown or self._look_up.has_new_evidence):
+                await self._look_up.give_up_unproved()
                 await self._wait_for_other_runs(progress_at, count_changed=len(held) != last_count)
                 last_count = len(held)
 
@@ -135,7 +156,7 @@ class Engine:
     async def _waiting(self) -> tuple[int, float | None]:
         """How many rows of other runs may be open, and in how many seconds the first of them can be taken over."""
         me, held = self._state.me, self._state.held_claims()
-        return await self._state.transact(lambda ledger: ledger.waiting(me, held))
+        return await self._state.transact(lambda ledger: ledger.waiting(me, held, self._state.clock))
 
     async def _wait_for_other_runs(self, progress_at: float, *, count_changed: bool) -> None:
         state, settings = self._state, self._state.settings
@@ -201,6 +222,11 @@ class Engine:
                 await self._sender.recorder.record_group(RELEASE_SECONDS)
             except PayarcError as error:
                 log.warning("Results could not be recorded; the next run will look them up: %s", error)
+        if self._is_checked and isinstance(state.stop, LedgerLost):
+            try:
+                await state.transact(lambda ledger: ledger.note_loss(state.me.account), RELEASE_SECONDS)
+            except PayarcError as error:
+                log.warning("The loss could not be noted in the ledger, so the next run may not notice it: %s", error)
         unsent = {key: claim.id for key, claim in state.claims.items() if not claim.close_gate()}
         if not (state.claims or state.taken_over):
             return

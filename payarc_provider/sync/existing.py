@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import sqlite3
-import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from payarc_provider.api.fields import FIELDS, created_between, read_customer_id
-from payarc_provider.sync.keys import find_reference, without_reference
+from payarc_provider.api.fields import created_between, read_customer_id
+from payarc_provider.sync.fingerprints import as_column, fingerprints, from_column, listed_fields
+from payarc_provider.sync.ledger import Carrier
 from payarc_provider.sync.records import Record, RecordReader
+from payarc_provider.sync.reference import find_reference, without_reference
 from payarc_provider.sync.state import RunState
 
 
@@ -22,14 +23,14 @@ class IndexedCustomer:
 
     :param reference: the reference in its description, if there is one
     :param digest: the digest that a record with these fields would have; the reference does not count
-    :param fields: the names of these fields, sorted
+    :param fingerprints: of these fields, as `fingerprints.as_column` writes them
     :param created_after: the earliest possible time of its creation in Unix seconds; 0 if it cannot be read
     """
 
     customer_id: str
     reference: str | None
     digest: str
-    fields: str
+    fingerprints: str
     created_after: float
 
 
@@ -43,12 +44,12 @@ class CustomerIndex:
     """
 
     def __init__(self, secret: str) -> None:
-        self._secret = secret.encode()
+        self._secret = secret
         self._reader = RecordReader("key", None, secret)
         self._database = sqlite3.connect("", check_same_thread=False, isolation_level=None)
         self._database.execute(
-            "CREATE TABLE customer (id TEXT PRIMARY KEY, reference TEXT, digest TEXT, fields TEXT, created_after REAL, "
-            "email BLOB)"
+            "CREATE TABLE customer (id TEXT PRIMARY KEY, reference TEXT, digest TEXT, fingerprints TEXT, "
+            "created_after REAL, email BLOB)"
         )
         self._database.execute("CREATE INDEX by_email ON customer (email)")
         self._database.execute("CREATE INDEX by_reference ON customer (reference)")
@@ -62,7 +63,7 @@ class CustomerIndex:
             read_customer_id(customer),
             find_reference(customer.get("description")),
             self._reader.digest(fields),
-            ",".join(sorted(fields)),
+            as_column(fingerprints(self._secret, fields)),
             between[0] if between else 0.0,
             self._hash(customer.get("email")),
         )
@@ -81,23 +82,30 @@ class CustomerIndex:
         """The customers whose description carries this reference, oldest first."""
         return self._find("reference", reference)
 
+    def with_tag(self, tag: str) -> Iterator[dict[str, Carrier]]:
+        """The customers whose references begin with this tag, by id, some hundreds at a time."""
+        query = "SELECT id, reference, fingerprints FROM customer WHERE reference >= ? AND reference < ?"
+        found = self._database.execute(query, (tag, tag + "~"))
+        while batch := found.fetchmany(500):
+            yield {row[0]: Carrier(row[1], from_column(row[2], leave_out="description")) for row in batch}
+
     def _find(self, column: str, value: str | bytes) -> list[IndexedCustomer]:
         query = (
-            f"SELECT id, reference, digest, fields, created_after FROM customer WHERE {column} = ? "  # noqa: S608
+            f"SELECT id, reference, digest, fingerprints, created_after FROM customer WHERE {column} = ? "  # noqa: S608
             "ORDER BY created_after, id"
         )
         return [IndexedCustomer(*row) for row in self._database.execute(query, (value,))]
 
     def _hash(self, email: object) -> bytes | None:
         text = str(email or "").strip().casefold()
-        return hashlib.blake2b(text.encode(), key=self._secret, digest_size=16).digest() if text else None
+        return hashlib.blake2b(text.encode(), key=self._secret.encode(), digest_size=16).digest() if text else None
 
 
 def _fields(customer: Mapping[str, Any]) -> dict[str, str]:
-    """The customer's fields, as they would be in a record."""
-    fields = {name: unicodedata.normalize("NFC", str(customer[name])).strip() for name in FIELDS if customer.get(name)}
-    fields["description"] = without_reference(fields.get("description", "")) or ""
-    return {name: text for name, text in fields.items() if text}
+    """The customer's fields, as they would be in a record; the reference is left out."""
+    fields = listed_fields(customer)
+    own = without_reference(fields.pop("description", ""))
+    return fields | {"description": own} if own else fields
 
 
 log = logging.getLogger(__name__)
@@ -142,7 +150,7 @@ class ExistingCustomers:
         }
         by_reference = {key: self._index.by_reference(state.reference_of(key)) for key in by_email}
         matched, held = any(by_email.values()), state.held_claims()
-        doubtful = matched and await state.transact(lambda ledger: ledger.open_without_reference(state.me, held))
+        doubtful = matched and await state.transact(lambda ledger: ledger.may_be_open_unrecognized(state.me, held))
         found = (*by_email.values(), *by_reference.values())
         taken = await self._taken([customer for customers in found for customer in customers])
         for key, candidates in by_email.items():

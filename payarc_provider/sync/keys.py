@@ -1,22 +1,31 @@
-"""Keys: which values identify a record, how a key is written as text, and the reference by which PayArc shows it."""
+"""Keys: which values identify a record, and how a key is written as text."""
 
 from __future__ import annotations
 
 import datetime
-import functools
 import hashlib
 import json
+import numbers
 import re
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
+from typing import Any
 
 from payarc_provider.exceptions import PayarcConfigError
 
 MAX_KEY = 255  # characters
-_LARGEST = 10**MAX_KEY
+_SHORT = 10**12  # fewer digits than a card number has
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
+_MISSING = {"NaT", "<NA>", "nan", "NaN", "None", "null", "NULL"}
+"""What missing values become if a program converts them to text."""
+# Visa, Mastercard, American Express, Discover, JCB and Diners Club, as payment forms print them.
+_CARD_NUMBER = re.compile(
+    r"(?:4\d{3}|5[1-5]\d\d|2[2-7]\d\d|6011|64[4-9]\d|65\d\d|35\d\d)([ -]?)\d{4}\1\d{4}\1\d{4}"
+    r"|3[47]\d\d([ -]?)\d{6}\2\d{5}|3(?:0[0-5]|[68]\d)\d([ -]?)\d{6}\3\d{4}",
+    re.ASCII,
+)
 
 
 class UnusableKey(ValueError):
@@ -26,20 +35,15 @@ class UnusableKey(ValueError):
 def key_text(value: object) -> str:
     """The key as text, the same from JSON and from SQL: ``42``, ``"42"`` and ``Decimal("42")`` all become ``42``.
 
-    Numbers lose trailing zeros (``Decimal("4.50")`` becomes ``4.5``), times with a time zone are converted to UTC, and
-    text stays as it is.
+    Numbers lose trailing zeros (``Decimal("4.50")`` becomes ``4.5``), and text loses the spaces at its end, with which
+    databases pad CHAR columns. Times with a time zone are converted to UTC.
 
-    :raises UnusableKey: for a missing, empty or too long key, a float, a boolean, bytes, or any other type
+    :raises UnusableKey: for a missing, empty or too long key, a card number, a float, a boolean, bytes, or any type
+        that is not in `KEY_TYPES`
     """
-    if type(value) is int and -_LARGEST < value < _LARGEST:
+    if type(value) is int and -_SHORT < value < _SHORT:
         return str(value)
-    if value is None:
-        raise UnusableKey("is missing: give every record a key")
-    if isinstance(value, bool):
-        raise UnusableKey("is a boolean: use a column that identifies the record")
-    if isinstance(value, float):
-        raise UnusableKey("is a floating-point number, which does not compare reliably: cast it to an integer or text")
-    text = value if isinstance(value, str) else _as_text(value)
+    text = value.rstrip(" ") if type(value) is str else _as_text(value)
     if not text.strip():
         raise UnusableKey("is empty: give every record a key")
     if len(text) > MAX_KEY:
@@ -48,6 +52,10 @@ def key_text(value: object) -> str:
         raise UnusableKey("contains control characters: use another column")
     if not _is_valid_unicode(text):
         raise UnusableKey("is not valid Unicode: correct it at the source")
+    if text in _MISSING:
+        raise UnusableKey("is a missing value that was converted to text: give every record a key")
+    if _looks_like_card(text):
+        raise UnusableKey("looks like a card number, and keys are stored: use another column")
     return text
 
 
@@ -65,15 +73,28 @@ def composite_key_text(values: Iterable[object]) -> str:
 
 
 def _as_text(value: object) -> str:
-    if isinstance(value, int | Decimal):
-        return _number_text(Decimal(value))
-    if isinstance(value, uuid.UUID):
-        return str(value)
-    if isinstance(value, datetime.datetime):
-        return (value.astimezone(datetime.UTC) if value.tzinfo else value).isoformat()
-    if isinstance(value, datetime.date):
-        return value.isoformat()
+    if _is_missing(value):
+        raise UnusableKey("is missing: give every record a key")
+    if type(value).__name__ in ("bool", "bool_"):  # NumPy's, too
+        raise UnusableKey("is a boolean: use a column that identifies the record")
+    if isinstance(value, float):
+        raise UnusableKey("is a floating-point number, which does not compare reliably: cast it to an integer or text")
+    for kind, text_of in KEY_TYPES.items():
+        if isinstance(value, kind):
+            return text_of(value)
     raise UnusableKey(f"has the type {type(value).__name__}: cast it to an integer or text at the source")
+
+
+def _is_missing(value: object) -> bool:
+    """Whether it is None or a missing value of NumPy or pandas, which are unlike everything, even themselves."""
+    if value is None or type(value).__name__ == "NAType":
+        return True
+    may_be = isinstance(value, float | datetime.date) or type(value).__name__ == "datetime64"
+    return may_be and bool(value != value)  # noqa: PLR0124
+
+
+def _integer_text(value: Any) -> str:
+    return _number_text(Decimal(int(value)))
 
 
 def _number_text(value: Decimal) -> str:
@@ -84,6 +105,29 @@ def _number_text(value: Decimal) -> str:
     text = format(value, "f")
     text = text.rstrip("0").rstrip(".") if "." in text else text
     return "0" if text in ("-0", "") else text
+
+
+def _moment_text(value: datetime.datetime) -> str:
+    return (value.astimezone(datetime.UTC) if value.tzinfo else value).isoformat()
+
+
+KEY_TYPES: dict[type, Callable[[Any], str]] = {
+    str: lambda value: str.__str__(value).rstrip(" "),
+    numbers.Integral: _integer_text,  # NumPy's integers, too
+    Decimal: _number_text,
+    uuid.UUID: str,
+    datetime.datetime: _moment_text,
+    datetime.date: datetime.date.isoformat,
+}
+"""Types of usable keys, and how each is written as text; the first that fits counts."""
+
+
+def _looks_like_card(text: str) -> bool:
+    """Whether it has the form of a card number and its check digit is right."""
+    if not _CARD_NUMBER.fullmatch(text):
+        return False
+    digits = [int(char) for char in reversed(text) if char.isdigit()]
+    return sum(digits[::2] + [2 * digit - 9 * (digit > 4) for digit in digits[1::2]]) % 10 == 0
 
 
 def _is_valid_unicode(text: str) -> bool:
@@ -116,8 +160,13 @@ def partition_of(key: str | None, partitions: int) -> int:
 def check_key(key: str | Sequence[str]) -> tuple[str, ...]:
     """The key columns that the argument ``key`` names.
 
-    :raises PayarcConfigError: if it names none, names one twice, or contains anything but names
+    :raises PayarcConfigError: if it names none, names one twice, contains anything but names, or has no fixed order
     """
+    if not isinstance(key, str | list | tuple):
+        raise PayarcConfigError(
+            f"key: got {type(key).__name__}, which is no column name and no list of them. "
+            'Give a name, or several in a fixed order: key=["tenant", "id"]'
+        )
     columns = (key,) if isinstance(key, str) else tuple(key)
     if (
         not columns
@@ -141,36 +190,3 @@ def check_partition(partition: Sequence[int] | None) -> tuple[int, int] | None:
     if [type(number) for number in numbers] != [int, int] or not 0 <= numbers[0] < numbers[1]:
         raise PayarcConfigError("partition: give (i, n) with i from 0 to n - 1, such as (0, 4) for the first of four")
     return numbers[0], numbers[1]
-
-
-ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o or u, which are easily misread
-LENGTH = 12
-MAX_DESCRIPTION = 50  # characters, by PayArc's guide
-_NO_DESCRIPTION = "ref"
-_AT_END = re.compile(rf"#([{ALPHABET}]{{{LENGTH}}})\s*\Z", re.IGNORECASE)
-
-
-@functools.lru_cache(maxsize=4096)
-def reference(ledger_id: str, account: str, key: str) -> str:
-    """The reference of a key in an account of a ledger: 12 characters, 60 bits. It reveals nothing about the key."""
-    text = "\x00".join((account, key)).encode()
-    number = int.from_bytes(hashlib.blake2b(text, key=ledger_id.encode(), digest_size=8).digest(), "big")
-    return "".join(ALPHABET[number >> (5 * position) & 31] for position in range(LENGTH))
-
-
-def with_reference(description: str | None, code: str) -> str | None:
-    """The description with the reference at its end, or None if it does not fit: a description is never cut."""
-    text = f"{description or _NO_DESCRIPTION} #{code}"
-    return text if len(text) <= MAX_DESCRIPTION else None
-
-
-def find_reference(description: object) -> str | None:
-    """The reference at the end of a listed customer's description, or None if it has none."""
-    found = _AT_END.search(description) if isinstance(description, str) else None
-    return found.group(1).lower() if found else None
-
-
-def without_reference(description: str) -> str | None:
-    """The record's own description, without the reference; None if the record has none."""
-    own = _AT_END.sub("", description).rstrip()
-    return None if own == _NO_DESCRIPTION else own

@@ -5,10 +5,13 @@ deletion pulls them up, so that a customer may be missed. Customers created in t
 differently on each page, so that one may appear twice while another is missed. A reading is therefore complete only if
 it accounts for every position: the total never fell, and there were as many different customers as positions down to
 the first customer that is too old, minus those added at the top in the meantime.
+
+A reading ends at the first customer that is too old. So a list that is not newest first proves nothing.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, Protocol, TypeVar
@@ -22,8 +25,10 @@ from payarc_provider.exceptions import (
     PayarcRunStopped,
     PayarcUnknownOutcome,
 )
+from payarc_provider.sync.limit_waits import LimitWaits
 from payarc_provider.sync.runtime import LIST, Runtime
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_READINGS = 20
@@ -46,6 +51,7 @@ class PatientReader:
     """Reads from PayArc and retries with backoff, which is safe because a read changes nothing.
 
     :param on_rate_limited: called for each 429
+    :param limit_waits: logs and bounds the waits for the rate limit
     :param max_failures: how many attempts in a row may fail
     :param sleep: may return early when the run is stopped
     :param stop: returns the error that stopped the run, or None
@@ -56,12 +62,14 @@ class PatientReader:
         runtime: Runtime,
         *,
         on_rate_limited: Callable[[], None] = lambda: None,
+        limit_waits: LimitWaits | None = None,
         max_failures: int = MAX_FAILURES,
         sleep: Callable[[float], Awaitable[None]] | None = None,
         stop: Callable[[], PayarcError | None] = lambda: None,
     ) -> None:
         self._runtime = runtime
         self._on_rate_limited = on_rate_limited
+        self._limit_waits = limit_waits or LimitWaits(runtime.now)
         self._max_failures = max_failures
         self._sleep = sleep or runtime.sleep
         self._stop = stop
@@ -76,17 +84,30 @@ class PatientReader:
             if stop := self._stop():
                 raise stop
             if (wait := await self._runtime.acquire(LIST)) > 0:
+                self._limit_waits.note_wait(LIST, wait)
                 await self._sleep(wait)
                 continue
             try:
-                return await call()
+                result = await call()
             except PayarcRateLimited:
                 self._on_rate_limited()  # the limiter knows how long to wait
-            except (PayarcConnectionFailed, PayarcUnknownOutcome):
+                self._limit_waits.note_429(LIST)
+            except (PayarcConnectionFailed, PayarcUnknownOutcome) as error:
                 failures += 1
                 if failures > self._max_failures or self._stop():
                     raise
-                await self._sleep(min(30.0, 0.25 * 2**failures))
+                pause = min(30.0, 0.25 * 2**failures)
+                log.warning(
+                    "A read from PayArc failed (%s): trying again in %.1f s (%d of %d)",
+                    getattr(error, "status", None) or "no response",
+                    pause,
+                    failures,
+                    self._max_failures,
+                )
+                await self._sleep(pause)
+            else:
+                self._limit_waits.note_response(LIST)
+                return result
 
     async def read_list(
         self,
@@ -98,7 +119,7 @@ class PatientReader:
 
         :param on_page: called with each page
         :return: the collector of a reading that is known to be complete
-        :raises PayarcRunStopped: the list changed too much for any reading to be complete
+        :raises PayarcRunStopped: the list is not newest first, or changed too much for any reading to be complete
         """
 
         async def read_page(number: int) -> CustomerPage:
@@ -119,6 +140,8 @@ async def read_completely(
     reading: Reading[CollectorT] | None = None
     for number in range(MAX_READINGS):
         if number:
+            if number > 1:  # some lists always need two readings
+                log.info("PayArc's customer list changed, reading it again (%d of %d)", number + 1, MAX_READINGS)
             await sleep(min(2.0, 0.25 * number))
         if reading is None or not reading.unchanged:
             reading = Reading(new_collector())
@@ -149,6 +172,7 @@ class Reading(Generic[CollectorT]):
         self._fresh: set[str] = set()
         self._seen: set[str] = set()
         self._seen_before: set[str] | None = None
+        self._has_undated = False
 
     async def read(self, read_page: ReadPage, since: float) -> None:
         """Read from the newest customer down to the first that is too old."""
@@ -169,13 +193,13 @@ class Reading(Generic[CollectorT]):
             else:
                 added += page.total - total
             total = page.total
-            wanted = [customer for customer in page.customers if not _is_before(customer, since)]
+            wanted = [customer for customer in page.customers if not is_before(customer, since)]
             positions += len(wanted)
-            listed += len(page.customers)
+            listed += len(page.customers) + len(page.unreadable)
             for customer in wanted:
                 self.collector.add(customer)
                 self._count(customer, seen, on_top=first_pass and number == 1)
-            last = len(wanted) < len(page.customers) or not page.customers or _is_last(page)
+            last = len(wanted) < len(page.customers) or _is_empty(page) or _is_last(page)
         if len(wanted) == len(page.customers) and total is not None and listed < total:
             self.unchanged = False  # the list ended early, and nothing is known about the rest
             return
@@ -195,7 +219,8 @@ class Reading(Generic[CollectorT]):
     def _count(self, customer: dict[str, Any], seen: set[str], *, on_top: bool) -> None:
         customer_id = read_customer_id(customer) or ""
         between = created_between(customer)
-        if between is not None and self._predates_reading(*between):
+        self._has_undated = self._has_undated or between is None
+        if between is None or self._predates_reading(*between):
             seen.add(customer_id)
         elif on_top:
             self._fresh.add(customer_id)
@@ -208,7 +233,7 @@ class Reading(Generic[CollectorT]):
         return by_clock or (self._fresh_from is not None and earliest < self._fresh_from)
 
     def _check_complete(self, seen: set[str], positions: int, added: int, total: int | None) -> None:
-        if total is None:  # without totals, two passes have to agree
+        if total is None or self._has_undated:  # without totals or times, two passes have to agree
             self.complete = len(seen) + len(self._fresh) == positions and seen == self._seen_before
             self._seen_before, self.unchanged = seen, True
             return
@@ -223,10 +248,40 @@ class Reading(Generic[CollectorT]):
             self.complete = expected in (len(seen), len(self._seen))
 
 
+class Order:
+    """Checks that one pass over the list shows customers newest first.
+
+    Times without a zone are compared with each other only, so the lowest time is kept for each precision.
+    """
+
+    def __init__(self) -> None:
+        self._lowest: dict[float, float] = {}
+        self._seen: set[str] = set()
+
+    def holds(self, page: CustomerPage) -> bool:
+        """Take in the next page; returns False if a customer stands below an older one."""
+        for customer in page.customers:
+            customer_id, between = read_customer_id(customer) or "", created_between(customer)
+            if between is None or customer_id in self._seen:  # new customers push those of the last page down again
+                continue
+            self._seen.add(customer_id)
+            earliest, precision = between[0], between[1] - between[0]
+            lowest = self._lowest.get(precision, earliest)
+            if earliest > lowest + FRESH_SECONDS:
+                return False
+            self._lowest[precision] = min(lowest, earliest)
+        return True
+
+
 def _is_last(page: CustomerPage) -> bool:
     return page.total_pages is not None and page.page >= page.total_pages
 
 
-def _is_before(customer: dict[str, Any], since: float) -> bool:
+def _is_empty(page: CustomerPage) -> bool:
+    return not page.customers and not page.unreadable
+
+
+def is_before(customer: dict[str, Any], since: float) -> bool:
+    """Whether the customer was certainly created before ``since``."""
     between = created_between(customer)
     return between is not None and between[1] < since

@@ -1,172 +1,37 @@
-"""Looks up what became of requests without a usable response, sent by this run or by runs that have died.
-
-A listed customer belongs to a row if it carries the row's reference; if the row has none, all fields have to be equal.
-"""
+"""Looks up what became of requests without a usable response, sent by this run or by runs that have died."""
 
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
-from payarc_provider.api.fields import created_between, read_customer_id
-from payarc_provider.exceptions import PayarcRunStopped
+from payarc_provider.exceptions import PayarcNotFound, PayarcRunStopped
+from payarc_provider.sync.candidates import Candidates, Findings
 from payarc_provider.sync.checkpoints import reach
-from payarc_provider.sync.keys import display_key, find_reference, without_reference
-from payarc_provider.sync.ledger import EPOCH, Resolution, Row
-from payarc_provider.sync.records import RecordReader
+from payarc_provider.sync.keys import display_key
+from payarc_provider.sync.ledger import EPOCH, Alterations, Resolution, Row
+from payarc_provider.sync.listing import is_before
+from payarc_provider.sync.proof import ListProof
+from payarc_provider.sync.records import Errors
 from payarc_provider.sync.send import Sender
 from payarc_provider.sync.state import RunState
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A listed customer that may belong to a row.
-
-    :param created_by: the latest possible time of its creation in Unix seconds; None if the list does not show it
-    """
-
-    customer_id: str
-    created_by: float | None
-
-
-@dataclass(slots=True)
-class Findings:
-    """What a look-up has found out about each row's key.
-
-    :param found: key → (customer id, "reference" or "fields")
-    :param absent: keys for which no customer exists
-    :param undecided: key → ids of several customers, any of which may be the right one
-    """
-
-    found: dict[str, tuple[str, str]] = field(default_factory=dict)
-    absent: set[str] = field(default_factory=set)
-    undecided: dict[str, list[str]] = field(default_factory=dict)
-
-
-class Candidates:
-    """Collects the listed customers that may belong to the rows, and decides which ones do.
-
-    ``alters_values``: whether PayArc is known to alter values. If so, the lack of an equal customer proves nothing.
-
-    :param rows: the rows that are looked up
-    :param reader: computes the digest of a listed customer
-    """
-
-    def __init__(self, rows: Iterable[Row], reader: RecordReader, *, alters_values: bool = False) -> None:
-        self.alters_values = alters_values
-        self._rows = list(rows)
-        self._reader = reader
-        self._references = {row.reference for row in self._rows if row.reference}
-        self._field_sets = {row.fields for row in self._rows if not row.reference}
-        self._digests = {row.digest for row in self._rows if not row.reference}
-        self._by_reference: dict[str, dict[str, Candidate]] = defaultdict(dict)
-        self._by_digest: dict[str, dict[str, Candidate]] = defaultdict(dict)
-        self._same_fields: dict[str, dict[str, Candidate]] = defaultdict(dict)  # with other values in the same fields
-
-    def add(self, customer: dict[str, Any]) -> None:
-        """Keep the customer if it may belong to a row."""
-        customer_id = read_customer_id(customer)
-        if customer_id is None:
-            return
-        code = find_reference(customer.get("description"))
-        between = created_between(customer)
-        candidate = Candidate(customer_id, between[1] if between else None)
-        if code in self._references:
-            self._by_reference[code or ""][customer_id] = candidate
-            self.alters_values = self.alters_values or not self._is_as_sent(customer, code or "")
-        for names in self._field_sets:
-            digest = self._reader.digest_of_customer(customer, names)
-            if digest in self._digests:
-                self._by_digest[digest][customer_id] = candidate
-            elif digest is not None:
-                self._same_fields[names][customer_id] = candidate
-
-    def _is_as_sent(self, customer: dict[str, Any], code: str) -> bool:
-        """Whether the customer with this reference has the values that were sent."""
-        plain = {**customer, "description": without_reference(customer["description"])}
-        rows = [row for row in self._rows if row.reference == code]
-        return all(self._reader.digest_of_customer(plain, row.fields) == row.digest for row in rows)
-
-    def ids(self) -> set[str]:
-        """The ids of all candidates."""
-        groups = (self._by_reference, self._by_digest, self._same_fields)
-        return {customer_id for group in groups for candidates in group.values() for customer_id in candidates}
-
-    def decide(self, ids_with_rows: set[str]) -> Findings:
-        """What the list shows about each row.
-
-        :param ids_with_rows: candidates that already belong to a row, so that no other row can have them
-        """
-        findings = Findings()
-        by_digest: dict[str, list[Row]] = defaultdict(list)
-        for row in self._rows:
-            if row.reference:
-                self._decide_by_reference(row, ids_with_rows, findings)
-            else:
-                by_digest[row.digest].append(row)
-        for digest, rows in by_digest.items():
-            free = {
-                customer_id: candidate
-                for customer_id, candidate in self._by_digest[digest].items()
-                if customer_id not in ids_with_rows
-            }
-            altered = self._same_fields[rows[0].fields].keys() - ids_with_rows if self.alters_values else set()
-            self._decide_by_fields(rows, free, sorted(altered), findings)
-        return findings
-
-    def _decide_by_reference(self, row: Row, ids_with_rows: set[str], findings: Findings) -> None:
-        ids = sorted(self._by_reference[row.reference or ""].keys() - ids_with_rows)
-        if len(ids) == 1:
-            findings.found[row.key] = (ids[0], "reference")
-        elif ids:
-            findings.undecided[row.key] = ids
-        else:
-            findings.absent.add(row.key)
-
-    def _decide_by_fields(
-        self, rows: list[Row], equal: dict[str, Candidate], altered: list[str], findings: Findings
-    ) -> None:
-        """Decide rows without references whose records were equal.
-
-        :param equal: the customers with exactly these values
-        :param altered: if PayArc alters values, the customers that may have been created with these values
-        """
-        free = dict(equal)
-        newest_first = sorted(rows, key=lambda row: (_sent_after(row), row.key), reverse=True)
-        for position, row in enumerate(newest_first):  # the row with the fewest possible customers first
-            since = _sent_after(row)
-            ids = sorted(
-                candidate.customer_id
-                for candidate in free.values()
-                if candidate.created_by is None or candidate.created_by >= since
-            )
-            if not ids and altered:
-                findings.undecided[row.key] = sorted(altered)
-            elif not ids:
-                findings.absent.add(row.key)
-            elif len(ids) <= len(rows) - position:  # the records are equal, so any of them may get any of the customers
-                findings.found[row.key] = (ids[0], "fields")
-                del free[ids[0]]
-            else:
-                findings.undecided[row.key] = ids
-
-
-def _sent_after(row: Row) -> float:
-    return row.sent_after.timestamp() if row.sent_after else 0.0
-
 
 log = logging.getLogger(__name__)
 
 SHOWN_KEYS = 10
+MAX_CHECKED = 20  # customers that a look-up reads by id because the list does not show them
+NO_CONTROL = "no other customer has been created since, by which to check PayArc's list"
+OTHERS_OPEN = "the customer with its values may belong to a record of another run"
+OLD_COPY_SECONDS = 2.0  # PayArc's times are whole seconds
 
 
 class LookUp:
     """Finds out from PayArc's list what became of open rows.
 
     ``undecided``: key → why the list does not decide about it. ``exhausted``: key → why it is not sent again.
+    ``unproved``: key → why it is not certain that PayArc has no customer for it. These rows stay claimed and are looked
+    up again when another customer has been created.
     """
 
     def __init__(self, state: RunState, sender: Sender) -> None:
@@ -174,6 +39,9 @@ class LookUp:
         self._sender = sender
         self.undecided: dict[str, str] = {}
         self.exhausted: dict[str, str] = {}
+        self.unproved: dict[str, str] = {}
+        self._responses = 0
+        self._shown = self._damaged = False  # whether references have been seen intact, and damaged, in this run
 
     async def resolve_open_rows(self) -> None:
         """Resolve the account's open rows, except those that other runs still own.
@@ -185,9 +53,11 @@ class LookUp:
         await self._wait_until_final()
         if state.stop:
             return
-        claim_id = state.new_claim_id()
+        claim_id, self._responses = state.new_claim_id(), sender.usable_responses
         reach("before_takeover")
-        taken = await state.transact(lambda ledger: ledger.take_over(state.me, claim_id))
+        taken = await state.transact(lambda ledger: ledger.take_over(state.me, claim_id, state.clock))
+        if state.clock.must_compare and await state.contact_payarc():
+            taken = await state.transact(lambda ledger: ledger.take_over(state.me, claim_id, state.clock))
         reach("after_takeover")
         for key in taken.keys() & state.claims.keys():
             state.claims[key].lost = True  # its lease lapsed, and other runs may have owned the row since
@@ -200,12 +70,19 @@ class LookUp:
             state.postpone(claim)
         sender.resume()
 
+    @property
+    def has_new_evidence(self) -> bool:
+        """Whether another look-up may prove more, because PayArc has responded since the last one."""
+        return bool(self.unproved) and self._sender.usable_responses > self._responses
+
     def raise_if_unresolved(self) -> None:
         """Raise if a person has to decide about a record.
 
         :raises PayarcRunStopped: names the first of these records
         """
-        unresolved = self.undecided | self.exhausted
+        mine = {record.key for record in self._state.postponed}
+        unproved = {key: why for key, why in self.unproved.items() if key in mine}
+        unresolved = self.undecided | self.exhausted | unproved
         if not unresolved:
             return
         first = "; ".join(f"{display_key(key)}: {why}" for key, why in list(unresolved.items())[:SHOWN_KEYS])
@@ -241,21 +118,30 @@ class LookUp:
     async def _look_up(self, rows: list[Row]) -> None:
         state = self._state
         reach("in_lookup")
-        known_to_alter = await state.transact(lambda ledger: ledger.alters_values(state.me.account))
         since = min(row.sent_after or EPOCH for row in rows).timestamp()
-        candidates = await state.payarc.read_list(
-            since, lambda: Candidates(rows, state.reader, alters_values=known_to_alter)
-        )
-        if (
-            candidates.alters_values and not known_to_alter
-        ):  # before those rows are recorded, since they are not looked up again
-            await state.transact(lambda ledger: ledger.note_altered_values(state.me.account))
+        proof = await self._begin_proof(rows, since)
+        candidates = await state.payarc.read_list(since, lambda: Candidates(rows, state.ledger_id), proof.see)
         ids = candidates.ids()
         taken = await state.transact(lambda ledger: ledger.ids_with_rows(state.me, ids)) if ids else set()
-        findings = candidates.decide(taken)
+        # Read after the list: what a run learns from a response is noted before the customer can check the list.
+        known = await state.transact(lambda ledger: ledger.alterations(state.me.account))
+        # Remembered, since a later reading may have no customer to tell by: after the database's clock was set back,
+        # the times of the claims do not show which customers are newer.
+        self._damaged = self._damaged or proof.damages_references
+        seen = (self._sender.shows_references, proof.shows_references, candidates.shows_references)
+        self._shown = self._shown or any(seen)
+        known = known._replace(descriptions=known.descriptions or self._damaged)
+        findings = candidates.decide(taken, known, trusts_references=self._shown and not known.descriptions)
+        if findings.altered and not known.values:
+            await state.transact(lambda ledger: ledger.note_alterations(state.me.account, Alterations(values=True)))
+        unproved = await self._unproved(rows, findings, proof, since)
         reach("before_lookup_record")
         claims = {row.key: row.claim or "" for row in rows}
-        await self._record(findings, claims)
+        for key in claims:
+            self.unproved.pop(key, None)
+        self._leave_unproved(findings, claims, unproved)
+        merged = await self._merged(rows, findings)
+        await self._record(findings, claims, merged)
         reach("after_lookup_record")
         await self._note_undecided(findings, claims)
         log.info(
@@ -263,11 +149,104 @@ class LookUp:
             len(rows),
             len(findings.found),
             len(findings.absent),
-            len(findings.undecided),
+            len(rows) - len(findings.found) - len(findings.absent),
         )
 
-    async def _record(self, findings: Findings, claims: Mapping[str, str]) -> None:
+    async def _begin_proof(self, rows: list[Row], since: float) -> ListProof:
         state = self._state
+        claimed = min(row.claimed_at or EPOCH for row in rows)
+        controls = await state.transact(lambda ledger: ledger.created_since(state.me, claimed))
+        newest = await state.transact(lambda ledger: ledger.known_ids(state.me.account))
+        payarc_now = state.payarc_clock.earliest() if state.payarc_clock is not None else None
+        not_before = None if payarc_now is None else payarc_now - max(OLD_COPY_SECONDS, state.settings.settle / 2)
+        return ListProof(since, controls, newest, not_before)
+
+    async def _unproved(self, rows: list[Row], findings: Findings, proof: ListProof, since: float) -> dict[str, str]:
+        """Key → why the reading proves neither that PayArc has no customer for it nor that the found one is its own.
+
+        Only a customer that shows a row's reference is certainly the row's, whatever else the list shows or does not.
+        """
+        state, uncertain = self._state, findings.absent | findings.without_reference
+        if not uncertain:
+            return {}
+        problem = proof.problem or await self._what_is_missing(proof, since)
+        if problem is not None:
+            return dict.fromkeys(uncertain, problem)
+        claimed = {row.key: row.claimed_at or EPOCH for row in rows}
+        found = [claimed[key] for key in findings.found.keys() - findings.without_reference]
+        unproved = sorted(key for key in findings.absent if not proof.reaches(claimed[key], found))
+        # One record is sent all the same, or a run that was killed before its first customer could never be continued.
+        # Its customer then serves to check the list for the others.
+        reasons = dict.fromkeys(unproved[1:], NO_CONTROL)
+        if findings.without_reference:
+            held = state.held_claims() | {row.claim for row in rows if row.claim}
+            if await state.transact(lambda ledger: ledger.may_be_open_unrecognized(state.me, held)):
+                reasons |= dict.fromkeys(findings.without_reference, OTHERS_OPEN)
+        return reasons
+
+    async def _what_is_missing(self, proof: ListProof, since: float) -> str | None:
+        """Which customer the list ought to have shown and has not; None if there is none."""
+        for number, customer_id in enumerate(proof.missing()):
+            if number == MAX_CHECKED or not await self._is_excused(customer_id, since):
+                return f"PayArc's list does not show customer {customer_id}, which the ledger has"
+            proof.excuse(customer_id)
+        return None
+
+    async def _is_excused(self, customer_id: str, since: float) -> bool:
+        """Whether there is a reason why the list does not show this customer."""
+        runtime = self._state.runtime
+        try:
+            customer = await self._state.payarc.read(lambda: runtime.get_customer(customer_id))
+        except PayarcNotFound:
+            return True  # it was deleted
+        return is_before(customer, since)
+
+    async def give_up_unproved(self) -> None:
+        """Release the unproved rows: another run may wait for them, while this run waits for that run."""
+        state = self._state
+        claims = {key: state.taken_over[key] for key in self.unproved if key in state.taken_over}
+        if claims:
+            await state.transact(lambda ledger: ledger.give_up(state.me, claims, state.held_claims()))
+            self._forget_taken_over(claims)
+
+    def _leave_unproved(self, findings: Findings, claims: Mapping[str, str], unproved: Mapping[str, str]) -> None:
+        """Keep these rows under their claims, to look them up again."""
+        for key, why in unproved.items():
+            self.unproved[key] = why
+            self._state.taken_over[key] = claims[key]
+            findings.found.pop(key, None)
+        for why, count in Counter(unproved.values()).items():
+            log.warning("%d left open: %s", count, why)
+        findings.absent -= unproved.keys()
+
+    async def _merged(self, rows: list[Row], findings: Findings) -> dict[str, Errors]:
+        """Key → why it is rejected, for rows that PayArc gave another row's customer instead of one of their own."""
+        state, merged = self._state, self._sender.merged
+        ids = {row.key: merged[row.key] for row in rows if row.key in findings.absent & merged.keys()}
+        if not ids:
+            return {}
+        keys = await state.transact(lambda ledger: ledger.keys_of(state.me, set(ids.values())))
+        findings.absent -= ids.keys()
+        return {
+            key: {
+                "email": [
+                    f"PayArc returned customer {customer_id}, which belongs to the record "
+                    f"{display_key(keys.get(customer_id))}, since it keeps one customer per email. Give the records "
+                    "different emails, or make them one record"
+                ]
+            }
+            for key, customer_id in ids.items()
+        }
+
+    async def _record(self, findings: Findings, claims: Mapping[str, str], merged: Mapping[str, Errors]) -> None:
+        state = self._state
+        if merged:
+            rejections = [Resolution(key, claims[key], errors=errors) for key, errors in merged.items()]
+            rejected = await state.transact(lambda ledger: ledger.record(state.me, rejections))
+            state.counts["recorded_rejected"] += len(rejected.keys)
+            for key in rejected.keys & self._sender.unknown.keys():
+                self._sender.unknown[key].rejected = True
+            self._forget_taken_over(merged)
         resolutions = [
             Resolution(key, claims[key], customer_id=customer_id, matched_by=how)
             for key, (customer_id, how) in findings.found.items()
@@ -275,6 +254,9 @@ class LookUp:
         if resolutions:
             recorded = await state.transact(lambda ledger: ledger.record(state.me, resolutions))
             state.counts["recorded_created"] += len(recorded.keys)
+            for resolution in resolutions:
+                if resolution.key in recorded.keys and resolution.customer_id:
+                    state.memory.note_recorded(resolution.key, 1, resolution.customer_id)
             for key in recorded.conflicts:  # another row got this customer after the list was read
                 findings.undecided[key] = [findings.found.pop(key)[0]]
         absent = {key: claims[key] for key in findings.absent}
@@ -287,7 +269,7 @@ class LookUp:
         state = self._state
         if findings.undecided:  # release them, since another run may find out more
             given_up, held = {key: claims[key] for key in findings.undecided}, state.held_claims()
-            await state.transact(lambda ledger: ledger.give_up(state.me, given_up, held))
+            await state.transact(lambda ledger: ledger.give_up(state.me, given_up, held, state.clock))
             self._forget_taken_over(findings.undecided.keys())
         for key in findings.found.keys() | findings.absent:
             self.undecided.pop(key, None)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from payarc_provider.sync.checkpoints import reach
-from payarc_provider.sync.ledger import Resolution
+from payarc_provider.sync.ledger import Evidence, Resolution
 from payarc_provider.sync.results import Status
 from payarc_provider.sync.state import Claim, RunState
 
@@ -16,10 +16,10 @@ GATHER_SECONDS = 0.02  # a transaction costs about the same for one resolution a
 class Recorder:
     """Records one group of resolutions while the next group gathers.
 
-    :param on_id_taken: called with each claim whose customer already belongs to another row
+    :param on_id_taken: called with each claim whose customer already belongs to another row, and the customer's id
     """
 
-    def __init__(self, state: RunState, on_id_taken: Callable[[Claim], None]) -> None:
+    def __init__(self, state: RunState, on_id_taken: Callable[[Claim, str], None]) -> None:
         self._state = state
         self._on_id_taken = on_id_taken
         self._waiting: list[tuple[Claim, Resolution]] = []
@@ -63,13 +63,17 @@ class Recorder:
             raise
         finally:
             self._recording = False
+        elsewhere: dict[str, Evidence] = {}
         for claim, resolution in group:
             if claim.key in recorded.keys:
                 self._report(claim, resolution)
             elif claim.key in recorded.conflicts:
-                self._on_id_taken(claim)
+                self._on_id_taken(claim, resolution.customer_id or "")
             else:
+                if claim.may_have_customer:
+                    elsewhere[claim.key] = Evidence(claim.attempt)
                 state.postpone(claim)  # another run owns the row now and will find the customer in PayArc's list
+        await state.check_rows(elsewhere, patience)
         state.notify()
 
     def _report(self, claim: Claim, resolution: Resolution) -> None:
@@ -78,6 +82,7 @@ class Recorder:
         if resolution.customer_id:
             status = Status.ADOPTED if resolution.matched_by == "email" else Status.CREATED
             state.counts[f"recorded_{status}"] += 1
+            state.memory.note_recorded(claim.key, claim.attempt, resolution.customer_id)
             state.accept(claim.record, resolution.customer_id, status, changed=False)
         else:
             state.counts["recorded_rejected"] += 1

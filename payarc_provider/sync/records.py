@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from payarc_provider.api.fields import FIELDS, clean
 from payarc_provider.exceptions import PayarcConfigError
@@ -35,11 +33,6 @@ class Record:
     digest: str
     errors: Errors
     unstorable: bool = False
-
-    @property
-    def names(self) -> str:
-        """The names of the fields, sorted and separated by commas, as the ledger stores them."""
-        return ",".join(sorted(self.fields))
 
 
 class RecordReader:
@@ -106,11 +99,6 @@ class RecordReader:
         keyed.update(text.encode())
         return keyed.hexdigest()
 
-    def digest_of_customer(self, customer: Mapping[str, Any], names: str) -> str | None:
-        """The digest of a listed customer, or None unless exactly the fields ``names`` have values."""
-        present = {name: text for name in FIELDS if (text := _listed_value(customer.get(name)))}
-        return self.digest(present) if ",".join(sorted(present)) == names else None
-
     def _key(self, row: Mapping[str, object]) -> str:
         if len(self.key_columns) == 1:
             return key_text(row.get(self.key_columns[0]))
@@ -126,21 +114,19 @@ class RecordReader:
         if row_columns != self._row_columns:  # all rows of a table have the same columns
             self._row_columns = row_columns
             self._sent_columns = [(field, column) for field, column in self._columns.items() if column in row]
-            self._find_lookalikes(row)
+            self.find_lookalikes(row)
         return self._sent_columns
 
-    def _find_lookalikes(self, row: Mapping[str, object]) -> None:
-        if self._mapping is not None or row.keys() <= self._columns_found:
+    def find_lookalikes(self, columns: Iterable[str]) -> None:
+        """Note those of a row's or a source's columns that resemble PayArc's fields and are not sent."""
+        names = set(columns)
+        if self._mapping is not None or names <= self._columns_found:
             return
-        for column in row.keys() - self._columns_found - set(FIELDS) - set(self.key_columns):
+        for column in names - self._columns_found - set(FIELDS) - set(self.key_columns):
             near = difflib.get_close_matches(str(column), FIELDS, n=1, cutoff=0.8)
-            if near and near[0] not in row:
+            if near and near[0] not in names:
                 self.lookalike_columns[str(column)] = near[0]
-        self._columns_found.update(row.keys())
-
-
-def _listed_value(value: object) -> str:
-    return unicodedata.normalize("NFC", str(value)).strip() if value is not None else ""
+        self._columns_found.update(names)
 
 
 def check_fields(fields: Mapping[str, str] | None) -> dict[str, str] | None:

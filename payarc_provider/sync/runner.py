@@ -15,6 +15,7 @@ from payarc_provider.api.client import PayarcClient
 from payarc_provider.exceptions import PayarcError, PayarcRunStopped
 from payarc_provider.sync.deferral import CarryOver, CarryOverStore, Deferral
 from payarc_provider.sync.engine import Engine
+from payarc_provider.sync.key_order import check_key_order
 from payarc_provider.sync.ledger import Claimant, Ledger
 from payarc_provider.sync.patience import wait_for_ledger
 from payarc_provider.sync.records import RecordReader
@@ -59,6 +60,8 @@ def run(
     termination = _Termination()
     on_start(termination)
     runner = _Runner(source, client, ledger, account, task, reporter, termination)
+    if ledger is not None:
+        _check_key_order(runner, ledger, settings)
     with collecting_less_garbage():
         if ledger is None or settings.dry_run:
             return runner.run_engine(settings)
@@ -85,6 +88,13 @@ class _Termination:
         self._engine = engine
         if self.was_called:
             engine()
+
+
+def _check_key_order(runner: _Runner, ledger: Ledger, settings: Settings) -> None:
+    def check() -> None:
+        check_key_order(ledger, runner.account, settings.key, remember=not settings.dry_run)
+
+    wait_for_ledger(check, settings.ledger_patience, lambda: runner.termination.was_called)
 
 
 def _check_max_new(runner: _Runner, settings: Settings, max_new: int) -> None:
@@ -161,7 +171,12 @@ class _Runner:
         if deferral is not None:
             if carry_over is not None:
                 limiter, unknown = self.client.limiter.export(), final.counts["unknown"]
-                carry_over.note_deferral(limiter, responses=engine.usable_responses, unknown=unknown)
+                carry_over.note_deferral(
+                    limiter,
+                    responses=engine.usable_responses,
+                    unknown=unknown,
+                    rate_limited=final.counts["rate_limited"],
+                )
             raise deferral
         requests, deferrals, seconds = _request_counts(final), 0, final.seconds
         if carry_over is not None:

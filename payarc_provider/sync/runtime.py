@@ -127,9 +127,6 @@ class Runtime(Protocol):
     def release(self, endpoint: str) -> None:
         """Return a slot that was not used."""
 
-    async def ping(self) -> float | None:
-        """One cheap authenticated request; PayArc's clock in Unix seconds, None if the response has no date."""
-
     async def create(
         self, fields: Mapping[str, str], idempotency_key: str, attempt: int, pass_gate: Callable[[], None]
     ) -> dict[str, Any]:
@@ -141,6 +138,12 @@ class Runtime(Protocol):
 
     async def list_page(self, page: int) -> CustomerPage:
         """One page of PayArc's list, newest first, counted from 1."""
+
+    async def get_customer(self, customer_id: str) -> dict[str, Any]:
+        """One customer by id.
+
+        :raises PayarcNotFound: PayArc has no such customer
+        """
 
 
 class DaemonPool(Executor):
@@ -244,10 +247,6 @@ class ThreadedRuntime:
         """See `Throttle.release`."""
         self._throttle.release(endpoint)
 
-    async def ping(self) -> float | None:
-        """One cheap authenticated request."""
-        return await _run_in(self._reads, self._client.ping)
-
     async def create(
         self, fields: Mapping[str, str], idempotency_key: str, attempt: int, pass_gate: Callable[[], None]
     ) -> dict[str, Any]:
@@ -264,9 +263,16 @@ class ThreadedRuntime:
         """One page of 100 customers."""
         return await _run_in(self._reads, lambda: self._client.list_page(page))
 
+    async def get_customer(self, customer_id: str) -> dict[str, Any]:
+        """One customer by id."""
+        return await _run_in(self._reads, lambda: self._client.get_customer(customer_id))
+
 
 class _MissingLedger:
     """Stands in for a ledger that does not exist yet: no record has a row."""
+
+    def check_losses(self, _account: str) -> None:
+        return None
 
     def known(self, _me: Claimant, _keys: object) -> dict[str, KnownRow]:
         return {}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from payarc_provider.exceptions import PayarcConnectionFailed, PayarcError, PayarcRunStopped
 from payarc_provider.sync.checkpoints import reach
-from payarc_provider.sync.keys import with_reference
-from payarc_provider.sync.ledger import Resolution
+from payarc_provider.sync.ledger import Alterations, Resolution
+from payarc_provider.sync.limit_waits import LimitWaits
+from payarc_provider.sync.listing import is_before
 from payarc_provider.sync.outcomes import (
     Created,
     LeaseTooShort,
@@ -23,6 +25,7 @@ from payarc_provider.sync.outcomes import (
     outcome_of,
 )
 from payarc_provider.sync.recorder import Recorder
+from payarc_provider.sync.reference import find_reference, with_reference
 from payarc_provider.sync.runtime import CREATE
 from payarc_provider.sync.state import Claim, RunState
 
@@ -36,8 +39,10 @@ class Sender:
     limit requires a wait of ``defer_after`` or more, until the engine decides whether to wait or to defer.
 
     ``unknown``: key → claim that was sent without a usable response, and has not been looked up. ``tries``: key → how
-    many requests for it got no usable response. ``usable_responses``: how many have arrived. ``throttled_until``:
-    when, by this machine's clock, a long wait for the rate limit ends; None if there is none.
+    many requests for it got no usable response. ``merged``: key → another row's customer, which PayArc has returned for
+    two requests of this record. ``usable_responses``: how many have arrived. ``shows_references``: whether one of them
+    showed the reference that was sent. ``throttled_until``: when, by this machine's clock, a long wait for the rate
+    limit ends; None if there is none.
     """
 
     def __init__(self, state: RunState) -> None:
@@ -45,13 +50,16 @@ class Sender:
         self.recorder = Recorder(state, self._on_id_taken)
         self.unknown: dict[str, Claim] = {}
         self.tries: dict[str, int] = {}
+        self.merged: dict[str, str] = {}
         self.usable_responses = 0
+        self.shows_references = False
         self.throttled_until: float | None = None
         self._queue: asyncio.Queue[Claim] = asyncio.Queue()
+        self._taken_ids: set[tuple[str, str]] = set()  # (key, another row's customer that PayArc returned)
         self._busy = self._in_flight = 0
         self._running = asyncio.Event()
         self._running.set()
-        self._alters_values = False
+        self._seen = Alterations()
         self._unknown_in_a_row = 0
         self._unreachable_in_a_row = 0
         self._pauses = 0
@@ -100,6 +108,7 @@ class Sender:
             await self._running.wait()
             claim = await self._queue.get()
             self._busy += 1
+            self._state.notify()  # the queue is shorter, and the engine may wait for that
             try:
                 await self._send(claim)
             finally:
@@ -129,6 +138,7 @@ class Sender:
 
     async def _wait_for_limit(self, wait: float) -> None:
         """Wait for the rate limit. Before a long wait, pause everything, and the engine decides what to do."""
+        self._note_limit(lambda waits: waits.note_wait(CREATE, wait))
         longest = self._state.settings.defer_after
         if longest is None or wait < longest:
             await self._state.sleep_until_response(wait)
@@ -146,9 +156,12 @@ class Sender:
             self._in_flight -= 1
             self._state.notify_response()
         match outcome:
-            case Created(customer_id=customer_id):
-                self._note_usable_response(claim, Resolution(claim.key, claim.id, customer_id=customer_id))
+            case Created(customer_id=customer_id, customer=customer):
+                matched_by = "email" if is_before(customer, claim.sent_after) else None
+                resolution = Resolution(claim.key, claim.id, customer_id=customer_id, matched_by=matched_by)
+                self._note_usable_response(claim, resolution)
             case Rejected(errors=errors):
+                claim.rejected = True
                 self._note_usable_response(claim, Resolution(claim.key, claim.id, errors=errors))
             case Unknown():
                 self._note_unknown(claim)
@@ -157,7 +170,7 @@ class Sender:
                 self._state.halt(error)
             case Throttled():
                 claim.sent = False
-                self._state.counts["rate_limited"] += 1  # the limiter knows how long to wait
+                self._note_throttled()
                 return False
             case Unreachable():
                 claim.sent = False
@@ -187,15 +200,44 @@ class Sender:
         except (PayarcError, LeaseTooShort) as error:
             return outcome_of(error)
         reach("after_response")
-        if not self._alters_values and not _is_stored_as_sent(fields, customer):
-            self._alters_values = True
-            await state.transact(lambda ledger: ledger.note_altered_values(state.me.account))
+        if not is_before(customer, claim.sent_after):  # otherwise PayArc has returned an older one with this email
+            await self._compare(fields, claim.reference, customer)
         return Created(customer["customer_id"], customer)
+
+    async def _compare(self, fields: dict[str, str], code: str | None, customer: dict[str, Any]) -> None:
+        """Learn from the response what PayArc changes."""
+        shown = find_reference(customer.get("description"))
+        if code is None:
+            is_intact = _is_stored_as_sent({"description": fields.get("description", "")}, customer)
+        elif shown in (None, code):
+            is_intact = shown == code
+            self.shows_references = self.shows_references or is_intact
+        else:
+            return  # PayArc has returned the customer of another record
+        others = {name: value for name, value in fields.items() if name != "description"}
+        seen = Alterations(
+            values=self._seen.values or not _is_stored_as_sent(others, customer),
+            descriptions=self._seen.descriptions or ("description" in customer and not is_intact),
+        )
+        if seen != self._seen:
+            self._seen = seen
+            await self._state.transact(lambda ledger: ledger.note_alterations(self._state.me.account, seen))
 
     def _note_usable_response(self, claim: Claim, resolution: Resolution) -> None:
         self.usable_responses += 1
+        self._state.limit_waits.note_response(CREATE)
         self._unknown_in_a_row = self._unreachable_in_a_row = self._pauses = 0
         self.recorder.add(claim, resolution)
+
+    def _note_throttled(self) -> None:
+        self._state.counts["rate_limited"] += 1  # the limiter knows how long to wait
+        self._note_limit(lambda waits: waits.note_429(CREATE))
+
+    def _note_limit(self, note: Callable[[LimitWaits], None]) -> None:
+        try:
+            note(self._state.limit_waits)
+        except PayarcRunStopped as error:
+            self._state.halt(error)
 
     def _note_unreachable(self) -> None:
         state = self._state
@@ -203,7 +245,10 @@ class Sender:
         rounds = self._unreachable_in_a_row // state.settings.concurrency
         if rounds > state.settings.max_connection_failures_in_a_row:
             state.halt(PayarcConnectionFailed())
-        self._not_before = state.runtime.now() + min(30.0, 0.5 * 2**rounds)
+        pause = min(30.0, 0.5 * 2**rounds)
+        self._not_before = state.runtime.now() + pause
+        if self._unreachable_in_a_row % state.settings.concurrency == 1 % state.settings.concurrency:  # once per round
+            log.warning("No connection to PayArc could be made: trying again in %.1f s", pause)
 
     def _note_unknown(self, claim: Claim) -> None:
         state = self._state
@@ -224,8 +269,15 @@ class Sender:
         self._running.clear()
         state.notify()
 
-    def _on_id_taken(self, claim: Claim) -> None:
-        """The customer belongs to the row of an equal record. The list will show what this request created."""
+    def _on_id_taken(self, claim: Claim, customer_id: str) -> None:
+        """The customer belongs to the row of another record. The list will show what this request created.
+
+        If the records are equal, a look-up may have given that row this record's customer. The next request then
+        creates another one, while a PayArc that merges customers returns the same one again.
+        """
+        if (claim.key, customer_id) in self._taken_ids:
+            self.merged[claim.key] = customer_id
+        self._taken_ids.add((claim.key, customer_id))
         self._add_unknown(claim)
 
     def _add_unknown(self, claim: Claim) -> None:
@@ -235,5 +287,4 @@ class Sender:
 
 def _is_stored_as_sent(fields: dict[str, str], customer: dict[str, Any]) -> bool:
     """Whether PayArc stored the values that were sent, as far as its response shows them."""
-    shown = {name: customer[name] for name in fields if name in customer}
-    return all(value is not None and str(value).strip() == fields[name] for name, value in shown.items())
+    return all(str(customer[name] or "").strip() == value for name, value in fields.items() if name in customer)

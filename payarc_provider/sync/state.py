@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from payarc_provider.exceptions import PayarcError
+from payarc_provider.sync.clock import ClockWatch, PayarcClock
 from payarc_provider.sync.deferral import Deferral
-from payarc_provider.sync.keys import reference
-from payarc_provider.sync.ledger import Claimant, Ledger, LedgerUnavailable
+from payarc_provider.sync.fingerprints import fingerprints, listed_fields
+from payarc_provider.sync.ledger import Carrier, Claimant, Evidence, Ledger, LedgerLost, LedgerUnavailable
+from payarc_provider.sync.limit_waits import LimitWaits
 from payarc_provider.sync.listing import PatientReader
 from payarc_provider.sync.outcomes import LeaseTooShort
 from payarc_provider.sync.patience import LONGEST_PAUSE, LedgerWaits
 from payarc_provider.sync.records import Record, RecordReader
+from payarc_provider.sync.reference import find_reference, reference, reference_tag
 from payarc_provider.sync.results import ResultSink, Status
+from payarc_provider.sync.row_memory import RowMemory
 from payarc_provider.sync.runtime import Runtime
 from payarc_provider.sync.settings import Settings
 
@@ -36,8 +41,10 @@ class Claim:
     :param id: the claim's id in the ledger, unique to this claim
     :param attempt: the row's attempt number, committed before the request is sent
     :param reference: the code that the description carries; None where it has no room or references are turned off
+    :param sent_after: PayArc's time, in Unix seconds, before which no request of this claim can have been sent
     :param lease_end: this machine's clock when the lease ends, counted from before it was requested
     :param sent: whether the request was handed to the HTTP library, so that PayArc may have created a customer
+    :param rejected: whether PayArc has rejected the record in response to that request
     :param checked_at: this machine's clock at the lease check that let the request pass
     :param lost: whether another run may own the row by now; nothing more is sent for it
     """
@@ -46,8 +53,10 @@ class Claim:
     id: str
     attempt: int
     reference: str | None
+    sent_after: float
     lease_end: float
     sent: bool = False
+    rejected: bool = False
     checked_at: float = 0.0
     lost: bool = False
     _gate: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -56,6 +65,11 @@ class Claim:
     def key(self) -> str:
         """The record's key."""
         return self.record.key or ""
+
+    @property
+    def may_have_customer(self) -> bool:
+        """Whether PayArc may have created a customer in response to the claim's request."""
+        return self.sent and not self.rejected
 
     def pass_gate(self, now: float, deadline: float) -> None:
         """Let the request go if the lease covers its whole duration.
@@ -82,8 +96,10 @@ class RunState:
     ``counts``: records by result, requests by problem; see `payarc_provider.sync.results`. ``claims``: key
     → claim, for every row that this run owns and has a record for. ``taken_over``: key → claim id, for every row that
     it has taken over and not resolved. ``postponed``: records to look at again, because another run holds their
-    rows or a look-up has freed them. ``payarc``: reads from PayArc. ``ledger_waits``:
-    logs the waits for the ledger. ``stop``: what ends the run.
+    rows or a look-up has freed them. ``memory``: what the ledger's rows must show. ``payarc``: reads from PayArc.
+    ``clock``: compares the clock of the ledger's database with others. ``payarc_clock``: None until PayArc was
+    contacted. ``ledger_waits``: logs the waits for the ledger. ``limit_waits``: logs and bounds those for the rate
+    limit. ``stop``: what ends the run.
     """
 
     def __init__(
@@ -104,15 +120,20 @@ class RunState:
         self.counts: Counter[str] = Counter()
         self.claims: dict[str, Claim] = {}
         self.taken_over: dict[str, str] = {}
+        self.memory = RowMemory(runtime.now)
         self.postponed: list[Record] = []
         self.stop: PayarcError | None = None
+        self.limit_waits = LimitWaits(runtime.now)
         self.payarc = PatientReader(
             runtime,
+            limit_waits=self.limit_waits,
             on_rate_limited=lambda: self.counts.update(rate_limited=1),
             max_failures=settings.max_connection_failures_in_a_row,
             sleep=self.sleep,
             stop=lambda: self.stop,
         )
+        self.clock = ClockWatch(runtime.now, self._distrust_leases)
+        self.payarc_clock: PayarcClock | None = None
         self.ledger_waits = LedgerWaits(runtime.now)
         self._claims_made = 0
         self._leave_by: float | None = None
@@ -124,6 +145,17 @@ class RunState:
         """The code by which a key's customer is recognized."""
         return reference(self.ledger_id, self.me.account, key)
 
+    def _carriers(self, customers: Iterable[dict[str, Any]]) -> dict[str, Carrier]:
+        """The customers that were created through this ledger, by id."""
+        tag = reference_tag(self.ledger_id, self.me.account)
+        found: dict[str, Carrier] = {}
+        for customer in customers:
+            code = find_reference(customer.get("description"))
+            if code is not None and code.startswith(tag):
+                prints = fingerprints(self.ledger_id, listed_fields(customer))
+                found[customer["customer_id"]] = Carrier(code, prints)
+        return found
+
     def new_claim_id(self) -> str:
         """A new claim id. Each claim of a batch and each takeover has its own."""
         self._claims_made += 1
@@ -132,6 +164,29 @@ class RunState:
     def held_claims(self) -> set[str]:
         """The ids of all claims that this run holds."""
         return {claim.id for claim in self.claims.values()} | set(self.taken_over.values())
+
+    def _distrust_leases(self) -> None:
+        """Send nothing more under any lease until it is renewed, since others may think that it has ended."""
+        for claim in list(self.claims.values()):
+            claim.lease_end = -math.inf
+
+    async def contact_payarc(self) -> bool:
+        """At first, list PayArc's newest customers; returns whether this was the first time.
+
+        This checks the token, compares the clocks, and notices if the ledger has lost rows. It happens before the
+        first record is claimed and before the first row is taken over.
+
+        :raises LedgerLost: PayArc has customers of this ledger that its rows do not account for
+        """
+        if self.payarc_clock is not None:
+            return False
+        clock = PayarcClock(self.runtime.now)
+        newest = await self.payarc.read(lambda: clock.read(lambda: self.runtime.list_page(1)))
+        await self.transact(lambda ledger: ledger.compare_clock(self.me, self.clock, clock.offset))
+        if carriers := self._carriers(newest.customers):
+            await self.transact(lambda ledger: ledger.check_customers(self.me.account, carriers))
+        self.payarc_clock = clock
+        return True
 
     # ---- results --------------------------------------------------------------------------------------------------
 
@@ -151,6 +206,8 @@ class RunState:
         """Give up the claim, and look at its record again before the run ends."""
         if self.claims.get(claim.key) is claim:
             del self.claims[claim.key]
+        if claim.may_have_customer:
+            self.memory.note_sent(claim.key, claim.attempt)
         self.postponed.append(claim.record)
 
     # ---- stopping and waiting -------------------------------------------------------------------------------------
@@ -160,13 +217,21 @@ class RunState:
 
         :param within: seconds after which the run ends even if requests are still in flight
         """
-        if self.stop is None or isinstance(self.stop, Deferral):
+        if self.stop is None or isinstance(self.stop, Deferral) or isinstance(error, LedgerLost):
             self.stop = error
+        if isinstance(error, LedgerLost):  # also those that wait between their last check of the stop and their gate
+            for claim in list(self.claims.values()):
+                claim.close_gate()
         if within is not None:
             self._leave_by = self.runtime.now() + within
         self._stopped.set()
         self._response_arrived.set()
         self.notify()
+
+    @property
+    def must_leave(self) -> bool:
+        """Whether the run has to end within seconds."""
+        return self._leave_by is not None
 
     def notify(self) -> None:
         """Wake `wait_until`, because its condition may hold now."""
@@ -247,3 +312,15 @@ class RunState:
                 pause = min(LONGEST_PAUSE, pause * 2)
         finally:
             self.ledger_waits.give_up(call)
+
+    async def check_rows(self, evidence: Mapping[str, Evidence], patience: float | None = None) -> None:
+        """Stop the run if the ledger has lost one of these rows.
+
+        :raises LedgerUnavailable: the database stayed unavailable
+        """
+        if not evidence:
+            return
+        try:
+            await self.transact(lambda ledger: ledger.check_rows(self.me, evidence), patience)
+        except LedgerLost as error:
+            self.halt(error)

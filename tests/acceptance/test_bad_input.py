@@ -31,7 +31,7 @@ BAD = {
     "nothing to send": ({"id": "b", "shoe_size": 44}, "b", "record", "has no value in any PayArc field"),
     "no mapping": ("John Smith", None, "record", "is a str, not a mapping"),
     "rejected by PayArc": ({"id": "b", "email": "taken@example.com"}, "b", "email", "has already been taken"),
-    "same key, other data": ({"id": 3, "name": "Mary Jones"}, "3", "id", "same key came earlier in this batch"),
+    "same key, other data": ({"id": 3, "name": "Mary Jones"}, "3", "id", "earlier record of this run has the same key"),
 }
 
 
@@ -180,7 +180,7 @@ def test_a_ledger_connection_that_is_no_database_is_rejected(airflow, sandbox, c
     airflow.records(GOOD)
     run = airflow.run("CreateCustomerOperator(task_id='create', records=extract(), ledger_conn_id='web')")
     assert run["create"].state == "failed"
-    assert "ledger_conn_id: the connection web is not to a SQL database" in said()
+    assert 'ledger_conn_id: the connection web has the type "payarc", which is not a SQL database' in said()
 
 
 def test_a_missing_column_is_named_together_with_the_existing_ones(airflow, sandbox, crm, said):

@@ -43,6 +43,8 @@ class Spec:
     :param stop_pause: seconds to wait at the checkpoint before that, so that an open transaction can end
     :param busy: seconds for which SQLite waits for a lock
     :param release: seconds for which the engine tries to release its rows when it ends
+    :param limit_patience: seconds for which a run waits while the rate limit lets nothing through
+    :param namespace: the network namespace in which the attempt runs
     :param max_pages: maximum number of pages in the ledger's SQLite file
     """
 
@@ -68,6 +70,8 @@ class Spec:
     busy: float | None = None
     release: float | None = None
     max_pages: int | None = None
+    limit_patience: float | None = None
+    namespace: str | None = None
 
     def path(self, ending: str) -> Path:
         """One of the attempt's files."""

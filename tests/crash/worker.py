@@ -15,20 +15,23 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from network import enter_namespace
 from watcher import Watcher
 
+from payarc_provider.api import http
 from payarc_provider.api.client import MAX_PAGE_SIZE, CustomerPage, PayarcClient
 from payarc_provider.api.token import Identity
 from payarc_provider.exceptions import PayarcError
-from payarc_provider.sync import checkpoints, engine
+from payarc_provider.sync import checkpoints, engine, limit_waits
 from payarc_provider.sync.account import find_account
+from payarc_provider.sync.database_source import DatabaseSource
 from payarc_provider.sync.keys import check_key
 from payarc_provider.sync.ledger import Ledger, database
 from payarc_provider.sync.patience import wait_for_ledger
 from payarc_provider.sync.results import Results
 from payarc_provider.sync.runner import run
 from payarc_provider.sync.settings import Settings, TaskIdentity
-from payarc_provider.sync.sources import DatabaseSource, ListSource, Source
+from payarc_provider.sync.sources import ListSource, Source
 
 from .forking import Spec, serve
 
@@ -112,6 +115,11 @@ def attempt(spec: Spec) -> dict[str, Any]:
         database.SQLITE_BUSY_SECONDS = spec.busy
     if spec.release is not None:
         engine.RELEASE_SECONDS = spec.release
+    if spec.limit_patience is not None:
+        limit_waits.MAX_SECONDS = spec.limit_patience
+    if spec.namespace is not None:
+        enter_namespace(spec.namespace)
+        http.is_loopback = lambda host: True  # the sandbox has no certificate
     settings = Settings(key=spec.key, **spec.settings)
     settings.check_timing()
     client = TracedClient(spec.url, lambda renewed: spec.token, timeout=settings.timeout, trace=spec.path("trace"))

@@ -16,6 +16,7 @@ from random import Random
 from typing import Any, NoReturn, Self
 
 import sqlalchemy as sa
+from network import Network
 
 from payarc_provider.exceptions import PayarcError
 from payarc_provider.sandbox.server import SandboxServer
@@ -29,7 +30,7 @@ Record = dict[str, Any]
 FAST = {"timeout": 0.6, "settle": 0.8, "lease": 1.2, "concurrency": 3, "batch_size": 6}
 """As short as two busy processors allow, in the same proportions as the defaults."""
 
-_REFERENCE = re.compile(r"(?:^ref)? ?#[0-9a-z]{12}$")
+_REFERENCE = re.compile(r"(?:^ref)? [0-9a-z]{16}$")
 _SENT = ("name", "email", "phone", "city")
 
 
@@ -86,6 +87,7 @@ class World:
     :param table_source: whether to read the records from a table instead of a list
     :param settings: overrides of ``FAST``
     :param sandbox: settings of the sandbox
+    :param common: more fields of the spec of every attempt
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class World:
         seed: int = 0,
         settings: Mapping[str, Any] | None = None,
         sandbox: Mapping[str, Any] | None = None,
+        common: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name
         self.folder = folder / name
@@ -109,6 +112,7 @@ class World:
         self.settings = FAST | dict(settings or {})
         self.sandbox = SandboxServer(seed=seed, **(sandbox or {}))
         self.attempts: list[Attempt] = []
+        self.network: Network | None = None
         self._attempts = attempts
         self._lock = threading.Lock()
         self._engine = sa.create_engine(database)
@@ -124,6 +128,7 @@ class World:
             rows=None if table_source else self.records,
             source_url=database if table_source else "",
             source_table=f"crm_{name}" if table_source else "",
+            **(common or {}),
         )
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""The three kinds of database in which a ledger and a source can be, and the engine's bench over them."""
+"""The kinds of database in which a ledger and a source can be, and the engine's bench over them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from payarc_provider.sync import checkpoints
 if TYPE_CHECKING:
     from engine_bench import Bench
 
-pytest.register_assert_rewrite("engine_bench")
+pytest.register_assert_rewrite("engine_bench", "source_tables")
 
 KINDS = ("sqlite", "postgresql", "mariadb")
 UTC = datetime.UTC
@@ -74,8 +74,8 @@ class TestDatabase:
         return name
 
     def at_end(self, statement: str) -> None:
-        """Run this at the test's end, the last first; SQLite's file is thrown away anyhow."""
-        if self.kind != "sqlite":
+        """Run this at the test's end, the last first; a file of SQLite or DuckDB is thrown away anyhow."""
+        if self.kind not in ("sqlite", "duckdb"):
             self._leftovers.insert(0, statement)
 
     def quoted(self, name: str) -> str:
@@ -163,15 +163,50 @@ def sqlite_database(tmp_path: Path) -> Iterator[TestDatabase]:
     engine.dispose()
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture
+def duckdb_database(tmp_path: Path) -> Iterator[TestDatabase]:
+    """DuckDB, in which a source can be, and no ledger."""
+    pytest.importorskip("duckdb_engine")
+    engine = sa.create_engine(f"duckdb:///{tmp_path}/test.duckdb", hide_parameters=True)
+    database = TestDatabase("duckdb", engine)
+    yield database
+    database.close()
+    engine.dispose()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test in each kind of database: those of ledgers, or those that its module names in ``KINDS``."""
+    if "database" in metafunc.fixturenames and not _names_databases(metafunc):
+        metafunc.parametrize("database", getattr(metafunc.module, "KINDS", KINDS), indirect=True)
+
+
+def _names_databases(metafunc: pytest.Metafunc) -> bool:
+    return any(mark.args[0] == "database" for mark in metafunc.definition.iter_markers("parametrize"))
+
+
+@pytest.fixture
 def database(request: pytest.FixtureRequest) -> Iterator[TestDatabase]:
     """Each kind of database in turn, empty."""
-    if request.param == "sqlite":
-        yield request.getfixturevalue("sqlite_database")
+    if request.param in ("sqlite", "duckdb"):
+        yield request.getfixturevalue(f"{request.param}_database")
         return
     database = TestDatabase(request.param, request.getfixturevalue(f"{request.param}_shared"))
     yield database
     database.close()
+
+
+@pytest.fixture
+def people(database: TestDatabase) -> Callable[..., str]:
+    """Creates a table ``people_…`` with an integer ``id`` and a ``name``, and returns its name."""
+
+    def make(rows: list[tuple[Any, ...]], *columns: str) -> str:
+        from source_tables import Table
+
+        name = database.name("people")
+        Table(database, name, columns or ("id INTEGER", "name VARCHAR(50)")).fill(rows)
+        return name
+
+    return make
 
 
 Listen = Callable[[Callable[[str], None] | None], None]

@@ -26,6 +26,10 @@ FAULTS = [
     {"kind": "garbage_before"},
     {"kind": "garbage_after"},
     {"kind": "garbage_after", "status": 200, "body": "{}"},
+    {"kind": "status_after", "status": 401},
+    {"kind": "html_after", "status": 429},
+    {"kind": "html_after", "status": 422},
+    {"kind": "garbage_after", "status": 409, "body": '{"error": "conflict"}'},
     {"kind": "garbage_after", "status": 201, "body": '{"data": {"object": "customer"}}'},
 ]
 
@@ -156,7 +160,7 @@ def test_a_run_that_is_misconfigured_from_the_start_claims_nothing(sqlite_bench,
     assert sqlite_bench.sandbox.log() == []
 
 
-def test_a_run_waits_while_the_server_restarts(tmp_path, sqlite_bench, listen):
+def test_a_run_waits_while_the_server_restarts(tmp_path, sqlite_bench, listen, caplog):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     servers = [SandboxServer(port=port, state=tmp_path / "customers.db")]
@@ -181,6 +185,7 @@ def test_a_run_waits_while_the_server_restarts(tmp_path, sqlite_bench, listen):
             server.stop()
     assert {customer["customer_id"] for customer in customers} == set(outcome.ids)
     assert len(customers) == len(outcome.ids) == 12
+    assert "No connection to PayArc" in caplog.text
     assert outcome.requests["POST"] == 12 + outcome.counts["unknown"], "requests that could not connect do not count"
 
 

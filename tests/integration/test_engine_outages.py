@@ -16,15 +16,18 @@ from payarc_provider.sync.sources import ListSource
 
 
 class BrokenSource(ListSource):
-    """Fails after its first page, when ``ready`` says so."""
+    """Fails after its first page, when ``ready`` says so; before that, it gives the rows of a ``late`` page."""
 
     ready = staticmethod(lambda: True)
+    late = ()
 
     def pages(self):
         yield from super().pages()
         deadline = time.monotonic() + WATCHDOG / 2
         while not self.ready() and time.monotonic() < deadline:
             time.sleep(0.05)
+        if self.late:
+            yield self.late
         raise PayarcSourceError("the source broke")
 
 
@@ -41,7 +44,7 @@ def test_a_failing_source_stops_the_run_and_a_later_one_completes(sqlite_bench):
 
 def test_a_failure_ends_waits_for_the_rate_limit(sqlite_bench):
     rows = people(6)
-    sqlite_bench.sandbox.settings(rate_limit=2, rate_window=WATCHDOG * 2 / 3)
+    sqlite_bench.sandbox.settings(rate_limit=2, rate_window=2 * WATCHDOG)
     source = BrokenSource(rows, "table people")
     source.ready = lambda: sqlite_bench.sandbox.stats()["rate_limited"] > 0  # a 429 shows how long the window is
     outcome = sqlite_bench.run(source, dataclasses.replace(QUICK, batch_size=3))
@@ -52,6 +55,18 @@ def test_a_failure_ends_waits_for_the_rate_limit(sqlite_bench):
     for name in sqlite_bench.ledger.facts("rate_limit:"):  # or the next run would wait for the window's end
         sqlite_bench.ledger.replace_fact(name, None)
     sqlite_bench.check(rows, sqlite_bench.run(rows).ok())
+
+
+def test_a_failure_ends_waits_for_the_rate_limit_that_later_records_began(sqlite_bench):
+    """No response arrives any more that would tell the engine that the senders have taken the last batch."""
+    rows = people(9)
+    sqlite_bench.sandbox.settings(rate_limit=2, rate_window=2 * WATCHDOG)
+    source = BrokenSource(rows[:6], "table people")
+    source.ready = lambda: sqlite_bench.sandbox.stats()["rate_limited"] > 0
+    source.late = rows[6:]
+    outcome = sqlite_bench.run(source, dataclasses.replace(QUICK, batch_size=3, concurrency=9))
+    assert isinstance(outcome.error, PayarcSourceError)
+    assert sqlite_bench.nothing_is_leased()
 
 
 def failing(names, outage):

@@ -13,9 +13,9 @@ from engine_bench import ACCOUNT, LONG, QUICK, WATCHDOG, people
 
 from payarc_provider.exceptions import PayarcRunStopped
 from payarc_provider.sandbox import make_token
-from payarc_provider.sync.keys import reference, with_reference
 from payarc_provider.sync.ledger import Claimant, Ledger, LedgerUnavailable
 from payarc_provider.sync.records import RecordReader
+from payarc_provider.sync.reference import reference, with_reference
 from payarc_provider.sync.settings import Settings
 
 
@@ -152,19 +152,19 @@ def test_a_suspended_run_whose_takeover_loses_its_answer_sends_nothing_under_its
     class LosesTakeover(Ledger):
         """Commits the first takeover and loses the answer; takes over again only after a renewal."""
 
-        def take_over(self, me, claim):
+        def take_over(self, me, claim, clock=None):
             if "take_over" in calls:
                 if "renew" not in calls:
                     raise LedgerUnavailable("the database is unavailable")
-                return super().take_over(me, claim)
-            super().take_over(me, claim)
+                return super().take_over(me, claim, clock)
+            super().take_over(me, claim, clock)
             calls[:] = ["take_over"]
             if stopped:
                 terminate[0]()
             raise LedgerUnavailable("the answer was lost")
 
-        def renew(self, me, claims):
-            renewed = super().renew(me, claims)
+        def renew(self, me, claims, clock=None):
+            renewed = super().renew(me, claims, clock)
             calls.append("renew")
             return renewed
 
@@ -205,7 +205,7 @@ def test_equal_records_of_several_killed_runs_are_resolved_together(bench):
     assert set(customer_ids) < set(outcome.ids)
 
 
-def test_a_look_up_remembers_that_payarc_alters_values(sqlite_bench):
+def test_customers_with_altered_values_are_recognized_once_a_response_has_shown_that_payarc_alters_them(sqlite_bench):
     sqlite_bench.sandbox.settings(alter={"name": "upper"})
     rows = [*people(1, description="Donut shop"), *people(1, first=1, description=LONG)]
     codes = leave_behind(sqlite_bench, rows)
@@ -213,9 +213,30 @@ def test_a_look_up_remembers_that_payarc_alters_values(sqlite_bench):
     customer_ids = commit(sqlite_bench, rows, codes)
     first = sqlite_bench.run(rows)
     assert isinstance(first.error, PayarcRunStopped)
+    assert "0: it may be one of the customers" in str(first.error), "its name contradicts its reference"
+    time.sleep(2 * QUICK.settle)
+    second = sqlite_bench.run([*rows, *people(1, first=2)], run_id="run 2")
     assert sqlite_bench.rows()["0"].customer_id == customer_ids[0], "it was found by its reference"
-    second = sqlite_bench.run(rows, run_id="run 2")
     assert isinstance(second.error, PayarcRunStopped), "the other may exist with altered values"
+    assert len(sqlite_bench.sandbox.customers()) == 3
+
+
+def test_a_customer_without_a_reference_is_not_taken_from_a_record_of_another_run(sqlite_bench):
+    """The list hides the first record's own customer, and shows an equal one that another run has just created."""
+    first, second = people(1), people(1, first=1, description=LONG)
+    second[0]["email"] = first[0]["email"]
+    codes = leave_behind(sqlite_bench, first)
+    assert not leave_behind(sqlite_bench, second, lease=60)
+    commit(sqlite_bench, first, codes)
+    commit(sqlite_bench, second, {})
+    sqlite_bench.sandbox.settings(list_only=1)
+    time.sleep(0.7)
+    outcome = sqlite_bench.run(first)
+    assert isinstance(outcome.error, PayarcRunStopped)
+    assert "may belong to a record of another run" in str(outcome.error)
+    sqlite_bench.sandbox.settings(list_only=None)
+    time.sleep(QUICK.settle)
+    assert sqlite_bench.run(first, run_id="run 2").ok().ids == [sqlite_bench.sandbox.customers()[0]["customer_id"]]
     assert len(sqlite_bench.sandbox.customers()) == 2
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import patch
 
 import pytest
 from engine_bench import QUICK, people
 
+from payarc_provider.exceptions import PayarcRunStopped
+from payarc_provider.sync import limit_waits
 from payarc_provider.sync.ledger import Ledger, LedgerUnavailable
 
 RATE_FACT = "rate_limit:"
@@ -72,3 +75,23 @@ def test_a_run_waits_after_a_429_in_any_form(sqlite_bench, form):
     sqlite_bench.check(rows, outcome)
     assert outcome.counts["rate_limited"] == 1
     assert outcome.counts["unknown"] == 0
+
+
+@pytest.mark.parametrize(("method", "form"), [("POST", "seconds"), ("POST", "none"), ("GET", "seconds")])
+def test_a_run_that_only_gets_429s_says_so_and_ends(sqlite_bench, monkeypatch, caplog, method, form):
+    """The waits between them are short: one second each."""
+    monkeypatch.setattr(limit_waits, "LONG_WAIT", 1.5)
+    monkeypatch.setattr(limit_waits, "MAX_SECONDS", 2.5)
+    monkeypatch.setattr(limit_waits, "MAX_WINDOWS", 0)
+    caplog.set_level(logging.INFO, limit_waits.__name__)
+    rows = people(6)
+    sqlite_bench.sandbox.settings(retry_after=form)
+    sqlite_bench.sandbox.faults([{"kind": "rate_limited", "method": method, "seconds": 0, "every": 1}])
+    outcome = sqlite_bench.run(rows)
+    assert isinstance(outcome.error, PayarcRunStopped)
+    assert "let no request through" in str(outcome.error)
+    assert "let no request through" in caplog.text
+    assert sqlite_bench.nothing_is_leased()
+    assert not sqlite_bench.sandbox.customers()
+    sqlite_bench.sandbox.clear_faults()
+    sqlite_bench.check(rows, sqlite_bench.run(rows).ok())

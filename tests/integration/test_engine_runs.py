@@ -8,8 +8,8 @@ import pytest
 from engine_bench import ACCOUNT, LONG, QUICK, people
 
 from payarc_provider.exceptions import PayarcRunStopped
-from payarc_provider.sync.keys import reference
-from payarc_provider.sync.sources import DatabaseSource
+from payarc_provider.sync.database_source import DatabaseSource
+from payarc_provider.sync.reference import reference
 
 
 def test_each_record_becomes_one_customer_and_ids_are_in_input_order(bench):
@@ -90,7 +90,7 @@ def test_a_customers_description_contains_its_reference(sqlite_bench):
     sqlite_bench.run(rows).ok()
     codes = [reference(sqlite_bench.ledger.ledger_id, ACCOUNT, str(number)) for number in range(3)]
     stored = {customer["email"]: customer["description"] for customer in sqlite_bench.sandbox.customers()}
-    assert [stored[row["email"]] for row in rows] == [f"ref #{codes[0]}", f"Donut shop #{codes[1]}", LONG]
+    assert [stored[row["email"]] for row in rows] == [f"ref {codes[0]}", f"Donut shop {codes[1]}", LONG]
     assert {post["idempotency_key"] for post in sqlite_bench.sandbox.log()} == {f"{code}-1" for code in codes}
 
 

@@ -18,8 +18,20 @@ from sqlalchemy.pool import NullPool
 from payarc_provider.api.token import Identity
 from payarc_provider.exceptions import PayarcConfigError, PayarcLedgerError, PayarcNotFound
 from payarc_provider.sync.account import find_account
-from payarc_provider.sync.ledger import Claimant, Ledger, LedgerUnavailable, Recorded, Resolution, State
+from payarc_provider.sync.fingerprints import from_column
+from payarc_provider.sync.ledger import (
+    Alterations,
+    Carrier,
+    Claimant,
+    Ledger,
+    LedgerLost,
+    LedgerUnavailable,
+    Recorded,
+    Resolution,
+    State,
+)
 from payarc_provider.sync.ledger import database as ledger_database
+from payarc_provider.sync.ledger.repair import Repair
 from payarc_provider.sync.records import RecordReader
 
 LEASE, SETTLE = 120.0, 60.0
@@ -581,7 +593,7 @@ def test_a_row_is_taken_over_only_when_lease_and_settle_have_passed(ledger, data
     assert (after.owner, after.claim) == (B.owner, name(B, 2))
     assert after.lease_until == database.now() + datetime.timedelta(seconds=LEASE)
     assert (after.attempt, after.reference, after.sent_after) == (1, "r" * 12, SENT_AFTER)
-    assert (after.digest, after.fields, after.run_id) == (before.digest, before.fields, before.run_id)
+    assert (after.digest, after.fingerprints, after.run_id) == (before.digest, before.fingerprints, before.run_id)
 
 
 @pytest.mark.parametrize(("settle", "taken"), [(10, True), (SETTLE, True), (1000, False)])
@@ -785,17 +797,53 @@ def test_known_ids_are_the_latest_of_the_account(ledger, database):
 
 
 def test_open_rows_without_a_reference_under_other_claims_are_noticed(ledger):
-    assert ledger.open_without_reference(B, {name(B)}) is False
+    assert ledger.may_be_open_unrecognized(B, {name(B)}) is False
     claim(ledger, A, "1", references={"1": "r" * 12})
     claim(ledger, B, "2")
-    assert ledger.open_without_reference(B, {name(B)}) is False
-    assert ledger.open_without_reference(B, {name(B, 2)}) is True
+    assert ledger.may_be_open_unrecognized(B, {name(B)}) is False
+    assert ledger.may_be_open_unrecognized(B, {name(B, 2)}) is True
     claim(ledger, A, "3")
-    assert ledger.open_without_reference(B, {name(B)}) is True
+    assert ledger.may_be_open_unrecognized(B, {name(B)}) is True
     ledger.record(A, [resolution(A, "3", customer_id="c3")])
-    assert ledger.open_without_reference(B, {name(B)}) is False
+    assert ledger.may_be_open_unrecognized(B, {name(B)}) is False
     ledger.give_up(B, under(B, "2"), {name(B)})
-    assert ledger.open_without_reference(B, {name(B)}) is True
+    assert ledger.may_be_open_unrecognized(B, {name(B)}) is True
+
+
+def test_where_payarc_alters_descriptions_no_open_row_is_recognized_by_its_reference(ledger):
+    claim(ledger, A, "1", references={"1": "r" * 16})
+    assert ledger.may_be_open_unrecognized(B, {name(B)}) is False
+    assert ledger.alterations(A.account) == Alterations(values=False, descriptions=False)
+    ledger.note_alterations(A.account, Alterations(values=False, descriptions=True))
+    ledger.note_alterations("test/2", Alterations(values=True, descriptions=False))
+    assert ledger.alterations(A.account) == Alterations(values=False, descriptions=True)
+    assert ledger.may_be_open_unrecognized(B, {name(B)}) is True
+    ledger.note_alterations(A.account, Alterations(values=True, descriptions=False))
+    assert ledger.alterations(A.account) == Alterations(values=True, descriptions=True)
+
+
+def carriers(**codes):
+    return {customer_id: Carrier(code, {}) for customer_id, code in codes.items()}
+
+
+def test_rows_account_for_customers_that_they_have_will_have_or_had(ledger):
+    claim(ledger, A, "1", "2", "3", "4", references={str(number): str(number) * 16 for number in (1, 2, 3, 4)})
+    ledger.record(A, [resolution(A, "1", customer_id="c1"), resolution(A, "4", customer_id="c4")])
+    assert ledger.lost_customers(A.account, carriers(c1="1" * 16, c2="2" * 16, twin="1" * 16)) == set()
+    Repair(ledger, A.account).forget("4")
+    assert ledger.lost_customers(A.account, carriers(c4="4" * 16)) == set(), "its key was forgotten"
+    ledger.record_absence(A, under(A, "3"))
+    assert ledger.lost_customers(A.account, carriers(c3="3" * 16, c5="5" * 16)) == {"c3", "c5"}
+    assert ledger.lost_customers("test/2", carriers(c1="1" * 16)) == {"c1"}
+    with pytest.raises(LedgerLost, match="2 customers of this ledger without a row"):
+        ledger.check_customers(A.account, carriers(c3="3" * 16, c5="5" * 16))
+
+
+def test_a_description_that_ends_in_another_records_reference_is_no_loss(ledger):
+    claim(ledger, A, "1")
+    prints = from_column(row(ledger, "1").fingerprints)
+    assert ledger.lost_customers(A.account, {"c1": Carrier("5" * 16, prints)}) == set()
+    assert ledger.lost_customers(A.account, {"c1": Carrier("5" * 16, prints | {"city": "0" * 16})}) == {"c1"}
 
 
 # ---- facts ----------------------------------------------------------------------------------------------------------
@@ -1013,10 +1061,9 @@ def test_a_locked_database_is_a_temporary_error(database, table, monkeypatch):
 
 def test_a_missing_table_is_a_permanent_error(database, ledger):
     database.execute(f"DROP TABLE {ledger.schema.rows.name}")
-    with pytest.raises(PayarcLedgerError) as caught:
+    with pytest.raises(LedgerLost, match="has lost a table") as caught:
         claim(ledger, A, "1")
-    assert not isinstance(caught.value, LedgerUnavailable)
-    assert "nothing is sent twice" in str(caught.value)
+    assert str(caught.value).endswith("python -m payarc_provider.ledger rebuild")
 
 
 def test_a_read_only_login_is_a_permanent_error(database, ledger, table):
@@ -1048,7 +1095,7 @@ def test_no_error_contains_a_value_sent_to_the_database(database, ledger):
     secretive = dataclasses.replace(A, owner="SECRET-OWNER")
     claim(ledger, secretive, "SECRET-KEY")
     too_long = resolution(secretive, "SECRET-KEY", customer_id="SECRET-ID" * 20, errors={"name": ["SECRET-TEXT"]})
-    texts = []
+    texts: list[Exception] = []
     if database.kind != "sqlite":  # SQLite has no lengths
         with pytest.raises(PayarcLedgerError) as caught:
             ledger.record(secretive, [too_long])
@@ -1059,9 +1106,9 @@ def test_no_error_contains_a_value_sent_to_the_database(database, ledger):
         lambda: claim(ledger, secretive, "SECRET-KEY"),
         lambda: ledger.rows(A, ["SECRET-KEY"]),
     ):
-        with pytest.raises(PayarcLedgerError) as caught:
+        with pytest.raises(LedgerLost) as lost:
             call()
-        texts.append(caught.value)
+        texts.append(lost.value)
     for error in texts:
         assert error.__cause__ is None
         assert error.__suppress_context__

@@ -131,6 +131,7 @@ def test_a_host_that_vanished_in_a_transaction_blocks_others_for_seconds_only(da
 def test_a_hung_connection_is_given_up(database, monkeypatch, caplog):
     monkeypatch.setattr(time_limits, "TRANSACTION_SECONDS", 2.0)
     monkeypatch.setattr(time_limits, "READ_SECONDS", 2)
+    monkeypatch.setattr(time_limits, "CONNECT_SECONDS", 2)
     monkeypatch.setattr(ledger_database._watchdog, "slow", 0.5)
     with before_database(database.url.render_as_string(hide_password=False)) as proxy:
         engine = sa.create_engine(url_through(database.url.render_as_string(hide_password=False), proxy))

@@ -7,16 +7,13 @@ clients send during the same partition, each gives its request up in its own way
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import signal
 import subprocess
-import sys
-import textwrap
 import time
 from collections.abc import Iterator
 
 import pytest
+from network import Network, skip_without_namespaces
 
 TIMEOUT = 1.0  # the deadline of a request, in seconds
 PARTITION = 4.0
@@ -89,54 +86,6 @@ CLIENTS: dict[str, tuple[signal.Signals | None, float]] = {
 }
 
 
-class Network:
-    """Three namespaces in a row: client, router, server."""
-
-    def __init__(self, stack: contextlib.ExitStack) -> None:
-        self._stack = stack
-        self._names = {part: f"payarc-{os.getpid()}-{part}" for part in ("client", "router", "server")}
-        for name in self._names.values():
-            _ip("netns", "add", name)
-            stack.callback(_ip, "netns", "del", name)
-        for number, part in ((1, "client"), (2, "server")):
-            _ip(
-                *("link", "add", f"to-{part}", "netns", self._names["router"]),
-                *("type", "veth", "peer", "name", "eth0", "netns", self._names[part]),
-            )
-            self._ip_in("router", "address", "add", f"10.77.{number}.1/24", "dev", f"to-{part}")
-            self._ip_in("router", "link", "set", f"to-{part}", "up")
-            self._ip_in(part, "address", "add", f"10.77.{number}.2/24", "dev", "eth0")
-            self._ip_in(part, "link", "set", "eth0", "up")
-            self._ip_in(part, "route", "add", "default", "via", f"10.77.{number}.1")
-        self.forward(True)
-
-    def forward(self, enabled: bool) -> None:
-        """Heal or begin the partition."""
-        command = f"echo {int(enabled)} > /proc/sys/net/ipv4/ip_forward"
-        _run("ip", "netns", "exec", self._names["router"], "sh", "-c", command)
-
-    def start(self, part: str, code: str, *arguments: str) -> subprocess.Popen[str]:
-        """Start a Python program in a namespace."""
-        command = ["ip", "netns", "exec", self._names[part], sys.executable, "-c", textwrap.dedent(code), *arguments]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._stack.callback(process.communicate)
-        self._stack.callback(process.kill)
-        return process
-
-    def _ip_in(self, part: str, *arguments: str) -> None:
-        _ip("-n", self._names[part], *arguments)
-
-
-def _ip(*arguments: str) -> None:
-    _run("ip", *arguments)
-
-
-def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
-    if done.returncode:
-        raise OSError(f"{' '.join(command)}: {done.stderr.strip()}")
-
-
 def _line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
@@ -150,14 +99,9 @@ def _tell(process: subprocess.Popen[str]) -> None:
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
-    if not shutil.which("ip") or os.geteuid() != 0:
-        pytest.skip("network namespaces need root on Linux, and the program ip")
+    skip_without_namespaces()
     with contextlib.ExitStack() as stack:
-        try:
-            network = Network(stack)
-        except OSError as error:
-            pytest.skip(f"no network namespaces here: {error}")
-        yield network
+        yield Network(stack)
 
 
 @pytest.fixture(scope="module")

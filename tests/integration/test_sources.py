@@ -9,65 +9,15 @@ from decimal import Decimal
 
 import pytest
 import sqlalchemy as sa
+from source_tables import PEOPLE, SOURCE_KINDS, Table, ids, mark, read, source
 from sqlalchemy.pool import QueuePool
 
 from payarc_provider.exceptions import PayarcConfigError, PayarcSourceError
+from payarc_provider.sync.database_source import DatabaseSource
 from payarc_provider.sync.records import RecordReader
-from payarc_provider.sync.sources import Batches, DatabaseSource
+from payarc_provider.sync.sources import Batches
 
-
-def mark(database, name=None):
-    """A placeholder in the style of the database's driver."""
-    if database.kind == "sqlite":
-        return f":{name}" if name else "?"
-    return f"%({name})s" if name else "%s"
-
-
-class Table:
-    """A table with any names, created and filled with the database's own quoting."""
-
-    def __init__(self, database, name, columns):
-        self.database = database
-        self.sql_name = database.quoted(name)
-        self.columns = [column.split(" ", 1) if isinstance(column, str) else column for column in columns]
-        declared = ", ".join(f"{database.quoted(column)} {kind}" for column, kind in self.columns)
-        database.execute(f"CREATE TABLE {self.sql_name} ({declared})")
-
-    def fill(self, rows):
-        marks = ", ".join([f"({', '.join([mark(self.database)] * len(self.columns))})"] * len(rows))
-        name = self.sql_name if self.database.kind == "sqlite" else self.sql_name.replace("%", "%%")
-        self.database.execute(f"INSERT INTO {name} VALUES {marks}", [value for row in rows for value in row])
-        return self
-
-
-@pytest.fixture
-def people(database):
-    """Creates a table ``people_…`` with an integer ``id`` and a ``name``, and returns its name."""
-
-    def make(rows, *columns):
-        name = database.name("people")
-        Table(database, name, columns or ("id INTEGER", "name VARCHAR(50)")).fill(rows)
-        return name
-
-    return make
-
-
-def source(database, key="id", columns=None, **options):
-    key = [key] if isinstance(key, str) else key
-    options.setdefault("page_size", 3)
-    return DatabaseSource(database.shared, key, columns, name="the source", **options)
-
-
-def read(database, key="id", columns=None, **options):
-    return [row for page in source(database, key, columns, **options).pages() for row in page]
-
-
-def ids(rows, column="id"):
-    return [row[column] for row in rows]
-
-
-PEOPLE = [(number, f"Person {number}") for number in (7, 3, 1, 9, 4, 8, 2, 6, 5, 10)]
-
+KINDS = SOURCE_KINDS
 
 # ---- pages ---------------------------------------------------------------------------------------------------------
 
@@ -204,7 +154,7 @@ def test_keys_of_any_exact_type_are_all_read(database, people, name):
 
 
 def test_keys_that_are_uuids_are_all_read(database, people):
-    kind = {"sqlite": "CHAR(36)", "postgresql": "UUID", "mariadb": "UUID"}[database.kind]
+    kind = "CHAR(36)" if database.kind == "sqlite" else "UUID"
     values = sorted(str(uuid.UUID(int=number * 2**120 + 7)) for number in range(7))
     table = people([(value, "x") for value in values], f"id {kind}", "name VARCHAR(5)")
     assert [str(value) for value in ids(read(database, table_name=table, page_size=2))] == values
@@ -226,7 +176,8 @@ def test_keys_of_an_inexact_type_are_all_read_or_the_column_is_rejected(database
 @pytest.mark.parametrize("form", ["table", "sql"])
 @pytest.mark.parametrize("page_size", [1, 2])
 def test_keys_of_an_enumeration_are_all_read_or_the_column_is_rejected(database, people, page_size, form):
-    kind = {"sqlite": "TEXT", "postgresql": "planet", "mariadb": "ENUM('zeta', 'beta', 'alpha')"}[database.kind]
+    enum = "ENUM('zeta', 'beta', 'alpha')"
+    kind = {"sqlite": "TEXT", "postgresql": "planet", "mariadb": enum, "duckdb": enum}[database.kind]
     if database.kind == "postgresql":
         database.at_end("DROP TYPE planet CASCADE")
         database.execute("CREATE TYPE planet AS ENUM ('zeta', 'beta', 'alpha')")
@@ -259,13 +210,13 @@ def test_keys_of_case_insensitive_text_are_all_read(database, people, page_size)
 @pytest.mark.parametrize(
     ("kinds", "values"),
     [
-        (("BLOB", "BYTEA", "VARBINARY(10)"), [b"\x00", b"\x01", b"\xff"]),
-        (("BOOLEAN", "BOOLEAN", "BOOLEAN"), [False, True]),
+        (("BLOB", "BYTEA", "VARBINARY(10)", "BLOB"), [b"\x00", b"\x01", b"\xff"]),
+        (("BOOLEAN", "BOOLEAN", "BOOLEAN", "BOOLEAN"), [False, True]),
     ],
     ids=["binary", "boolean"],
 )
 def test_keys_that_can_only_be_rejected_are_all_read(database, people, kinds, values):
-    kind = kinds[["sqlite", "postgresql", "mariadb"].index(database.kind)]
+    kind = kinds[SOURCE_KINDS.index(database.kind)]
     table = people([(value, "x") for value in values], f"id {kind}", "name VARCHAR(5)")
     assert len(read(database, table_name=table, page_size=1)) == len(values)
 
@@ -322,14 +273,27 @@ def test_names_with_dots_or_quotes_may_be_quoted(database, name, written):
 
 def test_a_table_may_be_qualified_by_its_schema(database):
     name = database.name("people")
-    schema = {"sqlite": "main", "postgresql": "public", "mariadb": database.url.database}[database.kind]
+    schema = {"postgresql": "public", "mariadb": database.url.database}.get(database.kind, "main")
     Table(database, name, ["id INTEGER"]).fill([(1,), (2,)])
     assert ids(read(database, table_name=f"{schema}.{name}")) == [1, 2]
     assert source(database, table_name=f"{schema}.{name}").total() == 2
     assert ids(read(database, table_name=f'"{schema}"."{name}"')) == [1, 2]
 
 
-@pytest.mark.parametrize("name", ["", ".", "a.b.c", '""'])
+def test_a_table_may_be_qualified_by_its_database_too(database):
+    name = database.name("people")
+    Table(database, name, ["id INTEGER"]).fill([(1,), (2,)])
+    if database.kind in ("sqlite", "mariadb"):
+        with pytest.raises(PayarcConfigError, match=r'^table: "a\.b\.c" has three parts'):
+            source(database, table_name="a.b.c")
+        return
+    parts = (database.url.database, "public") if database.kind == "postgresql" else ("test", "main")
+    assert ids(read(database, table_name=".".join((*parts, name)))) == [1, 2]
+    assert ids(read(database, table_name=".".join(f'"{part}"' for part in (*parts, name)))) == [1, 2]
+    assert source(database, table_name=".".join((*parts, name))).total() == 2
+
+
+@pytest.mark.parametrize("name", ["", ".", "a.b.c.d", '""'])
 def test_a_malformed_table_name_is_rejected(database, name):
     with pytest.raises(PayarcConfigError, match=r"^table: "):
         source(database, table_name=name)
@@ -375,7 +339,7 @@ def test_percent_signs_mean_themselves_in_a_query_without_parameters(database, p
 
 def test_percent_signs_in_a_query_with_parameters_are_doubled_if_the_driver_requires_it(database, people):
     name = people(PEOPLE)
-    like = "Person 1%" if database.kind == "sqlite" else "Person 1%%"
+    like = "Person 1%" if mark(database) == "?" else "Person 1%%"
     query = f"SELECT * FROM {name} WHERE name LIKE '{like}' AND id < {mark(database, 'most')}"
     assert ids(read(database, sql=query, parameters={"most": 10}, page_size=1)) == [1]
 
@@ -388,24 +352,35 @@ def test_colons_and_question_marks_in_literals_mean_themselves(database, people)
     assert ids(read(database, sql=query, parameters={"least": 1}, page_size=1)) == [2, 3]
 
 
-@pytest.mark.parametrize(
-    "end",
-    [
-        ";",
-        " ;\n",
-        ";;",
-        " -- the end",
-        "\n-- the end\n",
-        " /* the end */",
-        "; -- the end",
-        ";\n-- the end\n",
-        "; /* end */ ",
-    ],
-)
-def test_a_query_may_end_in_semicolons_and_comments(database, people, end):
+@pytest.mark.parametrize("end", [";", " ;\n", " -- the end", "\n-- the end\n", " /* the end */", " -- the end;", "\n"])
+def test_a_query_may_end_in_a_semicolon_or_a_comment(database, people, end):
     name = people(PEOPLE)
     query = f"SELECT id, name FROM {name} WHERE name <> 'a;--b'{end}"
     assert ids(read(database, sql=query, page_size=4)) == list(range(1, 11))
+
+
+ENDS = {
+    "sqlite": ["id < 5--1", "name <> ';--'", "id < 5 /* + 1 */;"],
+    "postgresql": ["id = 7 # 2", "name <> $$;--$$", "name <> $$/*$$", "name <> E'\\';--';", "id < 5--1"],
+    "mariadb": ["id < 5--1", "id < 5 /*!50000 + 1 */", "id < 5 # + 1", 'name <> ";--"', "name <> '\\';#';"],
+    "duckdb": ["id < 5--1", "name <> $$;--$$", "name <> $$/*$$", "name <> E'\\';--';", "id < 5 // 1"],
+}
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_the_end_of_a_query_means_what_it_means_to_the_database(database, people, number):
+    """Comments, operators and literals look different in every database."""
+    if number >= len(ENDS[database.kind]):
+        pytest.skip("fewer examples for this database")
+    query = f"SELECT id, name FROM {people(PEOPLE)} WHERE {ENDS[database.kind][number]}"
+    expected = sorted(row[0] for row in database.execute(query))
+    assert ids(read(database, sql=query)) == expected
+
+
+def test_a_query_may_have_very_many_literals(database, people):
+    listed = ", ".join(f"'Person {number}'" for number in range(20_000))
+    query = f"SELECT * FROM {people(PEOPLE)} WHERE name IN ({listed});"
+    assert ids(read(database, sql=query)) == list(range(1, 11))
 
 
 def test_a_query_may_begin_with_comments_and_be_a_with_a_union_or_a_join(database, people):
@@ -459,10 +434,20 @@ def test_the_error_for_a_missing_column_lists_ten_columns_at_most(database):
     assert str(caught.value) == f'key: the source has no column "id"; its columns are {listed} and 2 more'
 
 
-@pytest.mark.parametrize("sql", ["", " ; -- nothing", "SELECT 1; SELECT 2"])
-def test_sql_that_is_not_one_query_is_rejected(database, sql):
-    with pytest.raises(PayarcConfigError, match=r"^sql: give exactly one query; this text has [02] statements$"):
+@pytest.mark.parametrize("sql", ["", " ; ", "\n"])
+def test_an_empty_query_is_rejected(database, sql):
+    with pytest.raises(PayarcConfigError, match=r"^sql: is empty\. Give one query$"):
         source(database, sql=sql)
+
+
+@pytest.mark.parametrize(
+    "sql", ["SELECT 1 AS id; SELECT 2 AS id", "-- nothing", "DELETE FROM {}", "SELECT id FROM {};;"]
+)
+def test_what_is_not_one_query_is_rejected_by_the_database(database, people, sql):
+    name = people(PEOPLE)
+    with pytest.raises(PayarcSourceError, match=r"^the source could not be read: "):
+        read(database, sql=sql.format(name))
+    assert source(database, table_name=name).total() == 10
 
 
 def test_the_error_for_a_missing_table_names_the_source(database):
@@ -484,7 +469,7 @@ def test_parameters_that_do_not_match_the_query_are_a_source_error(database, peo
 
 def test_no_error_contains_a_value_from_the_source_or_the_parameters(database, people):
     name = people([(1, "SECRET-NAME"), (2, "SECRET-NAME")])
-    cast = "CAST(name AS INTEGER)" if database.kind == "postgresql" else "no_such_function(name)"
+    cast = "CAST(name AS INTEGER)" if database.kind in ("postgresql", "duckdb") else "no_such_function(name)"
     query = f"SELECT id, {cast} AS name FROM {name} WHERE name <> {mark(database, 'secret')}"
     with pytest.raises(PayarcSourceError) as caught:
         read(database, sql=query, parameters={"secret": "SECRET-PARAMETER"})

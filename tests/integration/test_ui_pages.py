@@ -406,7 +406,7 @@ def real(browser: Any, tokens: dict[str, str], sqlite_database: Any, monkeypatch
     ("connection", "status", "text"),
     [
         (None, 503, "connection &#34;here&#34; cannot be used"),
-        ({"conn_type": "payarc", "password": "hunter2"}, 503, "is not to a SQL database"),
+        ({"conn_type": "payarc", "password": "hunter2"}, 503, "is not a SQL database"),
         ({"conn_type": "nonsense"}, 503, "connection &#34;here&#34; cannot be used"),
         ({"conn_type": "sqlite", "host": "{folder}/missing.db"}, 404, "has no ledger"),
         ({"conn_type": "sqlite", "host": "{folder}/no/such/folder.db"}, 404, "has no ledger"),

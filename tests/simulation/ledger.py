@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass, replace
+import functools
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from payarc_provider.sync.ledger import Claimant, KnownRow, Recorded, Resolution, Row, State, is_free
-from payarc_provider.sync.ledger.rows import CLOSED
+from payarc_provider.sync.clock import ClockWatch, Offset
+from payarc_provider.sync.fingerprints import as_column, fingerprints, from_column
+from payarc_provider.sync.ledger import (
+    Alterations,
+    Carrier,
+    Claimant,
+    Control,
+    Evidence,
+    KnownRow,
+    LedgerLost,
+    Recorded,
+    Resolution,
+    Row,
+    State,
+    is_free,
+)
+from payarc_provider.sync.ledger.rows import CLOSED, lease_values
 
 UTC = datetime.UTC
+LEDGER_ID = "0123456789abcdef"
 
 
 def moment(seconds: float) -> datetime.datetime:
@@ -21,8 +38,11 @@ class LedgerModel:
     """Each method is one transaction at the database's time ``now``."""
 
     table: dict[str, Row]
-    altering: bool = False
+    seen_alterations: Alterations = field(default_factory=Alterations)
     now: float = 0.0
+    clock_fact: str | None = None
+    has_customers: bool = False
+    rows_lost: bool = False
 
     def rows(self, me: Claimant, keys: Any) -> dict[str, Row]:
         return {key: self.table[key] for key in keys if key in self.table}
@@ -46,7 +66,11 @@ class LedgerModel:
         sent_after: datetime.datetime,
         *,
         retry_rejected: bool = False,
+        clock: ClockWatch | None = None,
+        evidence: dict[str, Evidence] | None = None,
     ) -> dict[str, Row]:
+        self.measure(clock)
+        self.check_evidence(evidence or {})
         for record in records:
             row = self.table.get(record.key)
             if not self.free(record, row, retry_rejected):
@@ -59,11 +83,12 @@ class LedgerModel:
                 customer_id=None,
                 reference=None if rejected else references.get(record.key),
                 digest=record.digest,
-                fields=record.names,
+                fingerprints=fingerprints_of(*record.fields.items()),
                 source=me.source,
                 owner=None if rejected else me.owner,
                 claim=None if rejected else claim,
                 lease_until=None if rejected else moment(self.now + me.lease),
+                lease=None if rejected else me.lease,
                 settle=None if rejected else me.settle,
                 sent_after=None if rejected else sent_after,
                 attempt=attempt,
@@ -71,6 +96,7 @@ class LedgerModel:
                 matched_by=None,
                 dag_id=me.dag_id,
                 run_id=me.run_id,
+                claimed_at=moment(self.now),
             )
         return self.rows(me, [record.key for record in records])
 
@@ -99,6 +125,7 @@ class LedgerModel:
                 **CLOSED,
             )
             done.add(answer.key)
+            self.has_customers = self.has_customers or answer.customer_id is not None
         return Recorded(done, taken)
 
     def id_taken(self, answer: Resolution) -> bool:
@@ -107,7 +134,8 @@ class LedgerModel:
     def live(self, row: Row) -> bool:
         return row.lease_until is not None and row.lease_until.timestamp() >= self.now
 
-    def renew(self, me: Claimant, claims: Any) -> dict[str, str]:
+    def renew(self, me: Claimant, claims: Any, clock: ClockWatch | None = None) -> dict[str, str]:
+        self.measure(clock)
         mine = {key: row for key, row in self.table.items() if self.under(row, claims) and self.live(row)}
         for key, row in mine.items():
             self.table[key] = replace(row, lease_until=moment(self.now + me.lease))
@@ -118,36 +146,49 @@ class LedgerModel:
             if row.state != State.PENDING or row.owner != me.owner:
                 continue
             if not self.under(row, {unsent.get(key)}):
-                self.table[key] = replace(row, owner=None, claim=None, lease_until=moment(self.now))
+                self.table[key] = replace(row, owner=None, claim=None, lease_until=moment(self.now), lease=0.0)
             elif row.attempt == 1:
                 del self.table[key]
             else:
                 self.table[key] = replace(row, **CLOSED)
 
-    def give_up(self, me: Claimant, claims: Any, held: Any) -> None:
-        others = [row for row in self.table.values() if self.elsewhere(row, held) and row.reference is None]
-        last = max(
-            (row.lease_until.timestamp() + (row.settle or 0) for row in others if row.lease_until), default=self.now
-        )
+    def give_up(self, me: Claimant, claims: Any, held: Any, clock: ClockWatch | None = None) -> None:
+        self.measure(clock)
+        others = self.unrecognizable(held)
+        last = max((self.free_at(row, clock) for row in others), default=self.now)
         until = moment(last - me.settle if last > self.now else self.now)
         for key, claim in claims.items():
             if self.under(self.table.get(key), {claim}):
-                self.table[key] = replace(self.table[key], owner=None, claim=None, lease_until=until)
+                self.table[key] = replace(self.table[key], owner=None, claim=None, lease_until=until, lease=None)
 
     def ripe(self, me: Claimant, row: Row) -> bool:
         return row.lease_until is not None and row.lease_until.timestamp() + (row.settle or 0) < self.now
 
-    def take_over(self, me: Claimant, claim: str) -> dict[str, Row]:
+    def take_over(self, me: Claimant, claim: str, clock: ClockWatch | None = None) -> dict[str, Row]:
+        self.measure(clock)
         for key, row in self.table.items():
-            if self.elsewhere(row, {claim}) and self.ripe(me, row):
-                until = moment(self.now + me.lease)
-                self.table[key] = replace(row, owner=me.owner, claim=claim, lease_until=until, settle=me.settle)
+            if self.elsewhere(row, {claim}) and self.ripe(me, row) and (clock is None or clock.proves_end(row)):
+                self.table[key] = replace(row, **lease_values(me, claim, moment(self.now)))
         return {key: row for key, row in self.table.items() if self.under(row, {claim})}
 
-    def waiting(self, me: Claimant, held: Any) -> tuple[int, float | None]:
+    def waiting(self, me: Claimant, held: Any, clock: ClockWatch | None = None) -> tuple[int, float | None]:
         others = [row for row in self.table.values() if self.elsewhere(row, held)]
-        ripe = [row.lease_until.timestamp() + (row.settle or 0) - self.now for row in others if row.lease_until]
-        return len(others), max(0.0, min(ripe)) if ripe else None
+        waits = [max(0.0, self.free_at(row, clock) - self.now) for row in others]
+        return len(waits), min(waits, default=None)
+
+    def free_at(self, row: Row, clock: ClockWatch | None) -> float:
+        return max(row.takeover_at.timestamp(), self.now + clock.remaining(row) if clock else self.now)
+
+    def measure(self, clock: ClockWatch | None) -> None:
+        if clock is not None:
+            clock.measure(lambda: moment(self.now))
+
+    def compare_clock(self, me: Claimant, clock: ClockWatch, payarc: Offset | None) -> None:
+        self.measure(clock)
+        waits = [(row.lease or 0) + (row.settle or 0) for row in self.table.values() if row.lease_until]
+        self.clock_fact = clock.compare(self.clock_fact, payarc, max(waits, default=0.0), me.lease + me.settle) or (
+            self.clock_fact
+        )
 
     def record_absence(self, me: Claimant, claims: Any) -> set[str]:
         done = {key for key, claim in claims.items() if self.under(self.table.get(key), {claim})}
@@ -156,17 +197,69 @@ class LedgerModel:
             self.table[key] = replace(row, **CLOSED, attempt=row.attempt + 1)
         return done
 
+    def created_since(self, me: Claimant, claimed: datetime.datetime) -> dict[str, Control]:
+        return {
+            row.customer_id: Control(row.claimed_at, row.reference)
+            for row in self.table.values()
+            if row.customer_id and row.matched_by != "email" and row.claimed_at and row.claimed_at >= claimed
+        }
+
+    def known_ids(self, account: str) -> list[str]:
+        return [row.customer_id for row in self.table.values() if row.customer_id][-3:]
+
     def ids_with_rows(self, me: Claimant, ids: Any) -> set[str]:
         return {row.customer_id for row in self.table.values() if row.customer_id in ids}  # type: ignore[misc]
+
+    def keys_of(self, me: Claimant, ids: Any) -> dict[str, str]:
+        return {row.customer_id: row.key for row in self.table.values() if row.customer_id in ids}  # type: ignore[misc]
 
     def references_with_rows(self, me: Claimant, references: Any) -> set[str]:
         return {row.reference for row in self.table.values() if row.reference in references}  # type: ignore[misc]
 
-    def open_without_reference(self, me: Claimant, held: Any) -> bool:
-        return any(self.elsewhere(row, held) and row.reference is None for row in self.table.values())
+    def may_be_open_unrecognized(self, me: Claimant, held: Any) -> bool:
+        return bool(self.unrecognizable(held))
 
-    def alters_values(self, account: str) -> bool:
-        return self.altering
+    def unrecognizable(self, held: Any) -> list[Row]:
+        rows = [row for row in self.table.values() if self.elsewhere(row, held)]
+        return rows if self.seen_alterations.descriptions else [row for row in rows if row.reference is None]
 
-    def note_altered_values(self, account: str) -> None:
-        self.altering = True
+    def check_customers(self, account: str, carriers: dict[str, Carrier]) -> None:
+        rows = [row for row in self.table.values() if row.state == State.CREATED or row.lease_until is not None]
+        ids, known = {row.customer_id for row in self.table.values()}, {row.reference for row in rows}
+        sent = [from_column(row.fingerprints) for row in rows if row.lease_until and not row.reference]
+        for customer_id, carrier in carriers.items():
+            explained = carrier.reference in known or any(carrier.equals(prints) for prints in sent)
+            if customer_id not in ids and not explained:
+                raise LedgerLost("ledger", "has lost rows")
+
+    def check_losses(self, account: str) -> None:
+        if self.rows_lost or (self.has_customers and not self.has_created()):
+            raise LedgerLost("ledger", "has lost rows")
+
+    def has_created(self) -> bool:
+        return any(row.state == State.CREATED for row in self.table.values())
+
+    def check_rows(self, me: Claimant, evidence: dict[str, Evidence]) -> None:
+        if self.rows_lost:
+            raise LedgerLost("ledger", "has lost rows")
+        self.check_evidence(evidence)
+
+    def check_evidence(self, evidence: dict[str, Evidence]) -> None:
+        if missing := {key for key, known in evidence.items() if known.is_missing_from(self.table.get(key))}:
+            raise LedgerLost("ledger", f"has lost {sorted(missing)}")
+
+    def note_loss(self, account: str) -> None:
+        self.rows_lost = True
+
+    def alterations(self, account: str) -> Alterations:
+        return self.seen_alterations
+
+    def note_alterations(self, account: str, seen: Alterations) -> None:
+        known = self.seen_alterations
+        self.seen_alterations = Alterations(known.values or seen.values, known.descriptions or seen.descriptions)
+
+
+@functools.lru_cache(1000)
+def fingerprints_of(*fields: tuple[str, str]) -> str:
+    """The fingerprints of these fields as the ledger stores them."""
+    return as_column(fingerprints(LEDGER_ID, dict(fields)))

@@ -44,6 +44,8 @@ class Process(asyncio.AbstractEventLoop):
         self.suspended = False
         self.suspended_for = 0.0
         self._suspended_at = 0.0
+        self.controls: dict[str, Any] = {}  # by which its last look-up checked PayArc's list
+        self.misled = False  # whether it has read a list that misleads
         self._ready: deque[Handle] = deque()
         self._postponed: list[Callable[[], None]] = []
         self._tasks: list[asyncio.Task[Any]] = []

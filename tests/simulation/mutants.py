@@ -15,15 +15,18 @@ from unittest import mock
 
 from payarc_provider.api.client import CustomerPage
 from payarc_provider.exceptions import PayarcConnectionFailed, PayarcUnknownOutcome
-from payarc_provider.sync import claim, engine, listing, lookup, send, state
+from payarc_provider.sync import candidates, claim, clock, engine, listing, lookup, row_memory, send, state
 from payarc_provider.sync.ledger import LedgerUnavailable, Recorded, Row, State
 from payarc_provider.sync.ledger.rows import CLOSED
 from payarc_provider.sync.lookup import Candidates
 from payarc_provider.sync.outcomes import NotCovered, Throttled, Unknown, outcome_of
+from payarc_provider.sync.proof import ListProof
 from payarc_provider.sync.state import Claim
 
-from .ledger import LedgerModel, moment
-from .world import KEYS, SimRuntime, World
+from .ledger import LedgerModel, fingerprints_of, moment
+from .records import KEYS
+from .runtime import SimRuntime
+from .world import World
 
 MUTANTS: dict[str, Callable[[], contextlib.AbstractContextManager[type[World]]]] = {}
 
@@ -148,9 +151,9 @@ def _first_page_only() -> Iterator[type[World]]:
 
 @mutant("only proven absence changes the time since which a request may be open")
 def _takeover_forgets_since() -> Iterator[type[World]]:
-    def take_over(self: LedgerModel, me: Any, claim: str) -> dict[str, Row]:
+    def take_over(self: LedgerModel, me: Any, claim: str, clock: Any = None) -> dict[str, Row]:
         before = dict(self.table)
-        LedgerModel.take_over(self, me, claim)
+        LedgerModel.take_over(self, me, claim, clock)
         for key, row in self.table.items():
             if row.claim != before[key].claim and row.sent_after is not None:
                 until = before[key].lease_until
@@ -169,6 +172,21 @@ def _any_reading_proves() -> Iterator[type[World]]:
 
     with mock.patch.object(listing.Reading, "_check_complete", judge):
         yield World
+
+
+@mutant("a reading proves absence only if it shows what must be there")
+def _believe_any_list() -> Iterator[type[World]]:
+    async def unproved(*_: Any) -> dict[str, str]:
+        return {}
+
+    with mock.patch.object(lookup.LookUp, "_unproved", unproved):
+        yield World
+
+
+@mutant("without a customer to check the list by, only one record is sent")
+def _send_all_without_control() -> Iterator[type[World]]:
+    with mock.patch.object(ListProof, "reaches", return_value=True):
+        yield type("Believing", (World,), {"has_controls": lambda self, keys, controls: True})
 
 
 @mutant("a deletion while the list is read is noticed")
@@ -204,7 +222,7 @@ def _failed_read_is_the_end() -> Iterator[type[World]]:
         try:
             return await call()
         except (PayarcConnectionFailed, PayarcUnknownOutcome):
-            return None if call == self._runtime.ping else CustomerPage([], 1, None, None, None)
+            return CustomerPage([], 1, None, None, None)
 
     async def read_completely(read_page: Any, since: float, new_collector: Any, sleep: Any) -> Any:
         collector, number = new_collector(), 1
@@ -221,28 +239,38 @@ def _failed_read_is_the_end() -> Iterator[type[World]]:
         yield World
 
 
-@mutant("two matches where one is expected are undecided")
-def _take_the_first_match() -> Iterator[type[World]]:
-    def decide(self: Candidates, rows: Any, equal: Any, altered: Any, findings: Any) -> None:
-        free = sorted(equal)
-        for row in rows:
-            if free:
-                findings.found[row.key] = (free.pop(0), "fields")
-            else:
-                findings.absent.add(row.key)
-
-    with mock.patch.object(Candidates, "_decide_by_fields", decide):
+@mutant("where PayArc alters values, the lack of an equal customer proves nothing")
+def _altered_is_absent() -> Iterator[type[World]]:
+    with mock.patch.object(Candidates, "_doubtful", return_value=()):
         yield World
 
 
-@mutant("where PayArc alters values, the lack of an equal customer proves nothing")
-def _altered_is_absent() -> Iterator[type[World]]:
-    real = Candidates._decide_by_fields
+@mutant("if PayArc may have damaged the reference, the other fields decide")
+def _absent_without_reference() -> Iterator[type[World]]:
+    real = Candidates._add_by_fields
 
-    def decide(self: Candidates, rows: Any, equal: Any, altered: Any, findings: Any) -> None:
-        real(self, rows, equal, [], findings)
+    def add(self: Candidates, *args: Any, has_reference: bool) -> None:
+        if not has_reference:
+            real(self, *args, has_reference=False)
 
-    with mock.patch.object(Candidates, "_decide_by_fields", decide):
+    with mock.patch.object(Candidates, "_add_by_fields", add):
+        yield World
+
+
+@mutant("the lack of a reference proves nothing before one was seen intact")
+def _trust_references_at_once() -> Iterator[type[World]]:
+    real = Candidates.decide
+
+    def decide(self: Candidates, *args: Any, trusts_references: bool) -> Any:
+        return real(self, *args, trusts_references=True)
+
+    with mock.patch.object(Candidates, "decide", decide):
+        yield World
+
+
+@mutant("a reference never outranks fields that contradict it")
+def _believe_any_reference() -> Iterator[type[World]]:
+    with mock.patch.object(candidates, "_agrees", return_value=True):
         yield World
 
 
@@ -250,7 +278,10 @@ def _altered_is_absent() -> Iterator[type[World]]:
 def _adopt_taken() -> Iterator[type[World]]:
     real = Candidates.decide
 
-    with mock.patch.object(Candidates, "decide", lambda self, ids_with_rows: real(self, set())):
+    def decide(self: Candidates, ids_with_rows: Any, *args: Any, **options: Any) -> Any:
+        return real(self, set(), *args, **options)
+
+    with mock.patch.object(Candidates, "decide", decide):
         yield with_ledger(id_taken=lambda self, answer: False)
 
 
@@ -260,7 +291,8 @@ def _digest_of_today() -> Iterator[type[World]]:
         for record in records:
             row = self.table.get(record.key)
             if row is not None and row.state == State.PENDING and not record.errors:
-                self.table[record.key] = replace(row, digest=record.digest, fields=record.names)
+                prints = fingerprints_of(*record.fields.items())
+                self.table[record.key] = replace(row, digest=record.digest, fingerprints=prints)
         return LedgerModel.claim(self, me, claim_id, records, *args, **options)
 
     with mock.patch.object(claim, "is_free", anything_but_created_is_free):
@@ -399,8 +431,8 @@ def _renew_lost_rows() -> Iterator[type[World]]:
         def __eq__(self, other: object) -> bool:
             return True
 
-    def renew(self: LedgerModel, me: Any, claims: Any) -> dict[str, Any]:
-        LedgerModel.renew(self, me, claims)
+    def renew(self: LedgerModel, me: Any, claims: Any, clock: Any = None) -> dict[str, Any]:
+        LedgerModel.renew(self, me, claims, clock)
         return dict.fromkeys(KEYS, Anything())
 
     yield with_ledger(renew=renew)
@@ -429,7 +461,7 @@ def _takeover_with_own_settle() -> Iterator[type[World]]:
 
 @mutant("only an open row whose lease has expired is taken over")
 def _takeover_of_anything() -> Iterator[type[World]]:
-    def take_over(self: LedgerModel, me: Any, claim: str) -> dict[str, Row]:
+    def take_over(self: LedgerModel, me: Any, claim: str, clock: Any = None) -> dict[str, Row]:
         for key, row in getattr(self, "stale", {}).items():
             if self.ripe(me, row) and key in self.table:
                 until = moment(self.now + me.lease)
@@ -466,3 +498,55 @@ def _accept_other_sources() -> Iterator[type[World]]:
         return {key: row._replace(same_source=True) for key, row in LedgerModel.known(self, me, keys).items()}
 
     yield with_ledger(known=known)
+
+
+# ---- clocks -------------------------------------------------------------------------------------------------------
+
+
+@mutant("a clock that has just stepped is no evidence for a takeover")
+def _trust_a_stepped_clock() -> Iterator[type[World]]:
+    with mock.patch.object(clock.ClockWatch, "_note_step", return_value=None):
+        yield World
+
+
+@mutant("a run that starts after a step of the clock compares it with PayArc's")
+def _trust_the_clock_at_first() -> Iterator[type[World]]:
+    def compare(self: clock.ClockWatch, *_: Any) -> None:
+        self._trusted = self.steps == 0
+
+    with mock.patch.object(clock.ClockWatch, "compare", compare):
+        yield World
+
+
+@mutant("after a step of the clock, a lease must be seen unchanged for its whole length")
+def _do_not_observe_leases() -> Iterator[type[World]]:
+    with mock.patch.object(clock.ClockWatch, "remaining", return_value=0.0):
+        yield World
+
+
+# ---- what the ledger loses ----------------------------------------------------------------------------------------
+
+
+@mutant("a run that has sent a record misses its row")
+def _claim_lost_rows_again() -> Iterator[type[World]]:
+    with mock.patch.object(row_memory.RowMemory, "of", return_value={}):
+        yield with_ledger(check_evidence=lambda self, evidence: None)
+
+
+@mutant("a run compares the ledger with what it has recorded before it succeeds")
+def _succeed_after_a_loss() -> Iterator[type[World]]:
+    async def check_rows(self: Any) -> None:
+        return None
+
+    with mock.patch.object(engine.Engine, "_check_rows", check_rows):
+        yield World
+
+
+@mutant("a ledger that had customers and has none stops the run")
+def _start_without_rows() -> Iterator[type[World]]:
+    yield with_ledger(check_losses=lambda self, account: None)
+
+
+@mutant("a run that starts compares PayArc's newest customers with the ledger's rows")
+def _start_with_old_rows() -> Iterator[type[World]]:
+    yield with_ledger(check_customers=lambda self, account, carriers: None)

@@ -1,4 +1,4 @@
-"""Running many histories, on several cores."""
+"""Runs many histories, on several cores, and sums up what happened in them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,63 @@ import gc
 import logging
 import multiprocessing
 import time
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
+from .invariants import Violation
 from .mutants import MUTANTS
-from .world import Tally, Violation, World, simulate
+from .world import World
 
 CHUNK = 2000
 REPORT_EVERY = 50_000
+
+
+@dataclass
+class Tally:
+    """Sums over many histories. ``full`` counts those with at least two owners, 30 events and a fault."""
+
+    histories: int = 0
+    events: int = 0
+    faults: int = 0
+    owners: int = 0
+    customers: int = 0
+    full: int = 0
+    deferrals: int = 0
+    combined: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def count(self, history: World) -> None:
+        self.histories += 1
+        self.events += history.scheduler.events
+        self.faults += history.faults
+        self.owners += history.owners
+        self.deferrals += history.deferrals
+        self.combined.update(history.combined)
+        self.customers += sum(not customer.noise for customer in history.payarc.customers)
+        self.full += history.scheduler.events >= 30 and history.faults >= 1 and history.owners >= 2
+
+    def add(self, other: Tally) -> None:
+        for name in vars(self):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+def simulate(seed: int, world: type[World] = World, tally: Tally | None = None) -> None:
+    """Run the history of a seed.
+
+    :raises Violation: with the seed and the history's trace
+    """
+    history = world(seed)
+    try:
+        history.run()
+    except AssertionError:
+        traced = world(seed, traced=True)
+        try:
+            traced.run()
+        except AssertionError as again:
+            problem = again
+        raise Violation(f"seed {seed}: {problem}\n" + "\n".join(traced.trace or [])) from None
+    if tally is not None:
+        tally.count(history)
 
 
 @contextlib.contextmanager

@@ -113,6 +113,44 @@ def test_a_related_identity_that_does_not_see_the_known_customers_is_rejected(le
         find_account(ledger, other, Payarc("x1"))
 
 
+def test_a_connection_that_names_another_merchant_than_its_token_is_rejected(ledger):
+    create(ledger, find_account(ledger, Identity("test", "acme", "17"), Payarc()), "c1")
+    with pytest.raises(PayarcConfigError, match=r'account.*belongs to .* test/acme.*set account to "acme"; if not'):
+        find_account(ledger, Identity("test", "bolt", "17"), Payarc("c1"))
+    assert len(ledger.facts("account:")) == 1
+    assert find_account(ledger, Identity("test", "bolt", "18"), Payarc("x1")) == "test/bolt"
+
+
+def test_two_names_with_one_token_are_two_accounts_until_the_ledger_can_tell(ledger):
+    """No customer shows yet that both are one merchant; the names say that they are not."""
+    assert find_account(ledger, Identity("test", "acme", "17"), Payarc()) == "test/acme"
+    assert find_account(ledger, Identity("test", "bolt", "17"), Payarc()) == "test/bolt"
+
+
+@pytest.mark.parametrize("answer", [{"customer_id": "c2"}, {}, {"id": "x"}, {"customer_id": None}])
+def test_a_response_without_the_customer_that_was_asked_for_proves_nothing(ledger, answer):
+    create(ledger, find_account(ledger, MERCHANT, Payarc()), "c1")
+    other = dataclasses.replace(MERCHANT, user="99")
+    assert find_account(ledger, other, lambda _: answer) == "test/99"
+    with pytest.raises(PayarcConfigError, match="no access"):
+        find_account(ledger, dataclasses.replace(MERCHANT, account="acme"), lambda _: answer)
+
+
+@pytest.mark.parametrize("environment", ["live", "localhost:8765"])
+def test_a_customer_seen_in_another_environment_proves_nothing(ledger, environment):
+    create(ledger, find_account(ledger, MERCHANT, Payarc()), "c1")
+    payarc = Payarc("c1")
+    assert find_account(ledger, Identity(environment, None, "99"), payarc) == f"{environment}/99"
+    assert payarc.reads == []
+
+
+def test_a_proof_is_logged(ledger, caplog):
+    caplog.set_level("INFO")
+    create(ledger, find_account(ledger, MERCHANT, Payarc()), "c1")
+    find_account(ledger, dataclasses.replace(MERCHANT, user="99"), Payarc("c1"))
+    assert "The token has access to customer c1, so the ledger's rows of test/17 are used" in caplog.text
+
+
 def test_tokens_without_a_user_are_distinguished_by_a_hash():
     one, other = Identity.of("test", None, "opaque-one"), Identity.of("test", None, "opaque-other")
     assert one == Identity.of("test", None, "opaque-one")

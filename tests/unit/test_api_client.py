@@ -144,9 +144,27 @@ class Tokens:
         return self.tokens.pop(0) if len(self.tokens) > 1 else self.tokens[0]
 
 
+UNAUTHENTICATED = {"status_code": 401, "json": {"error": "Unauthenticated."}}
+
+
+def test_a_gateways_401_is_not_followed_by_another_post(payarc):
+    payarc.post(URL, status_code=401, text="<html>")
+    with pytest.raises(errors.PayarcUnknownOutcome):
+        PayarcClient(BASE, Tokens("old", "new")).create_customer(FIELDS)
+    assert payarc.call_count == 1
+
+
+def test_a_gateways_429_does_not_end_the_window(payarc):
+    payarc.post(URL, status_code=429, headers={"Retry-After": "600"}, text="<html>")
+    client = PayarcClient(BASE, Tokens("one"))
+    with pytest.raises(errors.PayarcUnknownOutcome):
+        client.create_customer(FIELDS)
+    assert client.limiter.acquire("POST /customers") == 0.0
+
+
 def test_a_401_is_sent_once_more_with_a_new_token(payarc):
     tokens, sending = Tokens("old", "new"), []
-    payarc.post(URL, [{"status_code": 401}, {"status_code": 201, "json": {"data": {"id": "K1"}}}])
+    payarc.post(URL, [UNAUTHENTICATED, {"status_code": 201, "json": {"data": {"id": "K1"}}}])
     client = PayarcClient(BASE, tokens)
     client.create_customer(FIELDS, before_send=lambda: sending.append(payarc.call_count))
     assert tokens.asked == [False, True]
@@ -172,7 +190,7 @@ def test_no_other_status_asks_for_a_newer_token(payarc):
 
 
 def test_before_send_can_stop_the_second_request_too(payarc):
-    payarc.post(URL, status_code=401)
+    payarc.post(URL, **UNAUTHENTICATED)
     seen = []
 
     def fence() -> None:
@@ -206,11 +224,17 @@ def test_invalid_totals_are_none(payarc, client, total, read):
     assert client.list_page(1).total == read
 
 
+def test_entries_without_an_id_are_left_out_of_a_page_and_their_places_reported(payarc, client):
+    payarc.get(URL, json={"data": [None, {"id": "x"}, "text", {"name": "no id"}, {"id": "y"}, {}]})
+    page = client.list_page(1)
+    assert [customer["customer_id"] for customer in page.customers] == ["x", "y"]
+    assert page.unreadable == (0, 1, 1, 2)
+
+
 @pytest.mark.parametrize(
     "body",
     [
-        {}, {"data": None}, {"data": {}}, {"data": ["x"]}, {"data": [{"name": "x"}]}, [], "<html>",
-        {"data": [{"id": "x"}, None]}, listed(["x"], page=2),
+        {}, {"data": None}, {"data": {}}, [], "<html>", listed(["x"], page=2),
     ],
 )  # fmt: skip
 def test_an_unusable_page_is_an_unknown_outcome(payarc, client, body):

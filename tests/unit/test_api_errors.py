@@ -80,8 +80,9 @@ def test_a_read_with_an_unknown_outcome_changed_nothing():
     assert "look" not in str(error)
 
 
-@pytest.mark.parametrize("status", [401, 403])
-@pytest.mark.parametrize("body", ['{"error": "Unauthenticated."}', HTML])
+@pytest.mark.parametrize(
+    ("status", "body"), [(401, '{"error": "Unauthenticated."}'), (401, {"message": "Unauthenticated."}), (403, HTML)]
+)
 def test_the_token_is_not_accepted(status, body):
     error = answer(status, body)
     assert isinstance(error, PayarcAuthError)
@@ -91,13 +92,27 @@ def test_the_token_is_not_accepted(status, body):
 
 
 def test_rate_limited():
-    error = answer(429, HTML, headers={"Retry-After": "17"})
+    error = answer(429, HTML, headers={"Retry-After": "17", "X-RateLimit-Limit": "30"})
     assert isinstance(error, PayarcRateLimited)
     assert error.retry_after == 17.0
     assert "after 17 seconds" in str(error)
-    error = answer(429, ENVELOPE)
+    error = answer(429, {"message": "Too Many Attempts."})
     assert isinstance(error, PayarcRateLimited)
     assert error.retry_after is None
+
+
+GATEWAY = [HTML, "", {"message": "Denied"}, {"error": "unauthorized"}, [429], {"errors": {"code": "limit"}}]
+
+
+@pytest.mark.parametrize("status", [400, 401, 409, 422, 429])
+@pytest.mark.parametrize("body", GATEWAY)
+def test_a_status_that_a_gateway_may_have_sent_after_the_act_is_an_unknown_outcome(status, body):
+    for method in ("POST", "PATCH"):
+        error = answer(status, body, method=method, headers={"Retry-After": "17"})
+        assert isinstance(error, PayarcUnknownOutcome)
+        assert error.may_have_acted
+        assert error.status == status
+    assert not isinstance(answer(status, body, method="GET"), PayarcUnknownOutcome), "a read has no effect"
 
 
 def test_not_found():
@@ -122,7 +137,7 @@ def test_rejected_in_payarcs_words(status):
     [
         ({"status": "error", "message": "Duplicate."}, "Duplicate.", {}),
         ({"message": "Duplicate.", "status_code": 409}, "Duplicate.", {}),
-        ({"errors": {"email": "Taken."}}, "PayArc rejected the data (409)", {"email": ["Taken."]}),
+        ({"message": "", "errors": {"email": "Taken."}}, "PayArc rejected the data (409)", {"email": ["Taken."]}),
         (["Invalid CVV", "Odd"], "Invalid CVV Odd", {}),
     ],
 )
@@ -150,7 +165,7 @@ def test_the_other_shapes_of_a_rejection(body, message, errors):
 )
 def test_a_rejection_in_a_foreign_shape_is_not_payarcs(status, body):
     error = answer(status, body)
-    assert isinstance(error, PayarcUnexpectedAnswer)
+    assert isinstance(error, PayarcUnknownOutcome)
     assert error.status == status
 
 
@@ -203,7 +218,7 @@ def test_texts_and_their_number_are_limited():
     assert redact("w" * 300, {}) == "w" * 300
     assert len(redact("word " * 1000, {})) == 300
     many = {f"field_{chr(97 + n)}": ["text"] * 50 for n in range(26)}
-    error = answer(422, {"errors": many})
+    error = answer(422, {"message": "Invalid.", "errors": many})
     assert isinstance(error, PayarcRefused)
     assert len(error.errors) == 20
     assert {len(texts) for texts in error.errors.values()} == {5}

@@ -391,6 +391,13 @@ def test_a_netrc_does_not_replace_the_token(tmp_path: Path, monkeypatch):
     assert mocker.last_request.headers["Authorization"] == "Bearer t0ken"
 
 
+def test_a_cache_is_asked_not_to_answer_reads():
+    with rm.Mocker() as mocker:
+        mocker.get("https://testapi.payarc.net/v1/customers", text="{}")
+        transport("https://testapi.payarc.net/v1").send(Request("GET"), "t0ken")
+    assert mocker.last_request.headers["Cache-Control"] == "no-cache"
+
+
 def test_a_ca_bundle_that_does_not_exist_stops_before_sending(tmp_path: Path):
     sent: list[str] = []
     subject = transport("https://testapi.payarc.net/v1", verify=str(tmp_path / "none.pem"))

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import datetime
+import enum
+import inspect
 import json
+import re
 import uuid
 from collections import Counter
 from decimal import Decimal
+from pathlib import Path
 
+import numpy
+import pandas
 import pytest
 
 from payarc_provider.exceptions import PayarcConfigError
+from payarc_provider.sync import keys
 from payarc_provider.sync.keys import (
+    KEY_TYPES,
     MAX_KEY,
     UnusableKey,
     check_key,
@@ -33,10 +41,60 @@ def through_json(value):
 # ---- text ----------------------------------------------------------------------------------------------------------
 
 
+ROW = re.compile(r"^\| (.+?) \| (`.+`) \| (.+?) \|$", re.MULTILINE)
+VALUES = {
+    **vars(datetime),
+    "Decimal": Decimal,
+    "UUID": uuid.UUID,
+    "numpy": numpy,
+    "pandas": pandas,
+}
+
+
+def documented(heading):
+    """The rows of the table under a heading of the documentation: (what it is, its examples, the last column)."""
+    page = (Path(__file__).parents[2] / "docs" / "keys.md").read_text(encoding="utf-8")
+    section = page.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    rows = [(kind, re.findall("`([^`]+)`", examples), last) for kind, examples, last in ROW.findall(section)]
+    assert len(rows) == section.count("\n| ") - 1
+    return rows
+
+
+def text_of(example):
+    value = eval(example, dict(VALUES))
+    return composite_key_text(value) if isinstance(value, list) and len(value) > 1 else key_text(value)
+
+
+@pytest.mark.parametrize(("kind", "examples", "text"), documented("Types"))
+def test_a_documented_type_of_key_gives_the_documented_text(kind, examples, text):
+    assert [text_of(example) for example in examples] == [text.strip("`")]
+
+
+@pytest.mark.parametrize(("kind", "examples", "reason"), documented("What cannot be a key"))
+def test_what_the_documentation_says_cannot_be_a_key_is_unusable_for_the_documented_reason(kind, examples, reason):
+    for example in examples:
+        with pytest.raises(UnusableKey, match=rf"^{reason}\b.*: "):
+            text_of(example)
+
+
+def test_the_documentation_has_every_type_and_every_reason():
+    shown = [eval(example, dict(VALUES)) for _, examples, _ in documented("Types") for example in examples]
+    assert {kind for kind in KEY_TYPES if not any(isinstance(value, kind) for value in shown)} == set()
+    reasons = [reason for _, _, reason in documented("What cannot be a key")]
+    in_code = re.findall(r'UnusableKey\(\s*f?"([^"]+)"', inspect.getsource(keys))
+    assert len(in_code) >= len(set(reasons)) > 10
+    for text in in_code:
+        pattern = re.sub(r"\{.*?\}", ".*", re.split("[:,]", text)[0]).removesuffix(" .*")
+        assert any(re.match(pattern, reason) for reason in reasons), text
+
+
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ((42, through_json(42), "42", Decimal("42"), Decimal("42.00"), Decimal("4.2E+1")), "42"),
+        ((42, through_json(42), "42", Decimal("42"), Decimal("42.00"), Decimal("4.2E+1"), "42 ", "42".ljust(10)), "42"),
+        ((numpy.int64(42), numpy.uint8(42), numpy.str_("42"), pandas.Series([42])[0], 42), "42"),
+        ((1, enum.IntEnum("Number", "ONE").ONE, enum.StrEnum("Text", {"ONE": "1"}).ONE), "1"),
+        ((pandas.Timestamp(2026, 1, 2), datetime.datetime(2026, 1, 2), "2026-01-02T00:00:00"), "2026-01-02T00:00:00"),
         ((0, "0", Decimal("0"), Decimal("-0"), Decimal("0.000")), "0"),
         ((-7, "-7", Decimal("-7")), "-7"),
         ((9007199254740993, "9007199254740993", Decimal("9007199254740993")), "9007199254740993"),
@@ -52,7 +110,8 @@ def test_the_same_key_has_the_same_text_from_json_and_from_sql(values, text):
 
 
 @pytest.mark.parametrize(
-    "text", ["042", "42 ", " 42", "4 2", "A42", "a42", "ключ", "キー", "o'brien", 'a"b', "%s", "{{ 7*7 }}"]
+    "text",
+    ["042", " 42", "null value", "nano", "4 2", "A42", "a42", "ключ", "キー", "o'brien", 'a"b', "%s", "{{ 7*7 }}"],
 )
 def test_text_is_its_own_key(text):
     assert key_text(text) == text
@@ -78,7 +137,7 @@ def test_one_instant_has_the_same_key_in_every_time_zone():
         (" \t", "empty"),
         (1.0, "floating-point"),
         (42.0, "floating-point"),
-        (float("nan"), "floating-point"),
+        (float("nan"), "missing"),
         (True, "boolean"),
         (False, "boolean"),
         (b"42", "bytes"),
@@ -106,6 +165,40 @@ def test_a_value_that_cannot_identify_a_record_is_unusable_and_the_message_gives
 def test_a_number_that_python_does_not_convert_to_text_is_unusable():
     for value in (10**5000, Decimal(10) ** 5000, Decimal("1E+999999")):
         with pytest.raises(UnusableKey):
+            key_text(value)
+
+
+CARDS = ["4111111111111111", "5555-5555-5555-4444", "2223 0031 2200 3222", "378282246310005", "3782 822463 10005"]
+CARDS += ["6011111111111117", "3566002020360505", "30569309025904", "3056 930902 5904"]
+NO_CARDS = ["4111111111111112", "9007199254740993", "1766000000000", "1766000000000000", "1234567890123452", "4242"]
+NO_CARDS += ["1867123456789012345", "41111111-11111111", "x4111111111111111", "٤١١١١١١١١١١١١١١١"]
+
+
+@pytest.mark.parametrize("number", CARDS)
+def test_a_card_number_is_no_key(number):
+    values = [number, Decimal(number), int(number)] if number.isdigit() else [number]
+    for value in values:
+        with pytest.raises(UnusableKey, match=r"^looks like a card number") as caught:
+            key_text(value)
+        assert number not in str(caught.value)
+    with pytest.raises(UnusableKey):
+        composite_key_text(["north", number])
+
+
+@pytest.mark.parametrize("number", NO_CARDS)
+def test_numbers_that_are_no_card_numbers_are_keys(number):
+    assert key_text(number) == number
+
+
+def test_a_missing_value_of_a_data_frame_is_no_key():
+    frame = pandas.DataFrame(
+        {"day": pandas.to_datetime(["2026-01-02", None]), "number": pandas.array([1, None], "Int64")}
+    )
+    first, second = frame.to_dict("records")
+    assert [key_text(value) for value in first.values()] == ["2026-01-02T00:00:00", "1"]
+    as_text = frame.astype(str).to_dict("records")[1]
+    for value in [*second.values(), *as_text.values(), frame["day"].to_numpy()[1]]:
+        with pytest.raises(UnusableKey, match=r"^is (a )?missing"):
             key_text(value)
 
 
@@ -154,6 +247,35 @@ def test_a_key_that_looks_like_an_email_is_never_displayed():
 def test_a_key_argument_that_names_no_columns_is_rejected(key):
     with pytest.raises(PayarcConfigError, match=r"^key: give"):
         check_key(key)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        {"tenant", "id"},
+        frozenset({"id"}),
+        {"tenant": 1, "id": 2},
+        {"tenant": 1, "id": 2}.keys(),
+        iter(["tenant", "id"]),
+        (name for name in ("tenant", "id")),
+        map(str, ["id"]),
+        b"id",
+        None,
+        1,
+        datetime.date,
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_key_columns_without_a_fixed_order_are_rejected(key):
+    """The order of a set differs from process to process, and with it every key; a generator can be read once."""
+    with pytest.raises(PayarcConfigError, match=rf"^key: got {type(key).__name__}, .* in a fixed order") as caught:
+        check_key(key)
+    assert len(str(caught.value)) <= 200
+
+
+def test_key_columns_have_the_order_in_which_they_are_given():
+    assert check_key(["tenant", "id"]) == check_key(("tenant", "id")) == ("tenant", "id")
+    assert check_key("id") == check_key(["id"]) == ("id",)
 
 
 # ---- partitions ----------------------------------------------------------------------------------------------------

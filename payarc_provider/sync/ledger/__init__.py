@@ -1,7 +1,9 @@
 """The ledger: one row per (account, key) in a SQL database, and the rules by which runs change it."""
 
-from payarc_provider.sync.ledger.errors import LedgerConflict, LedgerUnavailable
+from payarc_provider.sync.ledger.customers import Alterations, Carrier, Control
+from payarc_provider.sync.ledger.errors import LedgerConflict, LedgerLost, LedgerUnavailable
 from payarc_provider.sync.ledger.ledger import Ledger
+from payarc_provider.sync.ledger.losses import Evidence, SeenRow
 from payarc_provider.sync.ledger.rows import (
     EPOCH,
     Claimant,
@@ -18,16 +20,22 @@ from payarc_provider.sync.ledger.schema import check_account
 
 __all__ = [
     "EPOCH",
+    "Alterations",
+    "Carrier",
     "Claimant",
+    "Control",
+    "Evidence",
     "Hold",
     "KnownRow",
     "Ledger",
     "LedgerConflict",
+    "LedgerLost",
     "LedgerUnavailable",
     "Recorded",
     "Resolution",
     "RetryRejected",
     "Row",
+    "SeenRow",
     "State",
     "check_account",
     "is_free",

@@ -34,6 +34,8 @@ _watchdog = Watchdog(slow=5.0)
 class Database:
     """A database whose transactions behave the same on SQLite, PostgreSQL, MySQL and MariaDB.
 
+    ``opened_table``: the ledger's table once it was found, so that its absence later is a loss; empty before.
+
     :param engine: an engine that nothing else uses, since its events and isolation level are set here
     :raises PayarcConfigError: for another kind of database
     """
@@ -46,6 +48,7 @@ class Database:
             )
         driver: Any = engine.dialect.dbapi
         self._driver_error: type[Exception] = driver.Error
+        self.opened_table = ""
         self._failing = False
         self._reported = -REPORT_SECONDS
         limit_connections(engine)
@@ -80,7 +83,7 @@ class Database:
                     yield connection, transaction
             except (sqlalchemy.exc.SQLAlchemyError, self._driver_error, OSError) as error:
                 self._failing = True
-                raise ledger_error(error, cut=watch.cut) from None
+                raise ledger_error(error, cut=watch.cut, table=self.opened_table) from None
         self._failing = False
 
     def _begin(self, watch: Watch, *, read_only: bool) -> tuple[Connection, RootTransaction]:

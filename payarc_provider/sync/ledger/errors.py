@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy.exc
 
-from payarc_provider.exceptions import PayarcLedgerError
+from payarc_provider.exceptions import PayarcConfigError, PayarcError, PayarcLedgerError
 
 _PASSING_STATES = {
     "25P03",  # idle in a transaction for too long
@@ -46,6 +46,7 @@ _PASSING_MYSQL = {
     2055,
     4031,  # no connection, or lost it
 }
+_NO_TABLE = {"42P01", 1146}  # PostgreSQL; MySQL
 _LASTING_SQLITE = ("no such", "readonly", "has no column", "syntax error", "not a database", "unable to open")
 
 
@@ -57,13 +58,30 @@ class LedgerConflict(PayarcLedgerError):
     """Another row of the ledger has the same key or the same customer; nothing was changed."""
 
 
-def ledger_error(error: Exception, *, cut: bool) -> PayarcLedgerError:
+class LedgerLost(PayarcConfigError):
+    """The ledger has lost rows that it had committed; a retry changes nothing.
+
+    :param table: its table
+    :param what: what is wrong with it, as the end of a sentence
+    """
+
+    def __init__(self, table: str, what: str) -> None:
+        super().__init__(
+            f"the ledger {table} {what}, so nothing more is sent. Stop its DAGs and restore it with "
+            "python -m payarc_provider.ledger rebuild"
+        )
+
+
+def ledger_error(error: Exception, *, cut: bool, table: str = "") -> PayarcError:
     """What to raise in place of an error of SQLAlchemy, the driver or the network.
 
     :param cut: whether the connection was cut because its transaction took too long
+    :param table: the ledger's table, once the ledger has been opened
     """
     if isinstance(error, sqlalchemy.exc.IntegrityError):
         return LedgerConflict()
+    if table and _is_missing_table(error):
+        return LedgerLost(table, f"has lost a table ({describe(error)})")
     kind = LedgerUnavailable if cut or is_passing(error) else PayarcLedgerError
     return kind(
         f"the ledger's database reported {describe(error)}. Check that it is reachable and writable, then run "
@@ -92,19 +110,36 @@ def is_passing(error: Exception) -> bool:
     )
 
 
+def _is_missing_table(error: Exception) -> bool:
+    original = getattr(error, "orig", None) or error
+    state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
+    code = original.args[0] if original.args else None
+    if state in _NO_TABLE or (isinstance(code, int) and code in _NO_TABLE):
+        return True
+    return type(original).__name__ == "OperationalError" and str(original).startswith("no such table")
+
+
 def is_disconnect(error: Exception) -> bool:
     """Whether the connection was lost."""
     return isinstance(error, sqlalchemy.exc.DBAPIError) and bool(error.connection_invalidated)
 
 
+_ABOUT_VALUES = {"DataError", "IntegrityError", "InvalidInputException"}
+_KNOWN_DRIVERS = {"sqlite3", "psycopg", "psycopg2", "pymysql", "MySQLdb", "mysql", "duckdb", "_duckdb"}
+"""Their errors of other classes contain no values. Other drivers' may, as in "Numeric value 'x' is not recognized"."""
+
+
 def describe(error: Exception) -> str:
-    """The error's class and the first line of its text; only the class for errors about values."""
+    """The error's class and the first line of its text; no text for errors that may contain values."""
     original = getattr(error, "orig", None)
     driver = original or error
     name = type(driver).__name__
-    ours = isinstance(driver, sqlalchemy.exc.SQLAlchemyError)
-    if ours or isinstance(error, sqlalchemy.exc.DataError | sqlalchemy.exc.IntegrityError):
+    kinds = {kind.__name__ for kind in type(driver).__mro__}  # by name, since every driver has classes of its own
+    if isinstance(driver, sqlalchemy.exc.SQLAlchemyError) or kinds & _ABOUT_VALUES:
         return name
+    if type(driver).__module__.partition(".")[0] not in _KNOWN_DRIVERS:
+        codes = [str(code) for code in (getattr(driver, "sqlstate", None), getattr(driver, "errno", None)) if code]
+        return " ".join([name, *codes])
     parts: tuple[Any, ...] = driver.args
     words = str(parts[-1] if parts and isinstance(parts[-1], str) else driver).strip()
     return f"{name}: {words.splitlines()[0][:200]}" if words else name

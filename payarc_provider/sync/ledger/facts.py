@@ -13,11 +13,13 @@ import datetime
 import secrets
 from collections.abc import Callable, Collection
 
-from sqlalchemy import Table, delete, func, insert, select, update
+from sqlalchemy import Table, and_, delete, func, insert, inspect, select, update
 from sqlalchemy.engine import Connection, Engine
 
 from payarc_provider.exceptions import PayarcConfigError, PayarcLedgerError
+from payarc_provider.sync.clock import ClockWatch, Offset
 from payarc_provider.sync.ledger.database import Database, among, database_now, insert_absent
+from payarc_provider.sync.ledger.rows import Claimant, State, in_state
 from payarc_provider.sync.ledger.schema import schema
 
 FIRST_ATTEMPT = "first_attempt"
@@ -48,11 +50,16 @@ class FactTable:
         :return: whether the ledger exists
         :raises PayarcLedgerError: when the database fails
         :raises PayarcConfigError: when a table of that name is not a ledger's
+        :raises LedgerLost: when the ledger had customers and its table is gone; ``ledger_id`` is set nevertheless
         """
         with self.database.read() as connection:
             # The dialect knows MariaDB from MySQL only after it has connected.
             self.schema = schema(self.schema.rows.name, self.schema.rows.schema, connection.dialect)
             exists = self.schema.exists(connection)
+            has_facts = exists or inspect(connection).has_table(self.schema.facts.name, schema=self.schema.facts.schema)
+            has_rows = exists or inspect(connection).has_table(self.schema.rows.name, schema=self.schema.rows.schema)
+        if has_facts and not has_rows:
+            self._check_table()
         if not exists and not create:
             return False
         if not exists:
@@ -61,7 +68,14 @@ class FactTable:
             self._check_id()
             self.remember("ledger_id", secrets.token_hex(16))
         self.ledger_id = self.fact("ledger_id") or ""
+        self.database.opened_table = self.schema.rows.fullname
         return bool(self.ledger_id)
+
+    def _check_table(self) -> None:
+        """The table of the rows does not exist, but that of the facts does.
+
+        :raises LedgerLost: it did exist
+        """
 
     def _create(self) -> None:
         # Another run may create the tables at the same moment, and on MySQL one of them before the other.
@@ -123,13 +137,20 @@ class FactTable:
             insert_absent(connection, facts, [{"name": name, "value": value}])
             connection.execute(update(facts).where(facts.c.name == name).values(value=value))
 
-    def alters_values(self, account: str) -> bool:
-        """Whether PayArc is known to store other values than this account sent."""
-        return self.fact(f"alters_values:{account}") is not None
+    def compare_clock(self, me: Claimant, clock: ClockWatch, payarc: Offset | None) -> None:
+        """Compare the database's clock with PayArc's and with what an earlier run has stored about them.
 
-    def note_altered_values(self, account: str) -> None:
-        """Remember that PayArc stores other values than this account sent."""
-        self.remember(f"alters_values:{account}", "yes")
+        :param payarc: by how much PayArc's clock is ahead of this machine's; None if PayArc shows no time
+        """
+        rows, facts, name = self.schema.rows, self.schema.facts, f"clock:{me.account}"
+        is_open = and_(in_state(rows, me.account, State.PENDING), rows.c.lease_until.is_not(None))
+        with self.database.read() as connection:
+            clock.measure(lambda: database_now(connection))
+            fact = connection.execute(select(facts.c.value).where(facts.c.name == name)).scalar_one_or_none()
+            longest = connection.execute(select(func.max(rows.c.lease + rows.c.settle)).where(is_open)).scalar_one()
+        changed = clock.compare(fact, payarc, longest or 0.0, me.lease + me.settle)
+        if changed is not None:
+            self.replace_fact(name, changed)
 
     def update_fact(self, name: str, change: Callable[[str | None, float], str]) -> str:
         """Replace a fact by the result of ``change``, in one transaction that locks the fact.

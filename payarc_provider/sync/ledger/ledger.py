@@ -13,9 +13,13 @@ from sqlalchemy import Table, and_, bindparam, delete, or_, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql.elements import ColumnElement
 
+from payarc_provider.sync.clock import ClockWatch
+from payarc_provider.sync.fingerprints import as_column, fingerprints
+from payarc_provider.sync.ledger.customers import CustomerTable
 from payarc_provider.sync.ledger.database import among, can_skip_locked, chunks, database_now, insert_absent
 from payarc_provider.sync.ledger.errors import LedgerConflict
-from payarc_provider.sync.ledger.facts import FactTable, barred_ids, first_attempt
+from payarc_provider.sync.ledger.facts import barred_ids, first_attempt
+from payarc_provider.sync.ledger.losses import Evidence
 from payarc_provider.sync.ledger.rows import (
     CLOSED,
     Claimant,
@@ -30,18 +34,18 @@ from payarc_provider.sync.ledger.rows import (
     claim_values,
     claimed,
     errors_as_json,
+    free_at,
     in_state,
     is_free,
     lease_values,
     open_elsewhere,
     read_rows,
-    takeover_at,
     unsent,
 )
 from payarc_provider.sync.records import Record
 
 
-class Ledger(FactTable):
+class Ledger(CustomerTable):
     """The ledger's rows, and the facts about it. It must be opened before anything else.
 
     :param engine: an engine of its own on SQLite, PostgreSQL, MySQL or MariaDB
@@ -79,20 +83,7 @@ class Ledger(FactTable):
             # Rows without a customer are skipped below: a condition could lead the database away from its primary key.
             query = select(*columns).where(rows.c.account == me.account, among(connection, rows.c.key, keys))
             found = connection.execute(query).all()
-        return {row[0]: KnownRow(*row[1:]) for row in found if row[1] is not None}
-
-    def known_ids(self, account: str, limit: int = 3) -> list[str]:
-        """A few of the account's customer ids, the latest first, to prove that a token belongs to its merchant."""
-        rows = self._rows
-        query = select(rows.c.customer_id).where(in_state(rows, account, State.CREATED))
-        with self.database.read() as connection:
-            return [row[0] for row in connection.execute(query.order_by(rows.c.resolved_at.desc()).limit(limit))]
-
-    def has_rows(self, account: str) -> bool:
-        """Whether the account has any row."""
-        query = select(self._rows.c.key).where(self._rows.c.account == account).limit(1)
-        with self.database.read() as connection:
-            return connection.execute(query).first() is not None
+        return {row[0]: KnownRow._make(row[1:]) for row in found if row[1] is not None}
 
     def _read(self, connection: Connection, me: Claimant, keys: Collection[str]) -> dict[str, Row]:
         rows = self._rows
@@ -112,6 +103,8 @@ class Ledger(FactTable):
         sent_after: datetime.datetime,
         *,
         retry_rejected: RetryRejected = False,
+        clock: ClockWatch | None = None,
+        evidence: Mapping[str, Evidence] | None = None,
     ) -> dict[str, Row]:
         """Claim the records that are free, and read the rows of all of them.
 
@@ -122,16 +115,20 @@ class Ledger(FactTable):
         :param records: at most one per key, each with a key
         :param references: key → the reference in the record's description, None where there is none
         :param sent_after: PayArc's time before which no request of this claim can have been sent
-        :return: key → row after the claim; this call has claimed the rows whose ``claim`` is this id
+        :param clock: compares the database's clock with others
+        :param evidence: key → what this run knows about its row
+        :return: key → row after the claim; those whose ``claim`` is this id were claimed
+        :raises LedgerLost: a row does not show what is known about it
         """
         # In key order, or two runs deadlock.
         in_order = sorted(records, key=lambda record: record.key or "")
         wanted = {record.key: record for record in in_order if record.key is not None}
         with self.database.write() as connection:
-            now = database_now(connection)
+            now = _measured(connection, clock)
             before = self._read(connection, me, wanted)
+            self.check_evidence(connection, me.account, evidence or {}, before)
             changes = {
-                key: claim_values(me, claim, record, references.get(key), sent_after, now)
+                key: claim_values(me, claim, record, self._fingerprints(record), references.get(key), sent_after, now)
                 for key, record in wanted.items()
                 if is_free(record, before.get(key), retry_rejected)
             }
@@ -145,6 +142,9 @@ class Ledger(FactTable):
                     self._claim_again(connection, me, before[key], values)
             return self._read(connection, me, wanted)
 
+    def _fingerprints(self, record: Record) -> str:
+        return as_column(fingerprints(self.ledger_id, record.fields))
+
     def _claim_again(self, connection: Connection, me: Claimant, before: Row, values: dict[str, Any]) -> None:
         rows = self._rows
         attempt = before.attempt + (before.state == State.REJECTED)
@@ -154,11 +154,11 @@ class Ledger(FactTable):
 
     # ---- owning -------------------------------------------------------------------------------------------------
 
-    def renew(self, me: Claimant, claims: Collection[str]) -> dict[str, str]:
+    def renew(self, me: Claimant, claims: Collection[str], clock: ClockWatch | None = None) -> dict[str, str]:
         """Extend the leases of these claim ids, except lapsed ones; returns key → claim id of the rows."""
         rows = self._rows
         with self.database.write() as connection:
-            now = database_now(connection)
+            now = _measured(connection, clock)
             live = and_(claimed(rows, me, claims), rows.c.lease_until >= now)
             connection.execute(update(rows).where(live).values(lease_until=me.lease_until(now)))
             found = connection.execute(select(rows.c.key, rows.c.claim).where(live))
@@ -178,26 +178,30 @@ class Ledger(FactTable):
                 connection.execute(delete(rows).where(these, rows.c.attempt <= first))
                 connection.execute(update(rows).where(these).values(**CLOSED))
             rest = and_(in_state(rows, me.account, State.PENDING), rows.c.owner == me.owner)
-            connection.execute(update(rows).where(rest).values(owner=None, claim=None, lease_until=now))
+            connection.execute(update(rows).where(rest).values(owner=None, claim=None, lease_until=now, lease=0.0))
 
-    def give_up(self, me: Claimant, claims: Mapping[str, str], held: Collection[str]) -> None:
-        """Release some rows that may be open; other runs can take them over after ``settle`` seconds.
+    def give_up(
+        self, me: Claimant, claims: Mapping[str, str], held: Collection[str], clock: ClockWatch | None = None
+    ) -> None:
+        """Release some rows that were looked up; other runs can take them over after ``settle`` seconds.
 
-        If other runs have open rows without a reference, the takeover waits for the last of them: the customers of
-        equal records can be told apart only if all of these records are looked up together.
+        If other runs have open rows whose customers show no reference, the takeover waits for the last of them: the
+        customers of equal records can be told apart only if all of these records are looked up together.
 
         :param claims: key → claim id of the rows
         :param held: the ids of all claims of this run
         """
         rows = self._rows
-        elsewhere = and_(open_elsewhere(rows, me, held), rows.c.reference.is_(None))
-        query = select(rows.c.lease_until, rows.c.settle).where(elsewhere)
         with self.database.write() as connection:
-            now = database_now(connection)
-            last = max((takeover_at(*found) for found in connection.execute(query)), default=now)
+            now = _measured(connection, clock)
+            elsewhere = self.unrecognizable(connection, me, held)
+            last = max(
+                (free_at(row, now, clock) for row in read_rows(connection, rows, elsewhere).values()), default=now
+            )
             until = last - datetime.timedelta(seconds=me.settle) if last > now else now
+            released = {"owner": None, "claim": None, "lease_until": until, "lease": None}
             for these in self._rows_under(me, claims):
-                connection.execute(update(rows).where(these).values(owner=None, claim=None, lease_until=until))
+                connection.execute(update(rows).where(these).values(**released))
 
     def record(self, me: Claimant, resolutions: Sequence[Resolution]) -> Recorded:
         """Record the resolutions of those rows that are still under their claims, all in one transaction.
@@ -248,42 +252,44 @@ class Ledger(FactTable):
             this = and_(rows.c.account == me.account, rows.c.key == bindparam("b_key"))
             change = update(rows).where(this, rows.c.claim == bindparam("b_claim"), rows.c.state == State.PENDING)
             connection.execute(change.values(**columns, **CLOSED, resolved_at=now), values)
+            if any(value["b_customer_id"] for value in values):
+                self.note_customer(connection, me.account)
         return Recorded(mine - conflicts, conflicts)
 
     # ---- looking up ---------------------------------------------------------------------------------------------
 
-    def take_over(self, me: Claimant, claim: str) -> dict[str, Row]:
+    def take_over(self, me: Claimant, claim: str, clock: ClockWatch | None = None) -> dict[str, Row]:
         """Take over those of the account's open rows whose lease ended at least their ``settle`` ago.
 
-        This attempt may have owned them itself before their lease lapsed. Rows that another transaction has locked are
-        left for the next time, if the database can skip them.
+        This attempt may have owned them itself. Locked rows are left for the next time, if they can be skipped.
 
-        :param claim: the id of this claim: new for each claim, the same if the claim is repeated
+        :param claim: the id of this claim, as in `claim`
+        :param clock: says for which rows the database's clock proves that the lease has ended
         :return: the rows taken over under this claim id
         """
         rows = self._rows
         with self.database.write() as connection:
-            now = database_now(connection)
+            now = _measured(connection, clock)
             lapsed = [open_elsewhere(rows, me, {claim}), rows.c.lease_until < now]
             lock: Lock = "skip locked" if can_skip_locked(connection) else None
             for row in read_rows(connection, rows, *lapsed, lock=lock).values():
-                if row.takeover_at < now:
+                if row.takeover_at < now and (clock is None or clock.proves_end(row)):
                     change = update(rows).where(at_key(rows, me.account, row.key), rows.c.state == State.PENDING)
-                    change = change.where(rows.c.claim == row.claim, rows.c.lease_until <= row.lease_until)
+                    change = change.where(rows.c.claim == row.claim, rows.c.lease_until == row.lease_until)
                     connection.execute(change.values(**lease_values(me, claim, now)))
             return read_rows(connection, rows, claimed(rows, me, {claim}))
 
-    def waiting(self, me: Claimant, held: Collection[str]) -> tuple[int, float | None]:
+    def waiting(self, me: Claimant, held: Collection[str], clock: ClockWatch | None = None) -> tuple[int, float | None]:
         """How many rows may be open elsewhere, and in how many seconds the first of them can be taken over.
 
         :param held: the ids of all claims of this run
         """
         rows = self._rows
-        query = select(rows.c.lease_until, rows.c.settle).where(open_elsewhere(rows, me, held))
         with self.database.read() as connection:
             now = database_now(connection)
-            moments = [takeover_at(*found) for found in connection.execute(query)]
-        return len(moments), max(0.0, (min(moments) - now).total_seconds()) if moments else None
+            found = read_rows(connection, rows, open_elsewhere(rows, me, held)).values()
+        waits = [max(0.0, (free_at(row, now, clock) - now).total_seconds()) for row in found]
+        return len(waits), min(waits, default=None)
 
     def record_absence(self, me: Claimant, claims: Mapping[str, str]) -> set[str]:
         """Record that PayArc's list has no customer for these rows, so that they are unsent; returns the rows' keys.
@@ -304,33 +310,7 @@ class Ledger(FactTable):
             for part in chunks(sorted(key for key, row_claim in claims.items() if row_claim == claim)):
                 yield and_(claimed(self._rows, me, {claim}), self._rows.c.key.in_(part))
 
-    def ids_with_rows(self, me: Claimant, customer_ids: Collection[str]) -> set[str]:
-        """Which of these customers belong to a row, or did until its key was forgotten."""
-        found = self._values_with_rows(me, "customer_id", customer_ids)
-        with self.database.read() as connection:  # after the rows, since a key may be forgotten in between
-            for part in chunks(sorted(customer_ids)):
-                found |= barred_ids(connection, self.schema.facts, me.account, part)
-        return found
 
-    def references_with_rows(self, me: Claimant, references: Collection[str]) -> set[str]:
-        """Which of these references belong to a row."""
-        return self._values_with_rows(me, "reference", references)
-
-    def open_without_reference(self, me: Claimant, held: Collection[str]) -> bool:
-        """Whether a row without a reference may be open elsewhere.
-
-        :param held: the ids of all claims of this run
-        """
-        rows = self._rows
-        query = select(rows.c.key).where(open_elsewhere(rows, me, held), rows.c.reference.is_(None)).limit(1)
-        with self.database.read() as connection:
-            return connection.execute(query).first() is not None
-
-    def _values_with_rows(self, me: Claimant, column: str, values: Collection[str]) -> set[str]:
-        rows = self._rows
-        found: set[str] = set()
-        with self.database.read() as connection:
-            for part in chunks(sorted(values)):
-                query = select(rows.c[column]).where(rows.c.account == me.account, rows.c[column].in_(part))
-                found |= {row[0] for row in connection.execute(query)}
-        return found
+def _measured(connection: Connection, clock: ClockWatch | None) -> datetime.datetime:
+    """The database's time, compared with this machine's."""
+    return clock.measure(lambda: database_now(connection)) if clock else database_now(connection)

@@ -18,13 +18,13 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.engine import Connection
 
 from payarc_provider.sync.existing import CustomerIndex, IndexedCustomer
-from payarc_provider.sync.keys import reference
 from payarc_provider.sync.ledger.database import database_now
 from payarc_provider.sync.ledger.errors import LedgerConflict
-from payarc_provider.sync.ledger.facts import FIRST_ATTEMPT, barred_ids, raise_first_attempt
+from payarc_provider.sync.ledger.facts import FIRST_ATTEMPT, bar_customer, barred_ids, raise_first_attempt
 from payarc_provider.sync.ledger.ledger import Ledger
 from payarc_provider.sync.ledger.repair import LedgerUnchanged
 from payarc_provider.sync.ledger.rows import CLOSED, Row, State, at_key, in_state, iso, read_rows
+from payarc_provider.sync.reference import reference, reference_tag
 
 _MINUTE = 60
 
@@ -64,10 +64,16 @@ class Doubt:
 
 @dataclass(slots=True)
 class Rebuilt:
-    """The number of keys by verdict, and the keys that a person must look at."""
+    """What a rebuild did.
+
+    :param counts: the number of keys by verdict
+    :param doubts: the keys that a person must look at
+    :param unexplained: ids of the customers that were created through this ledger and belong to none of the keys
+    """
 
     counts: Counter[Verdict] = field(default_factory=Counter)
     doubts: list[Doubt] = field(default_factory=list)
+    unexplained: set[str] = field(default_factory=set)
 
     def add(self, key: str, verdict: Verdict, row: Row | None, customer_ids: list[str]) -> None:
         """Count a key."""
@@ -141,7 +147,20 @@ class Rebuild:
                     self._restore(connection, batch, index, rebuilt)
             except LedgerConflict:
                 raise LedgerUnchanged("a run is changing the ledger: rebuild again when the run has ended") from None
+        rebuilt.unexplained = self._unexplained(index)
         return rebuilt
+
+    def _unexplained(self, index: CustomerIndex) -> set[str]:
+        tag = reference_tag(self._ledger_id, self._account)
+        parts = (self._ledger.lost_customers(self._account, part) for part in index.with_tag(tag))
+        return {customer_id for part in parts for customer_id in part}
+
+    def give_up(self, customer_ids: set[str]) -> None:
+        """Make sure that no row ever gets these customers, and that runs do not take them for lost ones."""
+        with self._ledger.database.write() as connection:
+            now = database_now(connection)
+            for customer_id in sorted(customer_ids):
+                bar_customer(connection, self._facts, self._account, customer_id, now)
 
     def _raise_attempts(self) -> None:
         """Make attempts start from a number that no lost row can have reached, so that no Idempotency-Key is reused.
@@ -173,6 +192,8 @@ class Rebuild:
             rebuilt.add(key, verdict, row, customer_ids)
             if verdict in (Verdict.INSERTED, Verdict.RESOLVED, Verdict.UNDECIDED):
                 self._write(connection, key, row, _values(customers, now), now)
+            if verdict in (Verdict.INSERTED, Verdict.RESOLVED):
+                self._ledger.note_customer(connection, self._account)
 
     def _customers(self, index: CustomerIndex, key: str) -> list[IndexedCustomer]:
         return index.by_reference(reference(self._ledger_id, self._account, key))
@@ -217,7 +238,13 @@ def _verdict_for(row: Row | None, customer_ids: list[str], taken: bool) -> Verdi
 def _values(customers: list[IndexedCustomer], now: datetime.datetime) -> dict[str, Any]:
     """The values of the row whose reference these customers carry; the oldest comes first."""
     first = customers[0]
-    values = {"reference": first.reference, "digest": first.digest, "fields": first.fields, "error": None, **CLOSED}
+    values = {
+        "reference": first.reference,
+        "digest": first.digest,
+        "fingerprints": first.fingerprints,
+        "error": None,
+        **CLOSED,
+    }
     if len(customers) == 1:
         return values | {
             "state": State.CREATED,
@@ -225,10 +252,13 @@ def _values(customers: list[IndexedCustomer], now: datetime.datetime) -> dict[st
             "matched_by": "reference",
             "resolved_at": now,
         }
-    # The same as a row with an unknown outcome: it is not sent before a look-up or a person has decided.
+    # The same as a row with an unknown outcome: it is not sent before a look-up or a person has decided. It is unknown
+    # what was sent, so a look-up leaves it to a person while both customers carry the reference.
     return values | {
+        "fingerprints": "",
         "state": State.PENDING,
         "lease_until": now,
+        "lease": 0.0,
         "settle": 0.0,
         "sent_after": datetime.datetime.fromtimestamp(max(0.0, first.created_after - 1.0), datetime.UTC),
         "resolved_at": None,

@@ -10,15 +10,20 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.sql.elements import ColumnElement
 
 from payarc_provider.exceptions import PayarcError
-from payarc_provider.sync.keys import display_key, reference
+from payarc_provider.sync.keys import display_key
 from payarc_provider.sync.ledger.database import database_now
 from payarc_provider.sync.ledger.errors import LedgerConflict
 from payarc_provider.sync.ledger.facts import FIRST_ATTEMPT, bar_customer, barred_ids, raise_first_attempt
 from payarc_provider.sync.ledger.ledger import Ledger
 from payarc_provider.sync.ledger.rows import CLOSED, Row, State, at_key, in_state, iso, read_rows
+from payarc_provider.sync.reference import reference
 
 BY_PERSON = "person"
 """The ``matched_by`` of a row that a person resolved."""
+
+
+_UNKNOWN_LEASE = 3600.0
+_MARGIN = datetime.timedelta(seconds=5)
 
 
 class LedgerUnchanged(PayarcError):
@@ -57,6 +62,7 @@ class Repair:
                 connection.execute(
                     update(self._rows).where(self._at(key)).values(**created, **CLOSED, matched_by=BY_PERSON)
                 )
+                self._ledger.note_customer(connection, self._account)
         except LedgerConflict:
             raise LedgerUnchanged(
                 f"customer {customer_id} has just been recorded for another key: nothing was changed"
@@ -110,7 +116,43 @@ class Repair:
                 bar_customer(connection, self._facts, self._account, row.customer_id, database_now(connection))
             raise_first_attempt(connection, self._facts, row.attempt + 1)
             connection.execute(delete(self._rows).where(self._at(key)))
+            self._ledger.forget_customers(connection, self._account)  # others wait for the lock of the attempt
             return row.customer_id
+
+    def release(self, keys: Collection[str] | None) -> int:
+        """Shorten leases that no run can have taken by the database's present clock, which was set back since.
+
+        The owner of such a row loses it. Even if it still runs, it sends nothing once the shortened lease has ended,
+        and other runs take the row over only ``settle`` seconds after that.
+
+        :param keys: None for all such rows of the account
+        :return: the number of rows
+        """
+        rows = self._rows
+        with self._ledger.database.write() as connection:
+            now = database_now(connection)
+            chosen = [in_state(rows, self._account, State.PENDING), rows.c.lease_until > now]
+            if keys is not None:
+                chosen.append(rows.c.key.in_(sorted(keys)))
+            held = read_rows(connection, rows, *chosen, lock="wait")
+            longer = {key: row for key, row in held.items() if _ends_too_late(row, now)}
+            for key in sorted(keys or longer):
+                if key not in longer:
+                    self._reject_release(self._read(connection, key), now)
+            for key, row in sorted(longer.items()):
+                until = now + datetime.timedelta(seconds=row.lease or _UNKNOWN_LEASE)
+                released = {"owner": None, "claim": None, "lease_until": until}
+                connection.execute(update(rows).where(self._at(key)).values(**released))
+            return len(longer)
+
+    @staticmethod
+    def _reject_release(row: Row, now: datetime.datetime) -> None:
+        if row.state != State.PENDING or row.lease_until is None or row.lease_until < now:
+            raise LedgerUnchanged(f"{display_key(row.key)} has no lease in the future: nothing was changed")
+        raise LedgerUnchanged(
+            f"the lease of {display_key(row.key)} ends by itself at {iso(row.lease_until)}, or its run renews it: wait "
+            "for that; nothing was changed"
+        )
 
     # ---- rows ---------------------------------------------------------------------------------------------------
 
@@ -162,3 +204,9 @@ class Repair:
             raise LedgerUnchanged(
                 f"customer {customer_id} carries another key's reference, {found_reference}: nothing was changed"
             )
+
+
+def _ends_too_late(row: Row, now: datetime.datetime) -> bool:
+    """Whether the row's lease ends later than a lease that is taken now."""
+    lease = datetime.timedelta(seconds=row.lease or 0.0)
+    return row.lease_until is not None and row.lease_until > now + lease + _MARGIN

@@ -2,7 +2,7 @@
 
 A pending row is either *unsent*, when PayArc has certainly no customer for it, or it *may be open*: a request may have
 created the customer. A row that may be open has ``lease_until``, ``settle`` and ``sent_after``; every other row has
-none of them.
+none of them. ``lease`` is the length of the owner's lease.
 """
 
 from __future__ import annotations
@@ -18,11 +18,19 @@ from sqlalchemy import Table, and_, case, or_, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql.elements import ColumnElement
 
+from payarc_provider.sync.clock import ClockWatch
 from payarc_provider.sync.records import Errors, Record
 
 EPOCH = datetime.datetime.fromtimestamp(0, datetime.UTC)
 
-CLOSED: dict[str, Any] = {"owner": None, "claim": None, "lease_until": None, "settle": None, "sent_after": None}
+CLOSED: dict[str, Any] = {
+    "owner": None,
+    "claim": None,
+    "lease_until": None,
+    "lease": None,
+    "settle": None,
+    "sent_after": None,
+}
 """The columns of a row for which no request can be open at PayArc."""
 
 RetryRejected = bool | datetime.datetime
@@ -60,11 +68,12 @@ class Row:
     customer_id: str | None
     reference: str | None
     digest: str
-    fields: str
+    fingerprints: str
     source: str
     owner: str | None
     claim: str | None
     lease_until: datetime.datetime | None
+    lease: float | None
     settle: float | None
     sent_after: datetime.datetime | None
     attempt: int
@@ -73,6 +82,7 @@ class Row:
     dag_id: str | None
     run_id: str | None
     resolved_at: datetime.datetime | None = None
+    claimed_at: datetime.datetime | None = None
 
     @property
     def errors(self) -> Errors:
@@ -165,6 +175,11 @@ def takeover_at(lease_until: datetime.datetime, settle: float | None) -> datetim
     return lease_until + datetime.timedelta(seconds=settle or 0)
 
 
+def free_at(row: Row, now: datetime.datetime, clock: ClockWatch | None) -> datetime.datetime:
+    """When another run may take the row over, as far as the database's clock is evidence now."""
+    return max(row.takeover_at, now + datetime.timedelta(seconds=clock.remaining(row))) if clock else row.takeover_at
+
+
 def is_free(record: Record, row: Row | None, retry_rejected: RetryRejected) -> bool:
     """Whether this record may be claimed: it has no row, an unsent row, or a rejected row to try again."""
     if row is None or row.unsent:
@@ -192,15 +207,19 @@ def claim_values(
     me: Claimant,
     claim: str,
     record: Record,
+    fingerprints: str,
     reference: str | None,
     sent_after: datetime.datetime,
     now: datetime.datetime,
 ) -> dict[str, Any]:
-    """The columns of a claimed row; of a rejected one if the record has errors."""
+    """The columns of a claimed row; of a rejected one if the record has errors.
+
+    :param fingerprints: of the record's fields, as `fingerprints.as_column` writes them
+    """
     values: dict[str, Any] = {
         "customer_id": None,
         "digest": record.digest,
-        "fields": record.names,
+        "fingerprints": fingerprints,
         "source": me.source,
         "matched_by": None,
         "dag_id": me.dag_id,
@@ -217,7 +236,8 @@ def claim_values(
 
 def lease_values(me: Claimant, claim: str, now: datetime.datetime) -> dict[str, Any]:
     """The columns that say who holds a row, and until when."""
-    return {"owner": me.owner, "claim": claim, "lease_until": me.lease_until(now), "settle": me.settle}
+    until = me.lease_until(now)
+    return {"owner": me.owner, "claim": claim, "lease_until": until, "lease": me.lease, "settle": me.settle}
 
 
 def errors_as_json(errors: Errors) -> str:

@@ -140,3 +140,38 @@ def test_values_can_be_altered_when_they_are_stored(client, sandbox, how, stored
     data = response.json()["data"]
     assert (data["name"], data["city"]) == (stored, "new york")
     assert sandbox.customers()[0]["name"] == stored
+
+
+@pytest.mark.parametrize(
+    ("how", "stored"),
+    [
+        ("cut", "A customer of our shop, Reykja"),
+        ("no_hash", " A customer of our shop, Reykjavík k7q2m9 "),
+        ("alphanumeric", "AcustomerofourshopReykjavíkk7q2m9"),
+        ("upper", " A CUSTOMER OF OUR SHOP, REYKJAVÍK #K7Q2M9 "),
+        ("trim", "A customer of our shop, Reykjavík #k7q2m9"),
+        ("append", " A customer of our shop, Reykjavík #k7q2m9  (web)"),
+        ("drop", None),
+    ],
+)
+def test_a_description_can_be_damaged(client, sandbox, how, stored):
+    sandbox.settings(alter={"description": how})
+    sent = " A customer of our shop, Reykjavík #k7q2m9 "
+
+    created = client.create({"description": sent.strip() if how == "cut" else sent}).json()["data"]
+
+    assert created["description"] == stored
+    assert client.rows()[0]["description"] == stored
+
+
+def test_a_post_can_be_merged_by_email(client, sandbox):
+    sandbox.settings(merge_emails=True)
+    first = client.create()
+
+    merged = client.create({"name": "Another Name", "email": JOHN["email"]})
+    others = [client.create({"name": "No Email"}) for _ in range(2)]
+
+    assert (first.status_code, merged.status_code) == (201, 200)
+    assert merged.json()["data"] == first.json()["data"]
+    assert [response.status_code for response in others] == [201, 201]
+    assert [post["outcome"] for post in sandbox.log()] == ["created", "merged", "created", "created"]

@@ -134,3 +134,35 @@ def test_half_a_request_is_ignored(client, sandbox):
     client.create()
     assert [row["name"] for row in sandbox.customers()] == ["John Smith"]
     assert sandbox.stats()["posts"]["received"] == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 422, 429])
+@pytest.mark.parametrize("kind", ["html_after", "foreign_after"])
+def test_a_gateway_can_respond_after_the_customer_was_created(client, sandbox, kind, status):
+    sandbox.settings(rate_limit=90)
+    sandbox.faults([{"kind": kind, "status": status}])
+
+    response = client.create()
+
+    assert response.status_code == status
+    assert not [name for name in response.headers if name.lower().startswith(("x-ratelimit", "retry"))]
+    if kind == "foreign_after":
+        assert not {"error", "errors", "message"} & set(response.json())
+    check_created(client, sandbox, created=True)
+
+
+def test_payarcs_own_responses_have_its_format_and_headers(client, sandbox):
+    sandbox.settings(rate_limit=90)
+    sandbox.faults([{"kind": "unauthorized"}, {"kind": "rate_limited", "seconds": 7}])
+
+    unauthorized, limited, rejected = client.create(), client.create(), client.create({"name": "x"})
+
+    assert unauthorized.json() == {"error": "Unauthenticated."}
+    assert limited.json() == {"message": "Too Many Attempts."}
+    assert limited.headers["Retry-After"] == "7"
+    assert "X-RateLimit-Reset" in limited.headers
+    assert rejected.status_code == rejected.json()["status_code"] == 422
+    assert set(rejected.json()["errors"]) == {"name"}
+    for response in (unauthorized, limited, rejected):
+        assert response.headers["X-RateLimit-Limit"] == "90"
+        assert "X-RateLimit-Remaining" in response.headers

@@ -1,0 +1,43 @@
+"""Fingerprints: one short keyed hash per field, by which a row shows what was sent without storing any value."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+from payarc_provider.api.fields import FIELDS
+
+_SIZE = 8  # bytes
+
+
+def listed_fields(customer: Mapping[str, Any]) -> dict[str, str]:
+    """The fields of a customer that PayArc returned, as they would be in a record."""
+    shown = {name: customer[name] for name in FIELDS if customer.get(name) is not None}
+    fields = {name: unicodedata.normalize("NFC", str(value)).strip() for name, value in shown.items()}
+    return {name: text for name, text in fields.items() if text}
+
+
+def fingerprints(secret: str, fields: Mapping[str, str]) -> dict[str, str]:
+    """Field → fingerprint: 16 hexadecimal digits."""
+    return {name: _fingerprint(secret, name, value) for name, value in fields.items()}
+
+
+def _fingerprint(secret: str, name: str, value: str) -> str:
+    return hashlib.blake2b(f"{name}\x1e{value}".encode(), key=secret.encode(), digest_size=_SIZE).hexdigest()
+
+
+def as_column(prints: Mapping[str, str]) -> str:
+    """Fingerprints as the ledger stores them: ``email:0123456789abcdef name:…``, sorted."""
+    return " ".join(f"{name}:{prints[name]}" for name in sorted(prints))
+
+
+def without_description(prints: Mapping[str, str]) -> str:
+    """The fingerprints of all fields but the description, as `as_column` writes them."""
+    return as_column({name: one for name, one in prints.items() if name != "description"})
+
+
+def from_column(text: str, *, leave_out: str = "") -> dict[str, str]:
+    """Field → fingerprint, as `as_column` wrote it, without the field ``leave_out``."""
+    return {name: one for name, _, one in (entry.partition(":") for entry in text.split()) if name != leave_out}

@@ -1,0 +1,214 @@
+"""PayArc's model: what becomes of a request, when it takes effect, and what the list shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from payarc_provider.api.client import CustomerPage
+from payarc_provider.exceptions import (
+    PayarcAuthError,
+    PayarcConnectionFailed,
+    PayarcNotFound,
+    PayarcRateLimited,
+    PayarcRefused,
+    PayarcUnknownOutcome,
+)
+from payarc_provider.sync.ledger import Claimant
+from payarc_provider.sync.settings import Settings
+
+from .loop import Process
+from .records import CODES, person_of
+
+if TYPE_CHECKING:
+    from .world import World
+
+PAGE = 3
+PAYARC_EPOCH = 1_000_000.0
+KEY_OF = {code: key for key, code in CODES.items()}
+
+DAMAGE: dict[str, Callable[[str], str]] = {
+    "": lambda text: text,
+    "cut": lambda text: text[:12],
+    "dropped": lambda text: "",
+    "appended": lambda text: f"{text} (web)",
+}
+"""What PayArc does to descriptions, by the scenario's ``damage``."""
+
+
+@dataclass(slots=True)
+class Request:
+    """A POST that was sent."""
+
+    key: str
+    owner: str
+    person: str
+    checked_at: float
+    may_commit_until: float
+    customer_id: str | None = None
+    harmless: bool = False  # PayArc certainly created nothing
+
+
+@dataclass(slots=True)
+class Customer:
+    customer_id: str
+    created_at: int
+    person: str
+    key: str
+    fields: dict[str, str]
+    noise: bool = False
+
+    @property
+    def shows_own_reference(self) -> bool:
+        return self.key in CODES and CODES[self.key] in self.fields.get("description", "")
+
+
+class Payarc:
+    """PayArc in one history. Faults of the network between it and the runs are decided here too."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.customers: list[Customer] = []
+        self.requests: list[Request] = []
+        self._ids = 0
+
+    @property
+    def now(self) -> float:
+        """PayArc's clock."""
+        return PAYARC_EPOCH + self._world.scheduler.now
+
+    def receive(
+        self, process: Process, me: Claimant, fields: Mapping[str, str], idempotency_key: str, settings: Settings
+    ) -> tuple[float, Any]:
+        """Receive a request and decide what it commits and when.
+
+        :return: seconds until the response, and the response
+        """
+        rng, rates = self._world.rng, self._world.rates
+        key = KEY_OF[idempotency_key.split("-", maxsplit=1)[0]]
+        if "email" not in fields:  # records that our own rules reject have no fields, and all others have an email
+            self._world.violation(f"{process.name} sends {key}, which our own rules reject")
+            return 0.0, PayarcUnknownOutcome()
+        now = self._world.scheduler.now
+        request = Request(key, me.owner, person_of(fields), now, now + settings.settle)
+        self._world.invariants.check_sending(process, me, request)
+        self.requests.append(request)
+        self._world.log(process.name, "sends", key, idempotency_key)
+        if self._world.scenario.relay and any(one.suspended and not one.dead for one in self._world.processes):
+            self._world.scheduler.after(rng.uniform(0, 0.6), lambda: self._world.kill(process))
+        if rng.random() < 0.04:  # the worst moment: with a request in flight
+            self._world.suspend(process)
+            self._world.scheduler.after(rng.uniform(5, 40), process.resume)
+        elif (
+            request.person == "equal" and rng.random() < 0.25
+        ):  # long enough for a look-up by another run, too short for a takeover
+            self._world.suspend(process)
+            self._world.scheduler.after(rng.uniform(3, 9), process.resume)
+        dice = rng.random()
+        for name in ("unauthorized", "limited", "unreachable", "lost", "never", "late"):
+            chance = getattr(rates, name)
+            if dice < chance:
+                return self._fail(name, request, fields, settings)
+            dice -= chance
+        quick = rng.uniform(0.01, 0.3) if rng.random() < 0.9 else rng.uniform(0.3, settings.timeout * 1.2)
+        if fields["name"].startswith("Rejected"):
+            request.harmless = True
+            return quick, PayarcRefused("rejected", status=422, errors={"name": ["is rejected"]})
+        customer = self._commit_at(quick * rng.random(), request, fields)
+        if quick >= settings.timeout:
+            self._world.fault(key, "is answered too late")
+            return settings.timeout, PayarcUnknownOutcome()
+        return quick, customer
+
+    def _fail(self, name: str, request: Request, fields: Mapping[str, str], settings: Settings) -> tuple[float, Any]:
+        rng = self._world.rng
+        self._world.fault(request.key, "meets", name)
+        soon = rng.uniform(0.01, settings.timeout)
+        if name in ("unauthorized", "limited", "unreachable"):
+            request.harmless = True
+            answers = {
+                "unauthorized": PayarcAuthError(status=401),
+                "limited": PayarcRateLimited(retry_after=0.5),
+                "unreachable": PayarcConnectionFailed(),
+            }
+            return soon / 4, answers[name]
+        if name == "lost":
+            self._commit_at(rng.uniform(0, soon), request, fields)
+        elif name == "late":
+            self._commit_at(rng.uniform(0, settings.settle * 0.999), request, fields)
+        return soon, PayarcUnknownOutcome(status=rng.choice((None, 500, 502)))
+
+    def _commit_at(self, delay: float, request: Request, fields: Mapping[str, str]) -> Callable[[], dict[str, str]]:
+        if fields["name"].startswith("Rejected"):
+            return dict
+        made: list[Customer] = []
+        self._world.scheduler.after(delay, lambda: made.append(self._commit(request, fields)))
+        return lambda: {"customer_id": made[0].customer_id, **made[0].fields}
+
+    def _commit(self, request: Request, fields: Mapping[str, str]) -> Customer:
+        stored = {
+            name: value.upper() if self._world.scenario.altering and name in ("name", "city") else value
+            for name, value in fields.items()
+        }
+        if "description" in stored:
+            stored["description"] = DAMAGE[self._world.scenario.damage](stored["description"])
+        customer = Customer(self._new_id(), self._second(), request.person, request.key, stored)
+        self.customers.append(customer)
+        request.customer_id = customer.customer_id
+        self._world.log("PayArc creates", customer.customer_id, "for", request.key, stored)
+        self._world.invariants.check_duplicates(request)
+        return customer
+
+    def _second(self) -> int:
+        return int(self.now) if not self._world.scenario.ties else int(self.now) // 3 * 3
+
+    def _new_id(self) -> str:
+        self._ids += 1
+        return f"c{self._ids}"
+
+    def list_page(self, number: int) -> CustomerPage:
+        """A page of the list, as PayArc shows it at this moment."""
+        newest = list(reversed(self.customers))
+        if self._world.scenario.ties:
+            self._world.rng.shuffle(newest)
+        newest.sort(key=lambda customer: -customer.created_at)
+        misleading, shift, total = self._world.scenario.misleading, 0, len(newest)
+        if misleading == "empty":
+            newest, total = [], 0
+        elif misleading == "oldest first":
+            newest.reverse()
+        elif misleading == "cut":
+            newest = newest[: PAGE - 1]
+        elif misleading == "shifted":
+            shift = -18_000
+        shown = newest[(number - 1) * PAGE : number * PAGE]
+        objects = [
+            {"customer_id": one.customer_id, "created_at": one.created_at + shift, **one.fields} for one in shown
+        ]
+        return CustomerPage(objects, number, total, -(-len(newest) // PAGE), self.now)
+
+    def change_list(self) -> None:
+        """Another client creates or deletes a customer."""
+        noise = [customer for customer in self.customers if customer.noise]
+        if noise and self._world.rng.random() < 0.6:
+            gone = self._world.rng.choice(noise)
+            self.customers.remove(gone)
+            self._world.log("another client deletes", gone.customer_id)
+        else:
+            self.add_noise()
+
+    def add_noise(self) -> None:
+        """Another client creates a customer."""
+        customer = Customer(
+            self._new_id(), self._second(), "noise", "", {"name": "Noise", "email": "noise@x.co"}, noise=True
+        )
+        self.customers.append(customer)
+        self._world.log("another client creates", customer.customer_id)
+
+    def get(self, customer_id: str) -> dict[str, Any] | PayarcNotFound:
+        """A customer as PayArc shows it, or the error that PayArc returns."""
+        found = next((one for one in self.customers if one.customer_id == customer_id), None)
+        if found is None:
+            return PayarcNotFound()
+        return {"customer_id": customer_id, "created_at": found.created_at, **found.fields}
