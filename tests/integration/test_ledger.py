@@ -294,7 +294,7 @@ DISTINCT = [
     "Key",
     "kéy",
     "ke\u0301y",
-    "key ",
+    "k ey",
     " key",
     "key\u00a0",
     "ｋｅｙ",

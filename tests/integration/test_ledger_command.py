@@ -677,9 +677,9 @@ def test_customers_without_a_reference_are_adopted_by_email_after_a_rebuild(shop
 
 @on_one_database
 def test_keys_come_from_a_file_or_from_stdin(shop, payarc_sandbox, tmp_path, monkeypatch):
-    shop.run(payarc_sandbox, people("a", 'é"x', " c ", email="j@example.com"))
+    shop.run(payarc_sandbox, people("a", 'é"x', " c", email="j@example.com"))
     file = tmp_path / "keys.txt"
-    file.write_text('a\r\né"x\n\n c \na\n', encoding="utf-8-sig")
+    file.write_text('a\r\né"x\n\n c\na\n', encoding="utf-8-sig")
     source = ("--source", "task sync.create")
     ledger_id = lose(shop, "", "_facts")
     said = shop("rebuild", "--keys-from", file, *source, "--ledger-id", ledger_id)
@@ -687,7 +687,7 @@ def test_keys_come_from_a_file_or_from_stdin(shop, payarc_sandbox, tmp_path, mon
     monkeypatch.setattr("sys.stdin", io.StringIO("a\nz\n"))
     assert shop.json("rebuild", "--keys-from", "-", *source)["counts"] == {"agreed": 1, "absent": 1}
     shop.ledger = shop.open()
-    assert shop.row(" c ").source == "task sync.create"
+    assert shop.row(" c").source == "task sync.create"
     file.write_text("a\nb\x01\n")
     assert "the key in line 2 contains control characters" in shop("rebuild", "--keys-from", file, *source, expect=1)
     file.write_text("\n")

@@ -293,7 +293,7 @@ def test_paging_shows_every_run_even_if_many_have_the_same_time(pages, monkeypat
 
 
 def test_rejected_records_are_paged_by_key(pages):
-    names = [*(f"{number:04}" for number in range(120)), "B", "a", "a ", "ä", "日本"]
+    names = [*(f"{number:04}" for number in range(120)), "B", "a", "a b", "ä", "日本"]
     pages.rejected(*names)
 
     seen, page = [], pages.follow(pages.page("account"), f"All {len(names)} rejected records")
