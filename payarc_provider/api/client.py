@@ -122,13 +122,17 @@ class PayarcClient:
         request = Request("GET", path_id(customer_id))
         return _customer(request, self._request(request))
 
-    def update_customer(self, customer_id: str, fields: Mapping[str, str]) -> dict[str, Any]:
+    def update_customer(
+        self, customer_id: str, fields: Mapping[str, str], *, before_send: Callable[[], None] | None = None
+    ) -> dict[str, Any]:
         """Change the given fields with one PATCH, and return the updated customer.
 
+        :param fields: as `fields.clean` returns them; an empty value clears the field, if PayArc does not ignore it
+        :param before_send: as for `create_customer`
         :raises PayarcConfigError: ``customer_id`` is not a customer id
         """
         request = Request("PATCH", path_id(customer_id), fields=fields)
-        return _customer(request, self._request(request))
+        return _customer(request, self._request(request, before_send))
 
     def delete_customer(self, customer_id: str) -> None:
         """Delete a customer with one DELETE.

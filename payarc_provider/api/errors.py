@@ -63,7 +63,10 @@ def error_for(request: Request, response: Response) -> PayarcError | None:  # no
         # Laravel's throttle runs before the request is processed.
         return _rate_limited(response.retry_after)
     if status == 404 and request.customer_id is not None:
-        return PayarcNotFound(status=status)
+        if isinstance((read_object(text) or {}).get("message"), str):
+            return PayarcNotFound(status=status)
+        if method != "GET":  # nobody knows what PayArc has done
+            return unknown_outcome(method, "a 404 came back that PayArc itself did not send", status=status)
     if status in (400, 409, 422):
         rejection = _read_rejection(status, text, request.fields or {})
         if rejection is not None:

@@ -29,7 +29,7 @@ class CreateCustomerOperator(BaseOperator):
     runs therefore never create a second customer for a record.
 
     XComs: ``return_value``, the customer ids in input order; ``customers``,
-    ``[{"key", "customer_id", "status", "changed"}]`` with the status ``created``, ``adopted`` or ``known``;
+    ``[{"key", "customer_id", "status", "changed"}]`` with the status ``created``, ``adopted``, ``updated`` or ``known``;
     ``rejected``, ``[{"key", "errors": {field: [text]}}]``; ``summary``, counts, requests and seconds.
 
     :param payarc_conn_id: The connection of type ``payarc``.
@@ -40,11 +40,18 @@ class CreateCustomerOperator(BaseOperator):
     :param sql_conn_id: The connection that ``table`` or ``sql`` is read from.
     :param parameters: Parameters for ``sql``, as a mapping or a sequence.
     :param key: The column, or columns, that identify a record at its source.
+    :param version: The column by which newer data is told from older data, such as ``updated_at``: numbers, dates or
+        times. With it, a run with older data never overwrites newer data.
     :param fields: PayArc field to source column. By default, the columns named like PayArc's fields.
     :param ledger_conn_id: The connection of the ledger's database (SQLite, PostgreSQL, MySQL or MariaDB). By default
         ``sql_conn_id``.
     :param ledger_table: The ledger's table, optionally with its schema.
     :param match_existing: ``"email"`` adopts a customer that PayArc already has under the record's email address.
+    :param on_changed: ``"update"`` brings changed records to PayArc; ``"report"`` only counts them.
+    :param on_empty: What happens to a field that had a value and has none any more: ``"keep"`` leaves PayArc's value,
+        ``"clear"`` clears it, ``"reject"`` rejects the record.
+    :param on_conflict: What happens if a field to be changed was edited at PayArc: ``"overwrite"`` sends it,
+        ``"keep"`` leaves PayArc's value, ``"reject"`` rejects the record. The latter two cost one GET per change.
     :param max_rejected: How many records (int), or which share of them (float), may be rejected before the task fails.
     :param tolerate_known_rejected: Count only records that no earlier run has rejected toward ``max_rejected``.
     :param max_new: Stop before the first request if more than this many customers would be created.
@@ -86,10 +93,14 @@ class CreateCustomerOperator(BaseOperator):
         sql_conn_id: str | None = None,
         parameters: Mapping[str, Any] | Sequence[Any] | None = None,
         key: str | Sequence[str] = "id",
+        version: str | None = None,
         fields: Mapping[str, str] | None = None,
         ledger_conn_id: str | None = None,
         ledger_table: str = "payarc_customers",
         match_existing: Literal["email"] | None = None,
+        on_changed: Literal["report", "update"] = "report",
+        on_empty: Literal["keep", "clear", "reject"] = "keep",
+        on_conflict: Literal["overwrite", "keep", "reject"] = "overwrite",
         max_rejected: int | float = 0,
         tolerate_known_rejected: bool = False,
         max_new: int | None = None,
@@ -133,6 +144,10 @@ class CreateCustomerOperator(BaseOperator):
             retry_rejected=retry_rejected,
             max_new=max_new,
             match_existing=match_existing,
+            version=version,
+            on_changed=on_changed,
+            on_empty=on_empty,
+            on_conflict=on_conflict,
             dry_run=dry_run,
             defer_after=defer_after,
             settle=settle,

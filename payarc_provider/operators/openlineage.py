@@ -61,7 +61,7 @@ def _output(
         facets["columnLineage"] = ColumnLineageDatasetFacet(fields=lineage)
     statistics: dict[str, Any] = {}
     if run and not operator.settings.dry_run:
-        rows = run.latest.counts["created"] + run.latest.counts["adopted"]
+        rows = sum(run.latest.counts[name] for name in ("created", "adopted", "updated"))
         statistics["outputStatistics"] = OutputStatisticsOutputDatasetFacet(rowCount=rows)
     namespace, name = openlineage_name(uri)
     return OutputDataset(namespace=namespace, name=name, facets=facets, outputFacets=statistics)

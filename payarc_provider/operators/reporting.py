@@ -25,15 +25,29 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CUSTOMERS = {name: f"payarc.customers.{name}" for name in ("created", "known", "adopted", "rejected", "unknown")}
+CUSTOMERS = {
+    name: f"payarc.customers.{name}" for name in ("created", "updated", "known", "adopted", "rejected", "unknown")
+}
 REQUESTS = "payarc.requests"
 RATE_LIMIT_WAIT = "payarc.rate_limit.wait"
 RUN_DURATION = "payarc.run.duration"
 RUN_SPAN = "payarc.run"
-ASSET_EXTRAS = ("records", "created", "adopted", "known", "changed", "rejected")
+ASSET_EXTRAS = ("records", "created", "adopted", "updated", "known", "changed", "rejected")
 
 _ALWAYS_SHOWN = ("created", "known", "rejected")
-_SHOWN = ("created", "adopted", "known", "rejected", "would_create", "pending")
+_SHOWN = (
+    "created",
+    "adopted",
+    "updated",
+    "known",
+    "stale",
+    "altered",
+    "conflicts",
+    "rejected",
+    "would_create",
+    "would_update",
+    "pending",
+)
 
 
 class TaskReporter:
@@ -149,6 +163,7 @@ def _customers(progress: Progress, *, finished: bool) -> dict[str, int]:
     return {
         "created": counts["recorded_created"],
         "adopted": counts["recorded_adopted"],
+        "updated": counts["recorded_updated"],
         "known": counts["known"] if finished else 0,
         "rejected": counts["recorded_rejected"] + (counts["known_rejected"] if finished else 0),
         "unknown": counts["unknown"],
@@ -169,7 +184,9 @@ def progress_line(progress: Progress) -> str:
 
 def closing_line(progress: Progress) -> str:
     """What the run has done, in how long and with how many requests."""
-    requests = f"{_plural(progress.requests.total(), 'request')}, {_plural(progress.requests['POST'], 'POST')}"
+    methods = [method for method in ("POST", "PATCH") if method == "POST" or progress.requests[method]]
+    sent = [_plural(progress.requests[method], method) for method in methods]
+    requests = ", ".join([_plural(progress.requests.total(), "request"), *sent])
     return f"{_records(progress)} in {progress.seconds:.1f} s: {_outcomes(progress)}; {requests}"
 
 

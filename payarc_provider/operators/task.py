@@ -145,6 +145,7 @@ class TaskRun:
             table_name=operator.table,
             sql=operator.sql,
             parameters=operator.parameters,
+            version=operator.settings.version,
         )
 
     def _make_reporter(self, source: Source, account: str) -> TaskReporter:

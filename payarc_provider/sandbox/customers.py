@@ -61,6 +61,8 @@ def _create(state: SandboxState, merchant: str, request: SandboxRequest) -> Sand
 
 def _get(state: SandboxState, merchant: str, request: SandboxRequest) -> SandboxResponse:
     customer = state.store.find(merchant, request.customer_id or "")
+    if customer is None and state.settings.deletion == "soft":
+        customer = state.store.find_removed(merchant, request.customer_id or "")
     return _customer_response(state, customer) if customer else _not_found()
 
 
@@ -71,6 +73,8 @@ def _patch(state: SandboxState, merchant: str, request: SandboxRequest) -> Sandb
     fields = known_fields(request.body or {})
     if rejection := _validate(state, request, fields):
         return rejection
+    if state.settings.empty_values == "ignored":
+        fields = {name: value for name, value in fields.items() if value is not None}
     customer.fields.update(as_stored(fields, state.settings))
     customer.updated_at = int(state.now())
     state.store.save(customer)

@@ -16,6 +16,8 @@ Alteration = Literal["upper", "lower", "title", "trim", "drop", "cut", "no_hash"
 ListOrder = Literal["newest", "oldest", "random", "id"]
 ListTimes = Literal["shown", "missing", "unreadable"]
 ListSeeded = Literal["shown", "null", "no_id"]
+EmptyValues = Literal["ignored", "cleared"]
+Deletion = Literal["gone", "soft"]
 
 CUT_LENGTH = 30
 
@@ -29,6 +31,8 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "list_order": get_args(ListOrder),
     "list_times": get_args(ListTimes),
     "list_seeded": get_args(ListSeeded),
+    "empty_values": get_args(EmptyValues),
+    "deletion": get_args(Deletion),
 }
 
 
@@ -64,6 +68,8 @@ class SandboxSettings:
     :param list_times: whether lists show ``created_at``
     :param list_seeded: how lists show customers that were seeded: as they are, as ``null``, or without an id
     :param list_cache: seconds for which a page is sent again with its old ``Date``, even to ``Cache-Control: no-cache``
+    :param empty_values: what a PATCH does with an empty value: the old value stays, or the field is cleared
+    :param deletion: whether a deleted customer is ``gone``, or can still be read by its id, but not listed or changed
     :param clock_offset: seconds by which PayArc's clock is ahead of this machine's
     """
 
@@ -93,6 +99,8 @@ class SandboxSettings:
     list_times: ListTimes = "shown"
     list_seeded: ListSeeded = "shown"
     list_cache: float = 0.0
+    empty_values: EmptyValues = "ignored"
+    deletion: Deletion = "gone"
     clock_offset: float = 0.0
 
     def __post_init__(self) -> None:

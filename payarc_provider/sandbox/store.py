@@ -67,6 +67,7 @@ class Store:
     def __init__(self, path: Path | None = None) -> None:
         self._by_id: dict[str, Customer] = {}
         self._rows: dict[str, list[Customer]] = {}
+        self._removed: dict[str, Customer] = {}
         self._file = _open(path) if path else None
         if self._file:
             for (text,) in self._file.execute("SELECT customer FROM customers ORDER BY number"):
@@ -99,13 +100,18 @@ class Store:
         """Remove a customer."""
         if self._file:
             self._file.execute("DELETE FROM customers WHERE number = ?", (customer.number,))
-        del self._by_id[customer.customer_id]
+        self._removed[customer.customer_id] = self._by_id.pop(customer.customer_id)
         rows = self._rows[customer.merchant]
         del rows[bisect_left(rows, customer.rank, key=_rank)]
 
     def find(self, merchant: str, customer_id: str) -> Customer | None:
         """The merchant's customer with this id; None if there is none, or if it belongs to another merchant."""
         customer = self._by_id.get(customer_id)
+        return customer if customer and customer.merchant == merchant else None
+
+    def find_removed(self, merchant: str, customer_id: str) -> Customer | None:
+        """The merchant's removed customer with this id; a restart forgets them."""
+        customer = self._removed.get(customer_id)
         return customer if customer and customer.merchant == merchant else None
 
     def with_email(self, merchant: str, email: str | None) -> Customer | None:

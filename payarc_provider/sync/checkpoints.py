@@ -20,6 +20,11 @@ Checkpoint = Literal[
     "in_lookup",
     "before_lookup_record",
     "after_lookup_record",
+    "before_update_claim",
+    "after_update_claim",
+    "before_update",
+    "sending_update",
+    "after_update_response",
 ]
 
 listener: Callable[[str], None] | None = None

@@ -11,11 +11,12 @@ from collections.abc import Awaitable, Callable, Iterable
 from payarc_provider.sync.checkpoints import reach
 from payarc_provider.sync.existing import ExistingCustomers, Matches
 from payarc_provider.sync.ledger import EPOCH, Evidence, KnownRow, LedgerUnavailable, Row, State, is_free
-from payarc_provider.sync.records import Errors, Record
+from payarc_provider.sync.records import Record
 from payarc_provider.sync.reference import with_reference
-from payarc_provider.sync.results import Status
+from payarc_provider.sync.results import Status, status_of_this_run
 from payarc_provider.sync.send import Sender
 from payarc_provider.sync.state import Claim, RunState
+from payarc_provider.sync.update import Updater, other_source_error
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +32,13 @@ class Claimer:
         self,
         state: RunState,
         sender: Sender,
+        updater: Updater,
         existing: ExistingCustomers | None,
         look_up: Callable[[], Awaitable[None]],
     ) -> None:
         self._state = state
         self._sender = sender
+        self._updater = updater
         self._existing = existing
         self._look_up = look_up
         self.contacted_payarc = False
@@ -51,6 +54,8 @@ class Claimer:
         if not batch:
             return
         before = await state.transact(lambda ledger: ledger.rows(state.me, batch.keys()))
+        if state.settings.on_changed == "update":
+            batch = await self._update(batch, before)
         free = {key: record for key, record in batch.items() if self._is_free(key, record, before.get(key))}
         if state.settings.dry_run:
             self._count_dry_run(batch, before, free)
@@ -77,6 +82,20 @@ class Claimer:
             else:
                 self._sender.send(claim)
 
+    async def _update(self, batch: dict[str, Record], rows: dict[str, Row]) -> dict[str, Record]:
+        """Bring changed records to PayArc; returns the records that have no customer."""
+        state = self._state
+        changed = {
+            key: record
+            for key, record in batch.items()
+            if key in rows and rows[key].customer_id is not None and not record.errors
+        }
+        if changed:
+            if not state.settings.dry_run:
+                await self._contact_payarc()
+            await self._updater.take(changed, rows, self._sender, self._reference_for)
+        return {key: record for key, record in batch.items() if key not in changed}
+
     def _by_key(self, records: Iterable[Record]) -> dict[str, Record]:
         """Key → record. Of several records with the same key, all but the first are postponed."""
         batch: dict[str, Record] = {}
@@ -93,17 +112,23 @@ class Claimer:
     def _accept_known(self, batch: dict[str, Record], known: dict[str, KnownRow]) -> dict[str, Record]:
         """Accept the records that already have a customer; returns the others."""
         state, accept = self._state, self._state.results.accept
+        updates = state.settings.on_changed == "update"
         remaining: dict[str, Record] = {}
         accepted: Counter[Status] = Counter()
         changes = 0
         for key, record in batch.items():
             row = known.get(key)
-            if row is None or record.errors or (row.digest != record.digest and not row.same_source):
+            if row is None or record.errors:
                 remaining[key] = record
                 continue
             changed = row.digest != record.digest
+            if (changed and (updates or not row.same_source)) or (updates and record.version != row.version):
+                remaining[key] = record
+                continue
             changes += changed
-            status = _status(row.matched_by) if row.this_run else Status.KNOWN
+            status = Status.KNOWN
+            if row.this_run:
+                status = status_of_this_run(row.matched_by, was_updated=row.was_updated)
             if status is not Status.KNOWN:
                 accepted[status] += 1
             accept(record, row.customer_id, status, changed=changed)
@@ -148,38 +173,33 @@ class Claimer:
         if record.errors:
             known = _is_rejected(before, record)
             self._count_rejection(record, before, row)
-            state.reject(record, record.errors, new=not known or self._is_from_this_dag_run(before))
+            state.reject(record, record.errors, new=not known or self._state.is_from_this_dag_run(before))
         elif row is None:
             state.postponed.append(record)
-        elif row.state == State.CREATED:
+        elif row.customer_id is not None and state.settings.on_changed == "report":
             self._accept_created(record, row)
         elif row.state == State.REJECTED and row.digest == record.digest:
             self._count_rejection(record, row, row)
-            state.reject(record, row.errors, new=self._is_from_this_dag_run(row))
+            state.reject(record, row.errors, new=self._state.is_from_this_dag_run(row))
         else:
             state.postponed.append(record)
 
     def _accept_created(self, record: Record, row: Row) -> None:
-        changed = row.digest != record.digest
-        if changed and row.source != self._state.me.source:
-            self._state.counts["known_rejected"] += 1
-            self._state.reject(record, _other_source_error(row), new=True)
+        state, changed = self._state, row.digest != record.digest
+        if changed and row.source != state.me.source:
+            state.counts["known_rejected"] += 1
+            state.reject(record, other_source_error(row), new=True)
             return
-        status = _status(row.matched_by) if self._is_from_this_dag_run(row) else Status.KNOWN
-        self._state.accept(record, row.customer_id or "", status, changed=changed)
+        changed = changed or row.state == State.UPDATING or row.error is not None
+        state.accept(record, row.customer_id or "", state.status_of(row), changed=changed)
 
     def _count_rejection(self, record: Record, before: Row | None, row: Row | None) -> None:
         """Count a rejection as recorded now or as known; an earlier try of this DAG run has counted its own."""
         counts = self._state.counts
         if _is_rejected(before, record):
-            counts["known_rejected"] += not self._is_from_this_dag_run(before)
+            counts["known_rejected"] += not self._state.is_from_this_dag_run(before)
         else:
             counts["recorded_rejected" if _is_rejected(row, record) else "known_rejected"] += 1
-
-    def _is_from_this_dag_run(self, row: Row | None) -> bool:
-        """Whether this DAG run wrote the row, in this try or an earlier one."""
-        me = self._state.me
-        return row is not None and me.run_id is not None and (row.dag_id, row.run_id) == (me.dag_id, me.run_id)
 
     def _count_dry_run(self, batch: dict[str, Record], rows: dict[str, Row], free: dict[str, Record]) -> None:
         """Count what a real run would do with these records."""
@@ -277,17 +297,3 @@ async def _renew(state: RunState, held: set[str]) -> tuple[dict[str, str], int]:
 
 def _is_rejected(row: Row | None, record: Record) -> bool:
     return row is not None and row.state == State.REJECTED and row.digest == record.digest
-
-
-def _status(matched_by: str | None) -> Status:
-    return Status.ADOPTED if matched_by == "email" else Status.CREATED
-
-
-def _other_source_error(row: Row) -> Errors:
-    return {
-        "key": [
-            f"already belongs to customer {row.customer_id}, created from another source ({row.source}) with other "
-            "data. If they are different people, give this source a ledger_table or a key of its own, such as "
-            'key=["source", "id"]'
-        ]
-    }

@@ -48,6 +48,7 @@ class DatabaseSource:
     :param sql: a query instead of a table, with the placeholders of the driver
     :param parameters: values for the placeholders of ``sql``, a mapping or a sequence as the driver expects
     :param page_size: rows per page; rows with equal keys are never split, so a page may have more
+    :param version: the column by which newer data is told from older data
     :param page_bytes: about how many bytes the values of a page may take; then it has fewer rows
     :raises PayarcConfigError: if ``table_name`` or ``sql`` is malformed
     """
@@ -64,11 +65,13 @@ class DatabaseSource:
         parameters: QueryParameters = None,
         page_size: int = PAGE,
         page_bytes: int = PAGE_BYTES,
+        version: str | None = None,
     ) -> None:
         self.name = name
         self._relation = Relation(engine, name, table_name=table_name, sql=sql, parameters=parameters)
         self._key = list(key)
         self._columns = list(columns or [])
+        self._version = [version] if version is not None else []
         self._optional = () if columns is not None else FIELDS
         self._page_size = self._limit = page_size
         self._page_bytes = page_bytes
@@ -92,7 +95,9 @@ class DatabaseSource:
         """
         if self._present is None:
             present, dialect = self._relation.columns(), self._relation.dialect
-            found = find_columns(present, {"key": self._key, "fields": self._columns}, self._optional, dialect)
+            found = find_columns(
+                present, {"key": self._key, "fields": self._columns, "version": self._version}, self._optional, dialect
+            )
             self._names = list(found)  # the key columns come first
             self._selected = [column(quoted_name(stored, True)) for stored in found.values()]
             others = [name for name in present if name not in found.values()]

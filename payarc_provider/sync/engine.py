@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 
 from payarc_provider.exceptions import PayarcError, PayarcLedgerError, PayarcRunStopped
 from payarc_provider.sync.claim import Claimer, renew_leases
@@ -18,6 +19,7 @@ from payarc_provider.sync.patience import task_stopped
 from payarc_provider.sync.results import SILENT, Reporter
 from payarc_provider.sync.send import Sender
 from payarc_provider.sync.state import RunState
+from payarc_provider.sync.update import Updater
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +35,12 @@ class Engine:
     def __init__(self, state: RunState, reporter: Reporter = SILENT) -> None:
         self._state = state
         self._reporter = reporter
-        self._sender = Sender(state)
+        self._updater = Updater(state)
+        self._sender = Sender(state, self._updater)
         self._look_up = LookUp(state, self._sender)
         existing = ExistingCustomers(state) if state.settings.match_existing else None
         self._is_checked = False
-        self._claimer = Claimer(state, self._sender, existing, self._look_up.resolve_open_rows)
+        self._claimer = Claimer(state, self._sender, self._updater, existing, self._look_up.resolve_open_rows)
 
     @property
     def usable_responses(self) -> int:
@@ -89,6 +92,7 @@ class Engine:
         if state.stop:
             raise state.stop
         self._look_up.raise_if_unresolved()
+        self._updater.raise_if_unresolved()
 
     async def _process_input(self) -> None:
         """Claim the input batch by batch, then finish the records that are still open."""
@@ -105,7 +109,7 @@ class Engine:
             await state.wait_until(lambda: sender.queued <= size // 2 or bool(state.stop) or sender.paused)
             if sender.throttled_until is not None:
                 await self._drain()
-            if len(sender.unknown) >= size or sender.paused:
+            if sender.unknown_count >= size or sender.paused:
                 await self._finish_open_records()
         await self._finish_open_records()
 
@@ -133,17 +137,19 @@ class Engine:
                 return
             if sender.unknown or state.postponed or self._claimer.contacted_payarc or await self._has_abandoned_rows():
                 await self._look_up.resolve_open_rows()
-            postponed = [record for record in state.postponed if record.key not in self._look_up.exhausted]
+            await self._updater.send_again(sender)
+            given_up = self._look_up.exhausted.keys() | self._updater.unresolved.keys()
+            postponed = [record for record in state.postponed if record.key not in given_up]
             state.postponed = []
             await self._claimer.take(postponed)
             await self._drain()
             unresolved = self._look_up.undecided.keys() | self._look_up.unproved.keys()
             held = [record for record in state.postponed if record.key not in unresolved]
-            if state.stop or not (sender.unknown or held or self._look_up.has_new_evidence):
+            if state.stop or not (sender.unknown_count or held or self._look_up.has_new_evidence):
                 return
-            if sender.unknown or len(state.postponed) != len(postponed):
+            if sender.unknown_count or len(state.postponed) != len(postponed):
                 progress_at = state.runtime.now()
-            if not (sender.unknown or self._look_up.has_new_evidence):
+            if not (sender.unknown_count or self._look_up.has_new_evidence):
                 await self._look_up.give_up_unproved()
                 await self._wait_for_other_runs(progress_at, count_changed=len(held) != last_count)
                 last_count = len(held)
@@ -153,10 +159,13 @@ class Engine:
         open_rows, free_in = await self._waiting()
         return open_rows > 0 and free_in == 0.0
 
-    async def _waiting(self) -> tuple[int, float | None]:
-        """How many rows of other runs may be open, and in how many seconds the first of them can be taken over."""
+    async def _waiting(self, updating: Collection[str] = ()) -> tuple[int, float | None]:
+        """How many rows of other runs may be open, and in how many seconds the first of them can be taken over.
+
+        :param updating: keys of records whose customers other runs may be changing
+        """
         me, held = self._state.me, self._state.held_claims()
-        return await self._state.transact(lambda ledger: ledger.waiting(me, held, self._state.clock))
+        return await self._state.transact(lambda ledger: ledger.waiting(me, held, self._state.clock, updating))
 
     async def _wait_for_other_runs(self, progress_at: float, *, count_changed: bool) -> None:
         state, settings = self._state, self._state.settings
@@ -171,7 +180,7 @@ class Engine:
             )
         elif count_changed:
             log.info("Waiting for %s claimed by another run", records)
-        _, free_in = await self._waiting()
+        _, free_in = await self._waiting({record.key for record in state.postponed if record.key is not None})
         if free_in == 0.0:  # a transaction has locked them, perhaps one whose host has vanished
             free_in = LOCKED_PAUSE
         await state.sleep(max(0.05, min(free_in or 0.0, settings.lease / 4, 10.0)))
@@ -227,10 +236,12 @@ class Engine:
                 await state.transact(lambda ledger: ledger.note_loss(state.me.account), RELEASE_SECONDS)
             except PayarcError as error:
                 log.warning("The loss could not be noted in the ledger, so the next run may not notice it: %s", error)
-        unsent = {key: claim.id for key, claim in state.claims.items() if not claim.close_gate()}
+        closed = {key: claim for key, claim in state.claims.items() if not claim.close_gate()}
         if not (state.claims or state.taken_over):
             return
+        unsent = {key: claim.id for key, claim in closed.items() if claim.update is None}
+        unchanged = {key: claim.update.claim for key, claim in closed.items() if claim.update is not None}
         try:
-            await state.transact(lambda ledger: ledger.release(state.me, unsent), RELEASE_SECONDS)
+            await state.transact(lambda ledger: ledger.release(state.me, unsent, unchanged), RELEASE_SECONDS)
         except PayarcError as error:
             log.warning("Rows could not be released; they are free when their lease ends: %s", error)

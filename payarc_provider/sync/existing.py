@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import sqlite3
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from payarc_provider.api.fields import created_between, read_customer_id
-from payarc_provider.sync.fingerprints import as_column, fingerprints, from_column, listed_fields
+from payarc_provider.sync.fingerprints import as_column, fingerprints, from_column, own_fields
 from payarc_provider.sync.ledger import Carrier
 from payarc_provider.sync.records import Record, RecordReader
-from payarc_provider.sync.reference import find_reference, without_reference
+from payarc_provider.sync.reference import find_reference
 from payarc_provider.sync.state import RunState
 
 
@@ -34,6 +35,24 @@ class IndexedCustomer:
     created_after: float
 
 
+def indexed(customer: Mapping[str, Any], secret: str) -> IndexedCustomer:
+    """What the index keeps of a customer that PayArc has returned."""
+    fields = own_fields(customer)
+    between = created_between(customer)
+    return IndexedCustomer(
+        read_customer_id(customer) or "",
+        find_reference(customer.get("description")),
+        _reader(secret).digest(fields),
+        as_column(fingerprints(secret, fields)),
+        between[0] if between else 0.0,
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _reader(secret: str) -> RecordReader:
+    return RecordReader("key", None, secret)
+
+
 class CustomerIndex:
     """Finds customers by email or reference.
 
@@ -45,7 +64,6 @@ class CustomerIndex:
 
     def __init__(self, secret: str) -> None:
         self._secret = secret
-        self._reader = RecordReader("key", None, secret)
         self._database = sqlite3.connect("", check_same_thread=False, isolation_level=None)
         self._database.execute(
             "CREATE TABLE customer (id TEXT PRIMARY KEY, reference TEXT, digest TEXT, fingerprints TEXT, "
@@ -57,16 +75,7 @@ class CustomerIndex:
 
     def add(self, customer: Mapping[str, Any]) -> None:
         """Add a listed customer, unless the index has it already."""
-        fields = _fields(customer)
-        between = created_between(customer)
-        row = (
-            read_customer_id(customer),
-            find_reference(customer.get("description")),
-            self._reader.digest(fields),
-            as_column(fingerprints(self._secret, fields)),
-            between[0] if between else 0.0,
-            self._hash(customer.get("email")),
-        )
+        row = (*astuple(indexed(customer, self._secret)), self._hash(customer.get("email")))
         self._database.execute("INSERT OR IGNORE INTO customer VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def __len__(self) -> int:
@@ -101,13 +110,6 @@ class CustomerIndex:
         return hashlib.blake2b(text.encode(), key=self._secret.encode(), digest_size=16).digest() if text else None
 
 
-def _fields(customer: Mapping[str, Any]) -> dict[str, str]:
-    """The customer's fields, as they would be in a record; the reference is left out."""
-    fields = listed_fields(customer)
-    own = without_reference(fields.pop("description", ""))
-    return fields | {"description": own} if own else fields
-
-
 log = logging.getLogger(__name__)
 
 
@@ -115,11 +117,11 @@ log = logging.getLogger(__name__)
 class Matches:
     """The customers that PayArc already has for a batch.
 
-    :param adopt: key → (customer id, "email" or "reference")
+    :param adopt: key → (customer, "email" or "reference")
     :param wait: keys whose match may belong to another run's open row
     """
 
-    adopt: dict[str, tuple[str, str]] = field(default_factory=dict)
+    adopt: dict[str, tuple[IndexedCustomer, str]] = field(default_factory=dict)
     wait: set[str] = field(default_factory=set)
 
 
@@ -154,12 +156,12 @@ class ExistingCustomers:
         found = (*by_email.values(), *by_reference.values())
         taken = await self._taken([customer for customers in found for customer in customers])
         for key, candidates in by_email.items():
-            own = [customer.customer_id for customer in by_reference[key] if customer.customer_id not in taken]
-            free = sorted(
-                customer.customer_id
+            own = [customer for customer in by_reference[key] if customer.customer_id not in taken]
+            free = [
+                customer
                 for customer in candidates
                 if customer.customer_id not in taken and customer.reference not in taken
-            )
+            ]
             if own:
                 self._adopt_or_reject(records[key], own, "reference", matches)
             elif free and doubtful:
@@ -179,14 +181,14 @@ class ExistingCustomers:
         return taken
 
     @staticmethod
-    def _adopt_or_reject(record: Record, customer_ids: list[str], how: str, matches: Matches) -> None:
-        if len(customer_ids) == 1:
-            matches.adopt[record.key or ""] = (customer_ids[0], how)
+    def _adopt_or_reject(record: Record, customers: list[IndexedCustomer], how: str, matches: Matches) -> None:
+        if len(customers) == 1:
+            matches.adopt[record.key or ""] = (customers[0], how)
             return
-        listed = ", ".join(customer_ids[:10])
+        listed = ", ".join(sorted(customer.customer_id for customer in customers)[:10])
         record.errors = {
             "email": [
-                f"belongs to {len(customer_ids)} customers at PayArc ({listed}): delete or change all but one of them "
+                f"belongs to {len(customers)} customers at PayArc ({listed}): delete or change all but one of them "
                 "there, then run again with retry_rejected=True"
             ]
         }

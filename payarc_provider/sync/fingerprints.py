@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from payarc_provider.api.fields import FIELDS
+from payarc_provider.sync.reference import without_reference
 
 _SIZE = 8  # bytes
 
@@ -17,6 +18,13 @@ def listed_fields(customer: Mapping[str, Any]) -> dict[str, str]:
     shown = {name: customer[name] for name in FIELDS if customer.get(name) is not None}
     fields = {name: unicodedata.normalize("NFC", str(value)).strip() for name, value in shown.items()}
     return {name: text for name, text in fields.items() if text}
+
+
+def own_fields(customer: Mapping[str, Any]) -> dict[str, str]:
+    """Likewise, without the reference."""
+    fields = listed_fields(customer)
+    own = without_reference(fields.pop("description", ""))
+    return fields | {"description": own} if own else fields
 
 
 def fingerprints(secret: str, fields: Mapping[str, str]) -> dict[str, str]:

@@ -73,7 +73,7 @@ def composite_key_text(values: Iterable[object]) -> str:
 
 
 def _as_text(value: object) -> str:
-    if _is_missing(value):
+    if is_missing(value):
         raise UnusableKey("is missing: give every record a key")
     if type(value).__name__ in ("bool", "bool_"):  # NumPy's, too
         raise UnusableKey("is a boolean: use a column that identifies the record")
@@ -85,7 +85,7 @@ def _as_text(value: object) -> str:
     raise UnusableKey(f"has the type {type(value).__name__}: cast it to an integer or text at the source")
 
 
-def _is_missing(value: object) -> bool:
+def is_missing(value: object) -> bool:
     """Whether it is None or a missing value of NumPy or pandas, which are unlike everything, even themselves."""
     if value is None or type(value).__name__ == "NAType":
         return True

@@ -1,11 +1,11 @@
-"""The outcome of a POST, which decides whether it may be sent again: one pure function, `outcome_of`.
+"""The outcome of a request, which decides whether it may be sent again: one pure function, `outcome_of`.
 
 | phase | outcome | what follows |
 |---|---|---|
 | not sent | `Unreachable`, `NotCovered` | send later |
 | rejected before it was processed | `Throttled` | send later |
-| usable response | `Created`, `Rejected` | record |
-| sent, no usable response | `Unknown` | look up before anything is sent again |
+| usable response | `Created`, `Updated`, `Rejected` | record |
+| sent, no usable response | `Unknown` | a POST: look up before anything is sent again; a PATCH: send later |
 | response that shows a wrong setting | `Misconfigured` | stop the run |
 """
 
@@ -22,6 +22,7 @@ from payarc_provider.exceptions import (
     PayarcRefused,
     PayarcUnknownOutcome,
 )
+from payarc_provider.sync.ledger import UpdateResult
 from payarc_provider.sync.records import Errors
 
 
@@ -38,8 +39,18 @@ class Created:
 
 
 @dataclass(frozen=True, slots=True)
+class Updated:
+    """A 2xx with an id: the customer was changed, or nothing had to be sent.
+
+    :param result: what to record
+    """
+
+    result: UpdateResult
+
+
+@dataclass(frozen=True, slots=True)
 class Rejected:
-    """PayArc itself rejected the record: no customer exists."""
+    """PayArc itself rejected the record: no customer was created or changed."""
 
     errors: Errors
 
@@ -61,7 +72,7 @@ class NotCovered:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """Sent, but no usable response: a customer may exist."""
+    """Sent, but no usable response: a customer may have been created or changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +87,11 @@ class Misconfigured:
     processed: bool
 
 
-Outcome = Created | Rejected | Throttled | Unreachable | NotCovered | Unknown | Misconfigured
+Outcome = Created | Updated | Rejected | Throttled | Unreachable | NotCovered | Unknown | Misconfigured
 
 
 def outcome_of(error: PayarcError | LeaseTooShort) -> Outcome:
-    """What a POST that did not create a customer means for its record."""
+    """What a request that did not create or change a customer means for its record."""
     if isinstance(error, LeaseTooShort):
         return NotCovered()
     if isinstance(error, PayarcUnknownOutcome):

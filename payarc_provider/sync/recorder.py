@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from payarc_provider.sync.checkpoints import reach
-from payarc_provider.sync.ledger import Evidence, Resolution
+from payarc_provider.sync.ledger import Evidence, Recorded, Resolution, UpdateResult
 from payarc_provider.sync.results import Status
 from payarc_provider.sync.state import Claim, RunState
 
@@ -22,7 +22,7 @@ class Recorder:
     def __init__(self, state: RunState, on_id_taken: Callable[[Claim, str], None]) -> None:
         self._state = state
         self._on_id_taken = on_id_taken
-        self._waiting: list[tuple[Claim, Resolution]] = []
+        self._waiting: list[tuple[Claim, Resolution | UpdateResult]] = []
         self._has_waiting = asyncio.Event()
         self._recording = False
 
@@ -31,8 +31,8 @@ class Recorder:
         """Whether every resolution has been recorded."""
         return not self._waiting and not self._recording
 
-    def add(self, claim: Claim, resolution: Resolution) -> None:
-        """Record this resolution with the next group."""
+    def add(self, claim: Claim, resolution: Resolution | UpdateResult) -> None:
+        """Record this resolution, or this result of an update, with the next group."""
         self._waiting.append((claim, resolution))
         self._has_waiting.set()
 
@@ -52,11 +52,16 @@ class Recorder:
         """
         state = self._state
         group, self._waiting = self._waiting, []
-        resolutions = [resolution for _, resolution in group]
+        resolutions = [resolution for _, resolution in group if isinstance(resolution, Resolution)]
+        updates = [result for _, result in group if isinstance(result, UpdateResult)]
+        recorded, updated = Recorded(set(), set()), set[str]()
         self._recording = True
         try:
             reach("before_record")
-            recorded = await state.transact(lambda ledger: ledger.record(state.me, resolutions), patience)
+            if resolutions:
+                recorded = await state.transact(lambda ledger: ledger.record(state.me, resolutions), patience)
+            if updates:
+                updated = await state.transact(lambda ledger: ledger.record_updates(state.me, updates), patience)
             reach("after_record")
         except BaseException:
             self._waiting = group + self._waiting
@@ -65,9 +70,11 @@ class Recorder:
             self._recording = False
         elsewhere: dict[str, Evidence] = {}
         for claim, resolution in group:
-            if claim.key in recorded.keys:
+            if isinstance(resolution, UpdateResult) and claim.key in updated:
+                self._report_update(claim, resolution)
+            elif isinstance(resolution, Resolution) and claim.key in recorded.keys:
                 self._report(claim, resolution)
-            elif claim.key in recorded.conflicts:
+            elif isinstance(resolution, Resolution) and claim.key in recorded.conflicts:
                 self._on_id_taken(claim, resolution.customer_id or "")
             else:
                 if claim.may_have_customer:
@@ -83,7 +90,23 @@ class Recorder:
             status = Status.ADOPTED if resolution.matched_by == "email" else Status.CREATED
             state.counts[f"recorded_{status}"] += 1
             state.memory.note_recorded(claim.key, claim.attempt, resolution.customer_id)
-            state.accept(claim.record, resolution.customer_id, status, changed=False)
+            changed = resolution.digest is not None  # PayArc had the customer, with other values
+            if changed and state.settings.on_changed == "update":
+                state.postponed.append(claim.record)
+            else:
+                state.accept(claim.record, resolution.customer_id, status, changed=changed)
         else:
             state.counts["recorded_rejected"] += 1
             state.reject(claim.record, resolution.errors or {}, new=True)
+
+    def _report_update(self, claim: Claim, result: UpdateResult) -> None:
+        state, customer_id = self._state, claim.update.customer_id if claim.update else ""
+        state.claims.pop(claim.key, None)
+        state.memory.note_recorded(claim.key, claim.attempt, customer_id)
+        if result.errors is not None:
+            state.counts["recorded_rejected"] += 1
+            state.reject(claim.record, result.errors, new=True)
+            return
+        state.counts["recorded_updated"] += result.sent
+        status = Status.UPDATED if result.sent else Status.KNOWN
+        state.accept(claim.record, customer_id, status, changed=False)

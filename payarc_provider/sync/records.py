@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from payarc_provider.api.fields import FIELDS, clean
 from payarc_provider.exceptions import PayarcConfigError
 from payarc_provider.sync.keys import UnusableKey, check_key, composite_key_text, key_text, looks_like_email
+from payarc_provider.sync.versions import UnusableVersion, version_text
 
 Errors = dict[str, list[str]]
 """Reasons for a rejection, by field."""
@@ -25,6 +26,8 @@ class Record:
     :param digest: keyed hash of the fields and their names, or of the raw values if the record is rejected
     :param errors: why the rules reject it: PayArc field or key column → reasons; empty if it can be sent
     :param unstorable: rejected, and its key's row belongs to another record, so the ledger must not store the rejection
+    :param columns: PayArc fields for which its source has a column, whether it has a value or not
+    :param version: by which newer data is told from older data, as `versions.version_text` writes it; None without one
     """
 
     index: int
@@ -33,6 +36,8 @@ class Record:
     digest: str
     errors: Errors
     unstorable: bool = False
+    columns: tuple[str, ...] = ()
+    version: str | None = None
 
 
 class RecordReader:
@@ -41,11 +46,19 @@ class RecordReader:
     :param key: the column, or columns, that identify a record
     :param fields: PayArc field → source column; None sends the columns that are named like PayArc fields
     :param secret: keys the digests; the ledger's random id
+    :param version: the column by which newer data is told from older data
     :raises PayarcConfigError: if ``key`` names no column, or ``fields`` an unknown PayArc field
     """
 
-    def __init__(self, key: str | Sequence[str], fields: Mapping[str, str] | None, secret: str) -> None:
+    def __init__(
+        self,
+        key: str | Sequence[str],
+        fields: Mapping[str, str] | None,
+        secret: str,
+        version: str | None = None,
+    ) -> None:
         self.key_columns = check_key(key)
+        self._version = version
         self.lookalike_columns: dict[str, str] = {}
         """Source column → the PayArc field that it resembles. These columns are not sent."""
         self.email_like_keys = 0
@@ -55,6 +68,7 @@ class RecordReader:
         self._empty_hash = hashlib.blake2b(key=secret.encode(), digest_size=16)
         self._row_columns: tuple[str, ...] | None = None
         self._sent_columns: list[tuple[str, str]] = []
+        self._sent_fields: tuple[str, ...] = ()
         self._columns_found: set[str] = set()
 
     @property
@@ -82,7 +96,13 @@ class RecordReader:
             errors = {"record": ["has no value in any PayArc field: nothing would be created"]}
         if errors:
             return self._rejected(index, key, raw, errors)
-        return Record(index, key, fields, self.digest(fields), {})
+        record = Record(index, key, fields, self.digest(fields), {}, columns=self._sent_fields)
+        if self._version is not None:
+            try:
+                record.version = version_text(row.get(self._version))
+            except UnusableVersion as error:
+                return self._rejected(index, key, raw, {self._version: [str(error)]})
+        return record
 
     def key_of(self, row: object) -> str | None:
         """The row's key, or None if it has no usable one."""
@@ -114,6 +134,7 @@ class RecordReader:
         if row_columns != self._row_columns:  # all rows of a table have the same columns
             self._row_columns = row_columns
             self._sent_columns = [(field, column) for field, column in self._columns.items() if column in row]
+            self._sent_fields = tuple(field for field, _ in self._sent_columns)
             self.find_lookalikes(row)
         return self._sent_columns
 

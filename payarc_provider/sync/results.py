@@ -2,10 +2,12 @@
 
 The counts, by name:
 
-- records: ``created``, ``adopted``, ``known``, ``rejected``; ``changed`` (accepted with data that differs from their
-  row); ``rejected_new`` (no earlier DAG run reported the same rejection); in dry runs ``would_create``, ``pending``
+- records: ``created``, ``adopted``, ``updated``, ``known``, ``rejected``; ``changed`` (accepted with data that differs
+  from what PayArc has); ``stale`` (of these, the data is older than PayArc's); ``altered`` (PayArc has shown other
+  values than were sent); ``conflicts`` (edited at PayArc); ``rejected_new`` (no earlier DAG run reported the same
+  rejection); in dry runs ``would_create``, ``would_update``, ``pending``
 - recorded by this run, and not counted again by a retry: ``recorded_created``, ``recorded_adopted``,
-  ``recorded_rejected``; and ``known_rejected``, rejections that it only read from the ledger
+  ``recorded_updated``, ``recorded_rejected``; and ``known_rejected``, rejections that it only read from the ledger
 - requests: ``unknown`` (no usable response), ``rate_limited`` (429), ``found`` (customers found by a look-up)
 """
 
@@ -22,6 +24,18 @@ from payarc_provider.sync.keys import display_key
 from payarc_provider.sync.records import Errors, Record
 
 SHOWN_REASONS = 10
+SUMMARY = (
+    "created",
+    "adopted",
+    "updated",
+    "known",
+    "changed",
+    "stale",
+    "altered",
+    "conflicts",
+    "rejected",
+    "rejected_new",
+)
 
 
 class Status(StrEnum):
@@ -31,15 +45,28 @@ class Status(StrEnum):
     """Created in this DAG run, in this try or an earlier one."""
     ADOPTED = "adopted"
     """PayArc already had the customer, and ``match_existing`` recognized it."""
+    UPDATED = "updated"
+    """Its customer was changed in this DAG run, in this try or an earlier one."""
     KNOWN = "known"
     """The ledger had the id from an earlier DAG run."""
+
+
+def status_of_this_run(matched_by: str | None, *, was_updated: bool) -> Status:
+    """The status of a record whose row this DAG run wrote."""
+    if was_updated:
+        return Status.UPDATED
+    return Status.ADOPTED if matched_by == "email" else Status.CREATED
 
 
 class ResultSink(Protocol):
     """Receives the result of each record, in any order."""
 
-    def accept(self, record: Record, customer_id: str, status: Status, *, changed: bool) -> None:
-        """The record has a customer."""
+    def accept(self, record: Record, customer_id: str, status: Status, *, changed: bool, stale: bool = False) -> None:
+        """The record has a customer.
+
+        :param changed: its data differs from what PayArc has
+        :param stale: PayArc has newer data
+        """
 
     def reject(self, record: Record, errors: Errors, *, new: bool) -> None:
         """The record is rejected; ``new``: no earlier DAG run reported the same rejection."""
@@ -75,7 +102,7 @@ class Progress:
     @property
     def records_done(self) -> int:
         """Records whose result is known."""
-        names = ("created", "adopted", "known", "rejected", "would_create", "pending")
+        names = ("created", "adopted", "updated", "known", "rejected", "would_create", "would_update", "pending")
         return sum(self.counts[name] for name in names)
 
 
@@ -87,15 +114,15 @@ class Results:
 
     def __init__(self, *, keep: bool = True) -> None:
         self._keep = keep
-        self._accepted: list[tuple[int, str, str, Status, bool]] = []
+        self._accepted: list[tuple[int, str, str, Status, bool, bool]] = []
         self._rejected: list[tuple[int, str | None, Errors]] = []
         self.summary: dict[str, Any] = {}  #: the XCom ``summary``; filled when the run has succeeded
         self.rejection_reasons: list[str] = []  #: of the first rejected records, for an error message
 
-    def accept(self, record: Record, customer_id: str, status: Status, *, changed: bool) -> None:
+    def accept(self, record: Record, customer_id: str, status: Status, *, changed: bool, stale: bool = False) -> None:
         """The record has a customer."""
         if self._keep:
-            self._accepted.append((record.index, record.key or "", customer_id, status, changed))
+            self._accepted.append((record.index, record.key or "", customer_id, status, changed, stale))
 
     def reject(self, record: Record, errors: Errors, *, new: bool) -> None:
         """The record is rejected."""
@@ -107,13 +134,14 @@ class Results:
 
     def customer_ids(self) -> list[str]:
         """The ids of the accepted records, in input order."""
-        return [customer_id for _, _, customer_id, _, _ in sorted(self._accepted)]
+        return [customer_id for _, _, customer_id, *_ in sorted(self._accepted)]
 
     def customers(self) -> list[dict[str, Any]]:
         """The accepted records, in input order."""
         return [
             {"key": key, "customer_id": customer_id, "status": str(status), "changed": changed}
-            for _, key, customer_id, status, changed in sorted(self._accepted)
+            | ({"stale": True} if stale else {})
+            for _, key, customer_id, status, changed, stale in sorted(self._accepted)
         ]
 
     def rejected(self) -> list[dict[str, Any]]:
@@ -131,11 +159,12 @@ class Results:
         """
         counts = progress.counts
         self.summary = {"records": progress.records_read - progress.repeated}
-        for name in ("created", "adopted", "known", "changed", "rejected", "rejected_new"):
+        for name in SUMMARY:
             self.summary[name] = counts[name]
         self.summary["repeated"] = progress.repeated
         if dry_run:
-            self.summary |= {"dry_run": True, "would_create": counts["would_create"], "pending": counts["pending"]}
+            dry = ("would_create", "would_update", "pending")
+            self.summary |= {"dry_run": True} | {name: counts[name] for name in dry}
         self.summary |= {**requests, "seconds": round(seconds, 3)}
 
 

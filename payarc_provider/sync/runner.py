@@ -151,7 +151,10 @@ class _Runner:
     def run_engine(self, settings: Settings, carry_over: CarryOver | None = None) -> Results:
         """Run the engine once over the whole input, with an owner id of its own."""
         ledger_id = self.ledger.ledger_id if self.ledger is not None else uuid.uuid4().hex
-        me, reader = self._claimant(settings), RecordReader(settings.key, settings.fields, ledger_id)
+        me, reader = (
+            self._claimant(settings),
+            RecordReader(settings.key, settings.fields, ledger_id, settings.version),
+        )
         batches = Batches(self.source, reader, settings.batch_size, settings.partition)
         results = Results(keep=settings.keep_results)
         deferral: Deferral | None = None
@@ -239,6 +242,7 @@ def _request_counts(progress: Progress) -> dict[str, int]:
         "rate_limited": progress.counts["rate_limited"],
         "requests": progress.requests.total(),
         "posts": progress.requests["POST"],
+        "patches": progress.requests["PATCH"],
     }
 
 

@@ -95,6 +95,7 @@ class Throttle:
 T = TypeVar("T")
 
 CREATE = "POST /customers"
+UPDATE = "PATCH /customers/{id}"
 LIST = "GET /customers"
 
 _GARBAGE_THRESHOLD = 20_000  # objects: some megabytes
@@ -134,6 +135,16 @@ class Runtime(Protocol):
 
         :param attempt: the number of this POST for its record
         :param pass_gate: called right before the request is sent; may raise `LeaseTooShort`
+        """
+
+    async def update(
+        self, customer_id: str, fields: Mapping[str, str], pass_gate: Callable[[], None]
+    ) -> dict[str, Any]:
+        """The customer after one PATCH.
+
+        :param fields: an empty value clears the field
+        :param pass_gate: as for `create`
+        :raises PayarcNotFound: PayArc has no such customer
         """
 
     async def list_page(self, page: int) -> CustomerPage:
@@ -186,7 +197,7 @@ class DaemonPool(Executor):
 
 
 class ThreadedRuntime:
-    """The real runtime: one thread per POST in flight, and one each for reads, the ledger and the source.
+    """The real runtime: one thread per POST or PATCH in flight, and one each for reads, the ledger and the source.
 
     A context manager. Leaving it ends the threads, without waiting for requests in flight.
 
@@ -258,6 +269,14 @@ class ThreadedRuntime:
             )
 
         return await _run_in(self._requests, send)
+
+    async def update(
+        self, customer_id: str, fields: Mapping[str, str], pass_gate: Callable[[], None]
+    ) -> dict[str, Any]:
+        """One PATCH."""
+        return await _run_in(
+            self._requests, lambda: self._client.update_customer(customer_id, fields, before_send=pass_gate)
+        )
 
     async def list_page(self, page: int) -> CustomerPage:
         """One page of 100 customers."""

@@ -8,7 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from payarc_provider.exceptions import PayarcConnectionFailed, PayarcError, PayarcRunStopped
+from payarc_provider.sync.changes import change_of
 from payarc_provider.sync.checkpoints import reach
+from payarc_provider.sync.existing import IndexedCustomer, indexed
+from payarc_provider.sync.fingerprints import fingerprints
 from payarc_provider.sync.ledger import Alterations, Resolution
 from payarc_provider.sync.limit_waits import LimitWaits
 from payarc_provider.sync.listing import is_before
@@ -22,12 +25,14 @@ from payarc_provider.sync.outcomes import (
     Throttled,
     Unknown,
     Unreachable,
+    Updated,
     outcome_of,
 )
 from payarc_provider.sync.recorder import Recorder
 from payarc_provider.sync.reference import find_reference, with_reference
-from payarc_provider.sync.runtime import CREATE
+from payarc_provider.sync.runtime import CREATE, UPDATE
 from payarc_provider.sync.state import Claim, RunState
+from payarc_provider.sync.update import Updater
 
 log = logging.getLogger(__name__)
 
@@ -38,17 +43,20 @@ class Sender:
     It pauses after many requests in a row without a usable response, until a look-up. It also pauses when the rate
     limit requires a wait of ``defer_after`` or more, until the engine decides whether to wait or to defer.
 
-    ``unknown``: key → claim that was sent without a usable response, and has not been looked up. ``tries``: key → how
-    many requests for it got no usable response. ``merged``: key → another row's customer, which PayArc has returned for
-    two requests of this record. ``usable_responses``: how many have arrived. ``shows_references``: whether one of them
-    showed the reference that was sent. ``throttled_until``: when, by this machine's clock, a long wait for the rate
-    limit ends; None if there is none.
+    ``unknown``: key → claim that was sent without a usable response, and has not been looked up.
+    ``unknown_updates``: likewise for changes of customers, which are sent again. ``tries``: key → how many requests for
+    it got no usable response. ``merged``: key → another row's customer, which PayArc has returned for two requests of
+    this record. ``usable_responses``: how many have arrived. ``shows_references``: whether one of them showed the
+    reference that was sent. ``throttled_until``: when, by this machine's clock, a long wait for the rate limit ends;
+    None if there is none.
     """
 
-    def __init__(self, state: RunState) -> None:
+    def __init__(self, state: RunState, updater: Updater) -> None:
         self._state = state
+        self._updater = updater
         self.recorder = Recorder(state, self._on_id_taken)
         self.unknown: dict[str, Claim] = {}
+        self.unknown_updates: dict[str, Claim] = {}
         self.tries: dict[str, int] = {}
         self.merged: dict[str, str] = {}
         self.usable_responses = 0
@@ -86,10 +94,29 @@ class Sender:
         self._state.claims[claim.key] = claim
         self._queue.put_nowait(claim)
 
-    def adopt(self, claim: Claim, customer_id: str, matched_by: str) -> None:
+    @property
+    def unknown_count(self) -> int:
+        """How many requests got no usable response and are still to be dealt with."""
+        return len(self.unknown) + len(self.unknown_updates)
+
+    def adopt(self, claim: Claim, customer: IndexedCustomer, matched_by: str) -> None:
         """Record a customer that PayArc has already; nothing is sent."""
         self._state.claims[claim.key] = claim
-        self.recorder.add(claim, Resolution(claim.key, claim.id, customer_id=customer_id, matched_by=matched_by))
+        self.recorder.add(claim, self._adoption(claim, customer, matched_by))
+
+    def _adoption(self, claim: Claim, customer: IndexedCustomer, matched_by: str) -> Resolution:
+        """The row gets the fingerprints of what PayArc has, so that a record that differs is a changed one."""
+        record = claim.record
+        prints = fingerprints(self._state.ledger_id, record.fields)
+        differs = bool(change_of(customer.fingerprints, prints, record.columns).changed)
+        return Resolution(
+            claim.key,
+            claim.id,
+            customer_id=customer.customer_id,
+            matched_by=matched_by,
+            digest=customer.digest if differs else None,
+            fingerprints=customer.fingerprints,
+        )
 
     def resume(self) -> None:
         """Send again after a look-up, unless the rate limit allows no request for now."""
@@ -126,8 +153,8 @@ class Sender:
                 return
             if (wait := self._not_before - state.runtime.now()) > 0:
                 await state.sleep(wait)
-            elif (wait := await state.runtime.acquire(CREATE, self._ready)) > 0:
-                await self._wait_for_limit(wait)
+            elif (wait := await state.runtime.acquire(_endpoint(claim), self._ready)) > 0:
+                await self._wait_for_limit(claim, wait)
             elif await self._send_once(claim):
                 return
 
@@ -136,9 +163,9 @@ class Sender:
         """How many requests could go now."""
         return min(self._state.settings.concurrency, self._queue.qsize() + self._busy - self._in_flight)
 
-    async def _wait_for_limit(self, wait: float) -> None:
+    async def _wait_for_limit(self, claim: Claim, wait: float) -> None:
         """Wait for the rate limit. Before a long wait, pause everything, and the engine decides what to do."""
-        self._note_limit(lambda waits: waits.note_wait(CREATE, wait))
+        self._note_limit(lambda waits: waits.note_wait(_endpoint(claim), wait))
         longest = self._state.settings.defer_after
         if longest is None or wait < longest:
             await self._state.sleep_until_response(wait)
@@ -156,18 +183,9 @@ class Sender:
             self._in_flight -= 1
             self._state.notify_response()
         match outcome:
-            case Created(customer_id=customer_id, customer=customer):
-                self._note_usable_response()
-                if self._state.is_of_another_key(claim.key, customer):
-                    self._on_id_taken(claim, customer_id)
-                else:
-                    matched_by = "email" if is_before(customer, claim.sent_after) else None
-                    resolution = Resolution(claim.key, claim.id, customer_id=customer_id, matched_by=matched_by)
-                    self.recorder.add(claim, resolution)
-            case Rejected(errors=errors):
-                claim.rejected = True
-                self._note_usable_response()
-                self.recorder.add(claim, Resolution(claim.key, claim.id, errors=errors))
+            case Created() | Updated() | Rejected():
+                self._note_usable_response(claim)
+                self._record(claim, outcome)
             case Unknown():
                 self._note_unknown(claim)
             case Misconfigured(error=error, processed=processed):
@@ -175,19 +193,40 @@ class Sender:
                 self._state.halt(error)
             case Throttled():
                 claim.sent = False
-                self._note_throttled()
+                self._note_throttled(claim)
                 return False
             case Unreachable():
                 claim.sent = False
                 self._note_unreachable()
                 return False
             case NotCovered():
-                self._state.runtime.release(CREATE)
+                self._state.runtime.release(_endpoint(claim))
                 await self._state.sleep(self._state.settings.renew_every / 4)
                 return False
         return True
 
+    def _record(self, claim: Claim, outcome: Created | Updated | Rejected) -> None:
+        match outcome:
+            case Created(customer_id=customer_id, customer=customer):
+                if self._state.is_of_another_key(claim.key, customer):
+                    self._on_id_taken(claim, customer_id)
+                elif is_before(customer, claim.sent_after):
+                    found = indexed(customer, self._state.ledger_id)
+                    self.recorder.add(claim, self._adoption(claim, found, "email"))
+                else:
+                    self.recorder.add(claim, Resolution(claim.key, claim.id, customer_id=customer_id))
+            case Updated(result=result):
+                self.recorder.add(claim, result)
+            case Rejected(errors=errors):
+                claim.rejected = claim.update is None
+                if claim.update is None:
+                    self.recorder.add(claim, Resolution(claim.key, claim.id, errors=errors))
+                else:
+                    self.recorder.add(claim, self._updater.refused(claim, claim.update, errors))
+
     async def _request(self, claim: Claim) -> Outcome:
+        if claim.update is not None:
+            return await self._updater.request(claim, claim.update)
         state, runtime = self._state, self._state.runtime
         fields = dict(claim.record.fields)
         if claim.reference:
@@ -228,14 +267,14 @@ class Sender:
             self._seen = seen
             await self._state.transact(lambda ledger: ledger.note_alterations(self._state.me.account, seen))
 
-    def _note_usable_response(self) -> None:
+    def _note_usable_response(self, claim: Claim) -> None:
         self.usable_responses += 1
-        self._state.limit_waits.note_response(CREATE)
+        self._state.limit_waits.note_response(_endpoint(claim))
         self._unknown_in_a_row = self._unreachable_in_a_row = self._pauses = 0
 
-    def _note_throttled(self) -> None:
+    def _note_throttled(self, claim: Claim) -> None:
         self._state.counts["rate_limited"] += 1  # the limiter knows how long to wait
-        self._note_limit(lambda waits: waits.note_429(CREATE))
+        self._note_limit(lambda waits: waits.note_429(_endpoint(claim)))
 
     def _note_limit(self, note: Callable[[LimitWaits], None]) -> None:
         try:
@@ -269,7 +308,7 @@ class Sender:
                     "Run again when PayArc works; nothing is sent twice"
                 )
             )
-        log.warning("No usable response %d times in a row: looking these records up first", self._unknown_in_a_row)
+        log.warning("No usable response %d times in a row: these requests come first", self._unknown_in_a_row)
         self._running.clear()
         state.notify()
 
@@ -286,7 +325,15 @@ class Sender:
 
     def _add_unknown(self, claim: Claim) -> None:
         self.tries[claim.key] = self.tries.get(claim.key, 0) + 1
-        self.unknown[claim.key] = claim
+        if claim.update is None:
+            self.unknown[claim.key] = claim
+        else:
+            claim.update.is_open = True
+            self.unknown_updates[claim.key] = claim
+
+
+def _endpoint(claim: Claim) -> str:
+    return CREATE if claim.update is None else UPDATE
 
 
 def _is_stored_as_sent(fields: dict[str, str], customer: dict[str, Any]) -> bool:

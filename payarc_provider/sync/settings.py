@@ -22,6 +22,13 @@ class TaskIdentity:
     try_number: int = 1
 
 
+_CHOICES = {
+    "on_changed": ("report", "update"),
+    "on_empty": ("keep", "clear", "reject"),
+    "on_conflict": ("overwrite", "keep", "reject"),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """A run's settings, with times in seconds. CreateCustomerOperator documents those that are also its parameters.
@@ -49,6 +56,10 @@ class Settings:
     retry_rejected: bool | datetime.datetime = False
     max_new: int | None = None
     match_existing: Literal["email"] | None = None
+    version: str | None = None
+    on_changed: Literal["report", "update"] = "report"
+    on_empty: Literal["keep", "clear", "reject"] = "keep"
+    on_conflict: Literal["overwrite", "keep", "reject"] = "overwrite"
     dry_run: bool = False
     defer_after: float | None = None
     timeout: float = 30.0
@@ -74,6 +85,11 @@ class Settings:
             raise PayarcConfigError("max_new: give a whole number from 0, or None for no limit")
         if self.match_existing not in (None, "email"):
             raise PayarcConfigError('match_existing: give "email", or None')
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise PayarcConfigError(f"{name}: give " + ", ".join(f'"{choice}"' for choice in choices))
+        if self.version is not None and not (isinstance(self.version, str) and self.version):
+            raise PayarcConfigError('version: give the name of a column, such as version="updated_at"')
         for name in ("settle", "lease", "defer_after"):
             seconds = getattr(self, name)
             if seconds is None and name == "defer_after":

@@ -16,14 +16,23 @@ from payarc_provider.exceptions import PayarcError
 from payarc_provider.sync.clock import ClockWatch, PayarcClock
 from payarc_provider.sync.deferral import Deferral
 from payarc_provider.sync.fingerprints import fingerprints, listed_fields
-from payarc_provider.sync.ledger import Carrier, Claimant, Evidence, Ledger, LedgerLost, LedgerUnavailable
+from payarc_provider.sync.ledger import (
+    Carrier,
+    Claimant,
+    Evidence,
+    Ledger,
+    LedgerLost,
+    LedgerUnavailable,
+    Row,
+    UpdateClaim,
+)
 from payarc_provider.sync.limit_waits import LimitWaits
 from payarc_provider.sync.listing import PatientReader
 from payarc_provider.sync.outcomes import LeaseTooShort
 from payarc_provider.sync.patience import LONGEST_PAUSE, LedgerWaits
 from payarc_provider.sync.records import Record, RecordReader
 from payarc_provider.sync.reference import find_reference, reference, reference_tag
-from payarc_provider.sync.results import ResultSink, Status
+from payarc_provider.sync.results import ResultSink, Status, status_of_this_run
 from payarc_provider.sync.row_memory import RowMemory
 from payarc_provider.sync.runtime import Runtime
 from payarc_provider.sync.settings import Settings
@@ -32,6 +41,25 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SHORTEST_WAIT = 0.001  # seconds; a clock might not advance in less
+
+
+@dataclass(slots=True, repr=False)
+class Update:
+    """A change of a customer.
+
+    :param fields: what to send; an empty value clears the field
+    :param sent: field → fingerprint of what is sent, for the row
+    :param claim: what is claimed in the ledger
+    :param reference: in the customer's description afterwards
+    :param is_open: whether an earlier request for this customer may have been applied
+    """
+
+    customer_id: str
+    fields: dict[str, str]
+    sent: dict[str, str]
+    claim: UpdateClaim
+    reference: str | None
+    is_open: bool
 
 
 @dataclass(slots=True)
@@ -47,6 +75,7 @@ class Claim:
     :param rejected: whether PayArc has rejected the record in response to that request
     :param checked_at: this machine's clock at the lease check that let the request pass
     :param lost: whether another run may own the row by now; nothing more is sent for it
+    :param update: the change of its customer; None if a customer is created
     """
 
     record: Record
@@ -59,6 +88,7 @@ class Claim:
     rejected: bool = False
     checked_at: float = 0.0
     lost: bool = False
+    update: Update | None = None
     _gate: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
@@ -68,7 +98,7 @@ class Claim:
 
     @property
     def may_have_customer(self) -> bool:
-        """Whether PayArc may have created a customer in response to the claim's request."""
+        """Whether PayArc may have created or changed a customer in response to the claim's request."""
         return self.sent and not self.rejected
 
     def pass_gate(self, now: float, deadline: float) -> None:
@@ -84,10 +114,10 @@ class Claim:
             self.sent = True
 
     def close_gate(self) -> bool:
-        """Let no more requests go; returns whether an earlier one may have created a customer."""
+        """Let no more requests go; returns whether an earlier one may have created or changed a customer."""
         with self._gate:
             self.lost = True
-            return self.sent
+            return self.sent or (self.update is not None and self.update.is_open)
 
 
 class RunState:
@@ -198,17 +228,28 @@ class RunState:
 
     # ---- results --------------------------------------------------------------------------------------------------
 
-    def accept(self, record: Record, customer_id: str, status: Status, *, changed: bool) -> None:
+    def accept(self, record: Record, customer_id: str, status: Status, *, changed: bool, stale: bool = False) -> None:
         """Report that the record has its customer."""
         self.counts[status] += 1
         self.counts["changed"] += changed
-        self.results.accept(record, customer_id, status, changed=changed)
+        self.results.accept(record, customer_id, status, changed=changed, stale=stale)
 
     def reject(self, record: Record, errors: dict[str, list[str]], *, new: bool) -> None:
         """Report that the record is rejected; ``new``: no earlier DAG run reported the same rejection."""
         self.counts["rejected"] += 1
         self.counts["rejected_new"] += new
         self.results.reject(record, errors, new=new)
+
+    def is_from_this_dag_run(self, row: Row | None) -> bool:
+        """Whether this DAG run wrote the row, in this try or an earlier one."""
+        me = self.me
+        return row is not None and me.run_id is not None and (row.dag_id, row.run_id) == (me.dag_id, me.run_id)
+
+    def status_of(self, row: Row) -> Status:
+        """How the record of a row has got its customer."""
+        if not self.is_from_this_dag_run(row):
+            return Status.KNOWN
+        return status_of_this_run(row.matched_by, was_updated=row.updated_at is not None)
 
     def postpone(self, claim: Claim) -> None:
         """Give up the claim, and look at its record again before the run ends."""

@@ -17,6 +17,7 @@ from payarc_provider.sync.ledger.rows import (
     is_free,
 )
 from payarc_provider.sync.ledger.schema import check_account
+from payarc_provider.sync.ledger.updates import Note, UpdateClaim, UpdateResult
 
 __all__ = [
     "EPOCH",
@@ -31,12 +32,15 @@ __all__ = [
     "LedgerConflict",
     "LedgerLost",
     "LedgerUnavailable",
+    "Note",
     "Recorded",
     "Resolution",
     "RetryRejected",
     "Row",
     "SeenRow",
     "State",
+    "UpdateClaim",
+    "UpdateResult",
     "check_account",
     "is_free",
 ]

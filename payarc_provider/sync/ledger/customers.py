@@ -14,7 +14,7 @@ from payarc_provider.sync.fingerprints import as_column, from_column, without_de
 from payarc_provider.sync.ledger.database import chunks, insert_absent
 from payarc_provider.sync.ledger.facts import barred_ids
 from payarc_provider.sync.ledger.losses import LossChecks
-from payarc_provider.sync.ledger.rows import Claimant, State, in_state, open_elsewhere
+from payarc_provider.sync.ledger.rows import WITH_CUSTOMER, Claimant, State, in_state, open_elsewhere
 
 _ALTERS_VALUES = "alters_values:"
 _ALTERS_DESCRIPTIONS = "alters_descriptions:"
@@ -67,7 +67,7 @@ class CustomerTable(LossChecks):
     def known_ids(self, account: str, limit: int = 3) -> list[str]:
         """A few of the account's customer ids, the latest first, to prove that a token belongs to its merchant."""
         rows = self.schema.rows
-        query = select(rows.c.customer_id).where(in_state(rows, account, State.CREATED))
+        query = select(rows.c.customer_id).where(in_state(rows, account, *WITH_CUSTOMER))
         with self.database.read() as connection:
             return [row[0] for row in connection.execute(query.order_by(rows.c.resolved_at.desc()).limit(limit))]
 
@@ -81,7 +81,7 @@ class CustomerTable(LossChecks):
         """Customers created by requests that were claimed at this moment or later, by id."""
         rows = self.schema.rows
         query = select(rows.c.customer_id, rows.c.claimed_at, rows.c.reference).where(
-            in_state(rows, me.account, State.CREATED), rows.c.claimed_at >= claimed
+            in_state(rows, me.account, *WITH_CUSTOMER), rows.c.claimed_at >= claimed
         )
         # Adopted and rebuilt rows may have older customers.
         query = query.where(
@@ -131,7 +131,7 @@ class CustomerTable(LossChecks):
         """
         rows = self.schema.rows
         of_account = rows.c.account == account
-        has_customer_or_will = or_(rows.c.state == State.CREATED, rows.c.lease_until.is_not(None))
+        has_customer_or_will = or_(rows.c.state.in_(WITH_CUSTOMER), rows.c.lease_until.is_not(None))
         lost = set(carriers)
         with self.database.read() as connection:
             for part in chunks(sorted(carriers)):

@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection, Engine
 from payarc_provider.exceptions import PayarcConfigError, PayarcLedgerError
 from payarc_provider.sync.clock import ClockWatch, Offset
 from payarc_provider.sync.ledger.database import Database, among, database_now, insert_absent
-from payarc_provider.sync.ledger.rows import Claimant, State, in_state
+from payarc_provider.sync.ledger.rows import OPEN_STATES, Claimant, in_state
 from payarc_provider.sync.ledger.schema import schema
 
 FIRST_ATTEMPT = "first_attempt"
@@ -143,7 +143,7 @@ class FactTable:
         :param payarc: by how much PayArc's clock is ahead of this machine's; None if PayArc shows no time
         """
         rows, facts, name = self.schema.rows, self.schema.facts, f"clock:{me.account}"
-        is_open = and_(in_state(rows, me.account, State.PENDING), rows.c.lease_until.is_not(None))
+        is_open = and_(in_state(rows, me.account, *OPEN_STATES), rows.c.lease_until.is_not(None))
         with self.database.read() as connection:
             clock.measure(lambda: database_now(connection))
             fact = connection.execute(select(facts.c.value).where(facts.c.name == name)).scalar_one_or_none()

@@ -9,19 +9,19 @@ import datetime
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Table, and_, bindparam, delete, or_, select, update
+from sqlalchemy import and_, bindparam, case, delete, func, or_, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql.elements import ColumnElement
 
 from payarc_provider.sync.clock import ClockWatch
 from payarc_provider.sync.fingerprints import as_column, fingerprints
-from payarc_provider.sync.ledger.customers import CustomerTable
 from payarc_provider.sync.ledger.database import among, can_skip_locked, chunks, database_now, insert_absent
 from payarc_provider.sync.ledger.errors import LedgerConflict
 from payarc_provider.sync.ledger.facts import barred_ids, first_attempt
 from payarc_provider.sync.ledger.losses import Evidence
 from payarc_provider.sync.ledger.rows import (
     CLOSED,
+    OPEN_STATES,
     Claimant,
     KnownRow,
     Lock,
@@ -42,19 +42,16 @@ from payarc_provider.sync.ledger.rows import (
     read_rows,
     unsent,
 )
+from payarc_provider.sync.ledger.updates import UpdateClaim, UpdateTable, measured_now
 from payarc_provider.sync.records import Record
 
 
-class Ledger(CustomerTable):
+class Ledger(UpdateTable):
     """The ledger's rows, and the facts about it. It must be opened before anything else.
 
     :param engine: an engine of its own on SQLite, PostgreSQL, MySQL or MariaDB
     :param table: ``payarc_customers`` or ``schema.payarc_customers``
     """
-
-    @property
-    def _rows(self) -> Table:
-        return self.schema.rows
 
     # ---- reading ------------------------------------------------------------------------------------------------
 
@@ -66,31 +63,29 @@ class Ledger(CustomerTable):
     def rows(self, me: Claimant, keys: Collection[str]) -> dict[str, Row]:
         """The rows of these keys."""
         with self.database.read() as connection:
-            return self._read(connection, me, keys)
+            return self.read(connection, me, keys)
 
     def known(self, me: Claimant, keys: Collection[str]) -> dict[str, KnownRow]:
-        """The rows of those of these keys that have a customer, with the few columns that a run needs."""
+        """The rows of those of these keys that are created, with the few columns that a run needs.
+
+        Rows with a rejected change are left out, like those that are being updated.
+        """
         rows = self._rows
         columns = [
             rows.c.key,
-            rows.c.customer_id,
+            case((and_(rows.c.state == State.CREATED, rows.c.error.is_(None)), rows.c.customer_id)),
             rows.c.digest,
             (rows.c.source == me.source).label("same_source"),
             and_(rows.c.run_id == me.run_id, rows.c.dag_id == me.dag_id).label("this_run"),
             rows.c.matched_by,
+            rows.c.version,
+            rows.c.updated_at.is_not(None).label("was_updated"),
         ]
         with self.database.read() as connection:
-            # Rows without a customer are skipped below: a condition could lead the database away from its primary key.
+            # Other rows are skipped below: a condition could lead the database away from its primary key.
             query = select(*columns).where(rows.c.account == me.account, among(connection, rows.c.key, keys))
             found = connection.execute(query).all()
         return {row[0]: KnownRow._make(row[1:]) for row in found if row[1] is not None}
-
-    def _read(self, connection: Connection, me: Claimant, keys: Collection[str]) -> dict[str, Row]:
-        rows = self._rows
-        found: dict[str, Row] = {}
-        for part in chunks(keys, 5000):
-            found |= read_rows(connection, rows, rows.c.account == me.account, among(connection, rows.c.key, part))
-        return found
 
     # ---- claiming -----------------------------------------------------------------------------------------------
 
@@ -124,8 +119,8 @@ class Ledger(CustomerTable):
         in_order = sorted(records, key=lambda record: record.key or "")
         wanted = {record.key: record for record in in_order if record.key is not None}
         with self.database.write() as connection:
-            now = _measured(connection, clock)
-            before = self._read(connection, me, wanted)
+            now = measured_now(connection, clock)
+            before = self.read(connection, me, wanted)
             self.check_evidence(connection, me.account, evidence or {}, before)
             changes = {
                 key: claim_values(me, claim, record, self._fingerprints(record), references.get(key), sent_after, now)
@@ -140,7 +135,7 @@ class Ledger(CustomerTable):
             for key, values in changes.items():
                 if key in before:
                     self._claim_again(connection, me, before[key], values)
-            return self._read(connection, me, wanted)
+            return self.read(connection, me, wanted)
 
     def _fingerprints(self, record: Record) -> str:
         return as_column(fingerprints(self.ledger_id, record.fields))
@@ -158,26 +153,31 @@ class Ledger(CustomerTable):
         """Extend the leases of these claim ids, except lapsed ones; returns key → claim id of the rows."""
         rows = self._rows
         with self.database.write() as connection:
-            now = _measured(connection, clock)
+            now = measured_now(connection, clock)
             live = and_(claimed(rows, me, claims), rows.c.lease_until >= now)
             connection.execute(update(rows).where(live).values(lease_until=me.lease_until(now)))
             found = connection.execute(select(rows.c.key, rows.c.claim).where(live))
             return {row[0]: row[1] for row in found}
 
-    def release(self, me: Claimant, unsent: Mapping[str, str]) -> None:
+    def release(
+        self, me: Claimant, unsent: Mapping[str, str], unchanged: Mapping[str, UpdateClaim] | None = None
+    ) -> None:
         """Release every row that this attempt owns.
 
         :param unsent: key → claim id of the rows for which nothing was handed to the HTTP library. The other rows may
             be open and stay so until another run takes them over, ``settle`` seconds from now or later.
+        :param unchanged: likewise the rows of customers that nothing can have changed; they are created again
         """
         rows = self._rows
         with self.database.write() as connection:
             now = database_now(connection)
             first = first_attempt(connection, self.schema.facts)
             for these in self._rows_under(me, unsent):
-                connection.execute(delete(rows).where(these, rows.c.attempt <= first))
-                connection.execute(update(rows).where(these).values(**CLOSED))
-            rest = and_(in_state(rows, me.account, State.PENDING), rows.c.owner == me.owner)
+                is_pending = rows.c.state == State.PENDING
+                connection.execute(delete(rows).where(these, is_pending, rows.c.attempt <= first))
+                connection.execute(update(rows).where(these, is_pending).values(**CLOSED))
+            self.reopen(connection, me, unchanged or {})
+            rest = and_(in_state(rows, me.account, *OPEN_STATES), rows.c.owner == me.owner)
             connection.execute(update(rows).where(rest).values(owner=None, claim=None, lease_until=now, lease=0.0))
 
     def give_up(
@@ -193,7 +193,7 @@ class Ledger(CustomerTable):
         """
         rows = self._rows
         with self.database.write() as connection:
-            now = _measured(connection, clock)
+            now = measured_now(connection, clock)
             elsewhere = self.unrecognizable(connection, me, held)
             last = max(
                 (free_at(row, now, clock) for row in read_rows(connection, rows, elsewhere).values()), default=now
@@ -241,6 +241,8 @@ class Ledger(CustomerTable):
                 "b_customer_id": resolution.customer_id,
                 "b_error": errors_as_json(resolution.errors) if resolution.errors else None,
                 "b_matched_by": resolution.matched_by,
+                "b_digest": resolution.digest,
+                "b_fingerprints": resolution.fingerprints,
             }
             for resolution in sorted(resolutions, key=lambda resolution: resolution.key)
             if resolution.key in mine - conflicts
@@ -251,7 +253,11 @@ class Ledger(CustomerTable):
             }
             this = and_(rows.c.account == me.account, rows.c.key == bindparam("b_key"))
             change = update(rows).where(this, rows.c.claim == bindparam("b_claim"), rows.c.state == State.PENDING)
-            connection.execute(change.values(**columns, **CLOSED, resolved_at=now), values)
+            kept = {
+                name: func.coalesce(bindparam(f"b_{name}", type_=rows.c[name].type), rows.c[name])
+                for name in ("digest", "fingerprints")
+            }
+            connection.execute(change.values(**columns, **kept, **CLOSED, resolved_at=now), values)
             if any(value["b_customer_id"] for value in values):
                 self.note_customer(connection, me.account)
         return Recorded(mine - conflicts, conflicts)
@@ -269,7 +275,7 @@ class Ledger(CustomerTable):
         """
         rows = self._rows
         with self.database.write() as connection:
-            now = _measured(connection, clock)
+            now = measured_now(connection, clock)
             lapsed = [open_elsewhere(rows, me, {claim}), rows.c.lease_until < now]
             lock: Lock = "skip locked" if can_skip_locked(connection) else None
             for row in read_rows(connection, rows, *lapsed, lock=lock).values():
@@ -279,15 +285,23 @@ class Ledger(CustomerTable):
                     connection.execute(change.values(**lease_values(me, claim, now)))
             return read_rows(connection, rows, claimed(rows, me, {claim}))
 
-    def waiting(self, me: Claimant, held: Collection[str], clock: ClockWatch | None = None) -> tuple[int, float | None]:
+    def waiting(
+        self,
+        me: Claimant,
+        held: Collection[str],
+        clock: ClockWatch | None = None,
+        updating: Collection[str] = (),
+    ) -> tuple[int, float | None]:
         """How many rows may be open elsewhere, and in how many seconds the first of them can be taken over.
 
         :param held: the ids of all claims of this run
+        :param updating: keys of which the updating rows count, too
         """
         rows = self._rows
         with self.database.read() as connection:
             now = database_now(connection)
-            found = read_rows(connection, rows, open_elsewhere(rows, me, held)).values()
+            found = list(read_rows(connection, rows, open_elsewhere(rows, me, held)).values())
+            found += [row for row in self.read(connection, me, updating).values() if row.state == State.UPDATING]
         waits = [max(0.0, (free_at(row, now, clock) - now).total_seconds()) for row in found]
         return len(waits), min(waits, default=None)
 
@@ -309,8 +323,3 @@ class Ledger(CustomerTable):
         for claim in sorted(set(claims.values())):
             for part in chunks(sorted(key for key, row_claim in claims.items() if row_claim == claim)):
                 yield and_(claimed(self._rows, me, {claim}), self._rows.c.key.in_(part))
-
-
-def _measured(connection: Connection, clock: ClockWatch | None) -> datetime.datetime:
-    """The database's time, compared with this machine's."""
-    return clock.measure(lambda: database_now(connection)) if clock else database_now(connection)

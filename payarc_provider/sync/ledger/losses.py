@@ -16,13 +16,13 @@ from sqlalchemy.engine import Connection, Engine
 from payarc_provider.sync.ledger.database import among, chunks, database_now, insert_absent
 from payarc_provider.sync.ledger.errors import LedgerLost
 from payarc_provider.sync.ledger.facts import FactTable, barred_ids
-from payarc_provider.sync.ledger.rows import Claimant, Row, State, in_state, iso, unsent
+from payarc_provider.sync.ledger.rows import WITH_CUSTOMER, Claimant, Row, State, in_state, iso, unsent
 
 
 class Evidence(NamedTuple):
     """What a row must show, because this run knows that it was committed.
 
-    :param attempt: the number of a request that was sent for it and may have created a customer
+    :param attempt: the number of the latest request that was sent for it, and may have created or changed a customer
     :param customer_id: the customer that was recorded, if one was
     """
 
@@ -37,7 +37,7 @@ class Evidence(NamedTuple):
         if row is None:
             return True
         if self.customer_id is not None:
-            return row.customer_id != self.customer_id
+            return row.customer_id != self.customer_id or row.attempt < self.attempt
         return row.attempt < self.attempt or (
             row.attempt == self.attempt and (row.unsent or row.state == State.REJECTED)
         )
@@ -66,7 +66,7 @@ class LossChecks(FactTable):
         """
         facts, rows = self.schema.facts, self.schema.rows
         known, lost = has_customers_name(account), rows_lost_name(account)
-        has_created = exists().where(in_state(rows, account, State.CREATED))
+        has_created = exists().where(in_state(rows, account, *WITH_CUSTOMER))
         query = select(facts.c.name, has_created).where(facts.c.name.in_((known, lost)))
         with self.database.read() as connection:
             found = {name: bool(created) for name, created in connection.execute(query)}
@@ -163,5 +163,5 @@ def rows_lost_name(account: str) -> str:
 
 
 def _has_created(connection: Connection, rows: Table, account: str) -> bool:
-    query = select(rows.c.key).where(in_state(rows, account, State.CREATED)).limit(1)
+    query = select(rows.c.key).where(in_state(rows, account, *WITH_CUSTOMER)).limit(1)
     return connection.execute(query).first() is not None

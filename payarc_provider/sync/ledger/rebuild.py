@@ -23,7 +23,17 @@ from payarc_provider.sync.ledger.errors import LedgerConflict
 from payarc_provider.sync.ledger.facts import FIRST_ATTEMPT, bar_customer, barred_ids, raise_first_attempt
 from payarc_provider.sync.ledger.ledger import Ledger
 from payarc_provider.sync.ledger.repair import LedgerUnchanged
-from payarc_provider.sync.ledger.rows import CLOSED, Row, State, at_key, in_state, iso, read_rows
+from payarc_provider.sync.ledger.rows import (
+    CLOSED,
+    OPEN_STATES,
+    WITH_CUSTOMER,
+    Row,
+    State,
+    at_key,
+    in_state,
+    iso,
+    read_rows,
+)
 from payarc_provider.sync.reference import reference, reference_tag
 
 _MINUTE = 60
@@ -125,7 +135,7 @@ class Rebuild:
         """
         rows = self._rows
         with self._ledger.database.read() as connection:
-            live = [in_state(rows, self._account, State.PENDING), rows.c.lease_until >= database_now(connection)]
+            live = [in_state(rows, self._account, *OPEN_STATES), rows.c.lease_until >= database_now(connection)]
             query = select(rows.c.lease_until).where(*live).order_by(rows.c.lease_until.desc()).limit(1)
             if (until := connection.execute(query).scalar_one_or_none()) is not None:
                 raise LedgerUnchanged(f"a run has claimed rows until {iso(until)}: wait until the run has ended")
@@ -222,7 +232,7 @@ def _verdict_for(row: Row | None, customer_ids: list[str], taken: bool) -> Verdi
     :param customer_ids: the customers that carry its reference, except forgotten ones
     :param taken: whether another row has one of them
     """
-    if row is not None and row.state == State.CREATED:
+    if row is not None and row.state in WITH_CUSTOMER:
         return Verdict.AGREED if customer_ids in ([], [row.customer_id]) else Verdict.DISAGREED
     if row is not None and row.state == State.PENDING and not row.unsent:
         return Verdict.PENDING

@@ -15,7 +15,17 @@ from payarc_provider.sync.ledger.database import database_now
 from payarc_provider.sync.ledger.errors import LedgerConflict
 from payarc_provider.sync.ledger.facts import FIRST_ATTEMPT, bar_customer, barred_ids, raise_first_attempt
 from payarc_provider.sync.ledger.ledger import Ledger
-from payarc_provider.sync.ledger.rows import CLOSED, Row, State, at_key, in_state, iso, read_rows
+from payarc_provider.sync.ledger.rows import (
+    CLOSED,
+    OPEN_STATES,
+    Row,
+    State,
+    at_key,
+    in_state,
+    is_rejected,
+    iso,
+    read_rows,
+)
 from payarc_provider.sync.reference import reference
 
 BY_PERSON = "person"
@@ -82,16 +92,16 @@ class Repair:
     def retry(self, keys: Collection[str] | None) -> int:
         """Let the next run that reads these rejected records try them again, as if their data had changed.
 
-        :param keys: None for all rejected records of the account
+        :param keys: None for all rejected records of the account, rejected changes of customers among them
         :return: the number of records
         """
         rows = self._rows
         with self._ledger.database.write() as connection:
-            chosen = [in_state(rows, self._account, State.REJECTED)]
+            chosen = [rows.c.account == self._account, is_rejected(rows)]
             if keys is not None:
                 for key in keys:
                     row = self._read(connection, key)
-                    if row.state != State.REJECTED:
+                    if row.error is None:
                         raise LedgerUnchanged(f"{display_key(key)} is {row.state}, not rejected: nothing was changed")
                 chosen.append(rows.c.key.in_(sorted(keys)))
             # No record has an empty digest, so each of these records differs from its row.
@@ -107,6 +117,11 @@ class Repair:
         self._ledger.remember(FIRST_ATTEMPT, "1")
         with self._ledger.database.write() as connection:
             row = self._read(connection, key)
+            if row.state == State.UPDATING and row.takeover_at >= database_now(connection):
+                raise LedgerUnchanged(
+                    f"a request for {display_key(key)} may reach PayArc until {iso(row.takeover_at)}: forget the key "
+                    "after that"
+                )
             if row.state == State.PENDING:
                 raise LedgerUnchanged(
                     f"{display_key(key)} is pending, and PayArc may have a customer for it that would be lost: let a "
@@ -131,7 +146,7 @@ class Repair:
         rows = self._rows
         with self._ledger.database.write() as connection:
             now = database_now(connection)
-            chosen = [in_state(rows, self._account, State.PENDING), rows.c.lease_until > now]
+            chosen = [in_state(rows, self._account, *OPEN_STATES), rows.c.lease_until > now]
             if keys is not None:
                 chosen.append(rows.c.key.in_(sorted(keys)))
             held = read_rows(connection, rows, *chosen, lock="wait")
@@ -147,7 +162,7 @@ class Repair:
 
     @staticmethod
     def _reject_release(row: Row, now: datetime.datetime) -> None:
-        if row.state != State.PENDING or row.lease_until is None or row.lease_until < now:
+        if row.state not in OPEN_STATES or row.lease_until is None or row.lease_until < now:
             raise LedgerUnchanged(f"{display_key(row.key)} has no lease in the future: nothing was changed")
         raise LedgerUnchanged(
             f"the lease of {display_key(row.key)} ends by itself at {iso(row.lease_until)}, or its run renews it: wait "

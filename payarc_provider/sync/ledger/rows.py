@@ -3,6 +3,8 @@
 A pending row is either *unsent*, when PayArc has certainly no customer for it, or it *may be open*: a request may have
 created the customer. A row that may be open has ``lease_until``, ``settle`` and ``sent_after``; every other row has
 none of them. ``lease`` is the length of the owner's lease.
+
+An updating row has a customer, and a request may be changing it. It has ``lease_until`` and ``settle``.
 """
 
 from __future__ import annotations
@@ -43,18 +45,27 @@ class State(StrEnum):
     PENDING = "pending"
     """The customer will be requested, or has been and the outcome may be unknown."""
     CREATED = "created"
-    """The customer exists, and the row has its id."""
+    """The customer exists, and the row has its id. With an ``error``, PayArc has rejected a change of its data."""
+    UPDATING = "updating"
+    """A request that changes the customer was sent or will be, and its outcome may be unknown."""
     REJECTED = "rejected"
     """PayArc or its documented rules rejected the record; it is tried again when its data changes."""
 
 
+WITH_CUSTOMER = (State.CREATED, State.UPDATING)
+"""The states of rows that have a customer."""
+
+OPEN_STATES = (State.PENDING, State.UPDATING)
+"""The states of rows that a run may own."""
+
+
 class Hold(StrEnum):
-    """What a pending row is waiting for."""
+    """What a pending or updating row is waiting for."""
 
     HELD = "held"
     """A run owns it under a live lease."""
     OPEN = "open"
-    """The lease is over and PayArc may have the customer: the next run takes the row over and looks it up."""
+    """The lease is over and the outcome may be unknown: the next run takes the row over."""
     UNSENT = "unsent"
     """PayArc certainly has no customer for it: the next run that reads its record sends it."""
 
@@ -83,6 +94,9 @@ class Row:
     run_id: str | None
     resolved_at: datetime.datetime | None = None
     claimed_at: datetime.datetime | None = None
+    version: str | None = None
+    wanted_version: str | None = None
+    updated_at: datetime.datetime | None = None
 
     @property
     def errors(self) -> Errors:
@@ -107,7 +121,8 @@ class KnownRow(NamedTuple):
     """The part of a row with a customer that a run needs.
 
     :param same_source: whether the row comes from the claimant's source
-    :param this_run: whether the claimant's DAG run made the row, in this try or an earlier one
+    :param this_run: whether the claimant's DAG run wrote the row, in this try or an earlier one
+    :param was_updated: whether the customer has been updated since it was created
     """
 
     customer_id: str
@@ -115,6 +130,8 @@ class KnownRow(NamedTuple):
     same_source: bool
     this_run: bool
     matched_by: str | None
+    version: str | None = None
+    was_updated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +163,7 @@ class Resolution:
     """How a pending row ends: with the customer's id, or with the reasons why the record was rejected.
 
     :param claim: the id of the row's claim; a row under another claim is not changed
+    :param digest: of PayArc's values, if the customer was not created with the record's; likewise ``fingerprints``
     """
 
     key: str
@@ -153,6 +171,8 @@ class Resolution:
     customer_id: str | None = None
     errors: Errors | None = None
     matched_by: str | None = None
+    digest: str | None = None
+    fingerprints: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +206,11 @@ def is_free(record: Record, row: Row | None, retry_rejected: RetryRejected) -> b
         return True
     if row.state != State.REJECTED:
         return False
-    return row.digest != record.digest or (not record.errors and _should_retry(row, retry_rejected))
+    return row.digest != record.digest or (not record.errors and should_retry(row, retry_rejected))
 
 
-def _should_retry(row: Row, retry_rejected: RetryRejected) -> bool:
+def should_retry(row: Row, retry_rejected: RetryRejected) -> bool:
+    """Whether to try a rejected row again with the same data."""
     if isinstance(retry_rejected, bool):
         return retry_rejected
     return row.resolved_at is None or row.resolved_at < retry_rejected
@@ -226,6 +247,7 @@ def claim_values(
         "run_id": me.run_id,
         "task_id": me.task_id,
         "claimed_at": now,
+        "version": record.version,
     }
     if record.errors:
         error = errors_as_json(record.errors)
@@ -265,22 +287,23 @@ def at_key(table: Table, account: str, key: str) -> ColumnElement[bool]:
     return and_(table.c.account == account, table.c.key == key)
 
 
-def in_state(table: Table, account: str, state: State) -> ColumnElement[bool]:
-    """The account's rows in this state."""
-    return and_(table.c.account == account, table.c.state == state)
+def in_state(table: Table, account: str, *states: State) -> ColumnElement[bool]:
+    """The account's rows in one of these states."""
+    state = table.c.state
+    return and_(table.c.account == account, state == states[0] if len(states) == 1 else state.in_(states))
 
 
 def claimed(table: Table, me: Claimant, claims: Collection[str]) -> ColumnElement[bool]:
-    """The pending rows under the claims with these ids.
+    """The rows under the claims with these ids.
 
     Comparing the owner is not enough. After a lease lapsed, other runs may have owned the row and sent a request before
     this run took it over again, under another claim.
     """
-    return and_(in_state(table, me.account, State.PENDING), table.c.claim.in_(sorted(claims)))
+    return and_(in_state(table, me.account, *OPEN_STATES), table.c.claim.in_(sorted(claims)))
 
 
 def open_elsewhere(table: Table, me: Claimant, claims: Collection[str]) -> ColumnElement[bool]:
-    """The rows of the account that may be open and that are not under the claims with these ids."""
+    """The pending rows of the account that may be open and that are not under the claims with these ids."""
     others = or_(table.c.claim.is_(None), table.c.claim.not_in(sorted(claims)))
     return and_(in_state(table, me.account, State.PENDING), table.c.lease_until.is_not(None), others)
 
@@ -290,10 +313,15 @@ def unsent(table: Table) -> ColumnElement[bool]:
     return and_(table.c.state == State.PENDING, table.c.sent_after.is_(None), table.c.owner.is_(None))
 
 
+def is_rejected(table: Table) -> ColumnElement[bool]:
+    """The rows of rejected records, and of customers of which a change was rejected."""
+    return or_(table.c.state == State.REJECTED, and_(table.c.state == State.CREATED, table.c.error.is_not(None)))
+
+
 def hold(table: Table, now: datetime.datetime) -> ColumnElement[str | None]:
-    """What a pending row is waiting for, as a `Hold`; NULL for other rows."""
+    """What a pending or updating row is waiting for, as a `Hold`; NULL for other rows."""
     return case(
-        (table.c.state != State.PENDING, None),
+        (table.c.state.not_in(OPEN_STATES), None),
         (unsent(table), Hold.UNSENT.value),
         (table.c.lease_until >= now, Hold.HELD.value),
         else_=Hold.OPEN.value,
