@@ -29,7 +29,8 @@ class CreateCustomerOperator(BaseOperator):
     runs therefore never create a second customer for a record.
 
     XComs: ``return_value``, the customer ids in input order; ``customers``,
-    ``[{"key", "customer_id", "status", "changed"}]`` with the status ``created``, ``adopted``, ``updated`` or ``known``;
+    ``[{"key", "customer_id", "status", "changed"}]`` with the status ``created``, ``adopted``, ``updated`` or
+    ``known``;
     ``rejected``, ``[{"key", "errors": {field: [text]}}]``; ``summary``, counts, requests and seconds.
 
     :param payarc_conn_id: The connection of type ``payarc``.

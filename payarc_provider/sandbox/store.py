@@ -148,6 +148,7 @@ class Store:
             self._file.execute("DELETE FROM customers")
         self._by_id.clear()
         self._rows.clear()
+        self._removed.clear()
         self._last_number = 0
 
     def close(self) -> None:

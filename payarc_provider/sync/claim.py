@@ -91,9 +91,7 @@ class Claimer:
             if key in rows and rows[key].customer_id is not None and not record.errors
         }
         if changed:
-            if not state.settings.dry_run:
-                await self._contact_payarc()
-            await self._updater.take(changed, rows, self._sender, self._reference_for)
+            await self._updater.take(changed, rows, self._sender, self._reference_for, self._contact_payarc)
         return {key: record for key, record in batch.items() if key not in changed}
 
     def _by_key(self, records: Iterable[Record]) -> dict[str, Record]:

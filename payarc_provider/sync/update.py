@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from payarc_provider.exceptions import PayarcError, PayarcNotFound, PayarcRunStopped
@@ -62,11 +62,13 @@ class Updater:
         rows: Mapping[str, Row],
         sender: Sender,
         reference_for: Callable[[Record], str | None],
+        contact_payarc: Callable[[], Awaitable[None]],
     ) -> None:
         """Report the records whose customers need no change, postpone those that others may change, claim the others.
 
         :param records: key → record without errors
         :param rows: key → its row, which has a customer
+        :param contact_payarc: checks the token and the clocks before the first claim
         """
         state, settings = self._state, self._state.settings
         claim_id = state.new_claim_id()
@@ -91,6 +93,7 @@ class Updater:
         if notes:
             await self._note(notes)
         if updates:
+            await contact_payarc()
             await self._claim(claim_id, updates, sender)
 
     async def _note(self, notes: Mapping[str, tuple[Record, Note]]) -> None:

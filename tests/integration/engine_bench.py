@@ -58,7 +58,7 @@ class Outcome:
     @property
     def recorded(self):
         """What this run recorded in the ledger, as metrics count it."""
-        names = ("recorded_created", "recorded_adopted", "recorded_rejected", "unknown")
+        names = ("recorded_created", "recorded_adopted", "recorded_updated", "recorded_rejected", "unknown")
         return {name.removeprefix("recorded_"): self.counts[name] for name in names if self.counts[name]}
 
     def ok(self):
