@@ -157,12 +157,17 @@ class Sender:
             self._state.notify_response()
         match outcome:
             case Created(customer_id=customer_id, customer=customer):
-                matched_by = "email" if is_before(customer, claim.sent_after) else None
-                resolution = Resolution(claim.key, claim.id, customer_id=customer_id, matched_by=matched_by)
-                self._note_usable_response(claim, resolution)
+                self._note_usable_response()
+                if self._state.is_of_another_key(claim.key, customer):
+                    self._on_id_taken(claim, customer_id)
+                else:
+                    matched_by = "email" if is_before(customer, claim.sent_after) else None
+                    resolution = Resolution(claim.key, claim.id, customer_id=customer_id, matched_by=matched_by)
+                    self.recorder.add(claim, resolution)
             case Rejected(errors=errors):
                 claim.rejected = True
-                self._note_usable_response(claim, Resolution(claim.key, claim.id, errors=errors))
+                self._note_usable_response()
+                self.recorder.add(claim, Resolution(claim.key, claim.id, errors=errors))
             case Unknown():
                 self._note_unknown(claim)
             case Misconfigured(error=error, processed=processed):
@@ -223,11 +228,10 @@ class Sender:
             self._seen = seen
             await self._state.transact(lambda ledger: ledger.note_alterations(self._state.me.account, seen))
 
-    def _note_usable_response(self, claim: Claim, resolution: Resolution) -> None:
+    def _note_usable_response(self) -> None:
         self.usable_responses += 1
         self._state.limit_waits.note_response(CREATE)
         self._unknown_in_a_row = self._unreachable_in_a_row = self._pauses = 0
-        self.recorder.add(claim, resolution)
 
     def _note_throttled(self) -> None:
         self._state.counts["rate_limited"] += 1  # the limiter knows how long to wait
@@ -270,7 +274,7 @@ class Sender:
         state.notify()
 
     def _on_id_taken(self, claim: Claim, customer_id: str) -> None:
-        """The customer belongs to the row of another record. The list will show what this request created.
+        """The customer belongs to another record. The list will show what this request created.
 
         If the records are equal, a look-up may have given that row this record's customer. The next request then
         creates another one, while a PayArc that merges customers returns the same one again.

@@ -145,13 +145,21 @@ class RunState:
         """The code by which a key's customer is recognized."""
         return reference(self.ledger_id, self.me.account, key)
 
+    def _reference_in(self, customer: dict[str, Any]) -> str | None:
+        """The reference that a customer of this ledger carries; None if it carries none."""
+        code = find_reference(customer.get("description"))
+        tag = reference_tag(self.ledger_id, self.me.account)
+        return code if code is not None and code.startswith(tag) else None
+
+    def is_of_another_key(self, key: str, customer: dict[str, Any]) -> bool:
+        """Whether the customer carries the reference of another key of this ledger."""
+        return self._reference_in(customer) not in (None, self.reference_of(key))
+
     def _carriers(self, customers: Iterable[dict[str, Any]]) -> dict[str, Carrier]:
         """The customers that were created through this ledger, by id."""
-        tag = reference_tag(self.ledger_id, self.me.account)
         found: dict[str, Carrier] = {}
         for customer in customers:
-            code = find_reference(customer.get("description"))
-            if code is not None and code.startswith(tag):
+            if code := self._reference_in(customer):
                 prints = fingerprints(self.ledger_id, listed_fields(customer))
                 found[customer["customer_id"]] = Carrier(code, prints)
         return found

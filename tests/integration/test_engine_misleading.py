@@ -91,6 +91,24 @@ def test_a_record_that_payarc_merges_with_another_is_rejected_and_the_others_hav
     assert "one customer per email" in errors["email"][0]
 
 
+def test_a_customer_with_the_reference_of_another_key_is_not_recorded_for_this_one(sqlite_bench):
+    """The response to the first request is lost, and PayArc answers the second one with the first one's customer."""
+    rows = people(3)
+    rows[1]["email"] = rows[0]["email"]
+    sqlite_bench.sandbox.settings(merge_emails=True)
+    sqlite_bench.sandbox.faults([{"kind": "lost_after", "times": 1}])
+    outcome = sqlite_bench.run(rows, dataclasses.replace(QUICK, concurrency=1))
+    assert outcome.error is None
+    found = {row.key: (row.state, row.customer_id) for row in sqlite_bench.rows().values()}
+    first, last = sorted(sqlite_bench.sandbox.customers(), key=lambda customer: customer["email"] != rows[0]["email"])
+    assert found == {
+        "0": ("created", first["customer_id"]),
+        "1": ("rejected", None),
+        "2": ("created", last["customer_id"]),
+    }
+    assert "belongs to the record 0" in sqlite_bench.rows()["1"].errors["email"][0]
+
+
 @pytest.mark.parametrize("max_tries", [1, 3])
 def test_an_equal_record_whose_customer_another_row_got_is_not_taken_for_a_merged_one(sqlite_bench, listen, max_tries):
     first, second = people(2, email="same@example.com")

@@ -118,6 +118,8 @@ def run_all(seed: int, histories: int, jobs: int) -> int:
         f"{total.events} events, {total.faults} faults, {total.owners} attempts, {total.deferrals} deferrals, "
         f"{total.customers} customers created; {total.full} histories with at least 2 owners, 30 events and a fault"
     )
+    for (call, trouble), count in sorted(total.combined.items()):
+        print(f"{count:8d}  {trouble}: {call}")
     return 0
 
 

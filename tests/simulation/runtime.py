@@ -26,6 +26,7 @@ class RecordingLedger:
     def __init__(self, world: World, process: Process) -> None:
         self.world, self.process = world, process
         self.name = "transaction"
+        self.recorded: tuple[Any, Any] | None = None  # resolutions, and which of them were recorded
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self.world.ledger, name)
@@ -36,7 +37,7 @@ class RecordingLedger:
             world.losses.see(self.process, name, args)
             result = method(*args, **options)
             if name == "record":
-                world.losses.recorded(self.process, args[1], result)
+                self.recorded = args[1], result
             if name == "created_since":
                 self.process.controls = result
             if (
@@ -192,7 +193,8 @@ class SimRuntime:
             if dice < world.rates.ledger_before + world.rates.ledger_after or trouble.endswith("response lost"):
                 world.fault(self.process.name, ledger.name, "takes effect, but its response is lost")
                 result = LedgerUnavailable("response lost")
-
+            elif ledger.recorded is not None:
+                world.losses.recorded(self.process, *ledger.recorded)
         if trouble == "suspended after":
             world.suspend_for_long(self.process)
         elif trouble == "killed after":
