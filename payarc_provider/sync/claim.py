@@ -84,7 +84,6 @@ class Claimer:
 
     async def _update(self, batch: dict[str, Record], rows: dict[str, Row]) -> dict[str, Record]:
         """Bring changed records to PayArc; returns the records that have no customer."""
-        state = self._state
         changed = {
             key: record
             for key, record in batch.items()

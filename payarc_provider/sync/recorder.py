@@ -77,9 +77,10 @@ class Recorder:
             elif isinstance(resolution, Resolution) and claim.key in recorded.conflicts:
                 self._on_id_taken(claim, resolution.customer_id or "")
             else:
+                returned_id = resolution.customer_id if isinstance(resolution, Resolution) else None
                 if claim.may_have_customer:
-                    elsewhere[claim.key] = Evidence(claim.attempt)
-                state.postpone(claim)  # another run owns the row now and will find the customer in PayArc's list
+                    elsewhere[claim.key] = Evidence(claim.attempt, returned_id=returned_id)
+                state.postpone(claim, returned_id)  # another run owns the row now, and finds the customer in the list
         await state.check_rows(elsewhere, patience)
         state.notify()
 

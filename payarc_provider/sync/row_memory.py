@@ -25,10 +25,13 @@ class RowMemory:
         self._sent: dict[str, Evidence] = {}
         self._recorded: dict[str, tuple[float, Evidence]] = {}
 
-    def note_sent(self, key: str, attempt: int) -> None:
-        """A request was sent whose outcome this run has not recorded."""
+    def note_sent(self, key: str, attempt: int, returned_id: str | None = None) -> None:
+        """A request was sent whose outcome this run has not recorded.
+
+        :param returned_id: the customer that PayArc has returned
+        """
         self._sent.pop(key, None)
-        self._sent[key] = Evidence(attempt)
+        self._sent[key] = Evidence(attempt, returned_id=returned_id)
         _shorten(self._sent)
 
     def note_recorded(self, key: str, attempt: int, customer_id: str) -> None:

@@ -251,12 +251,15 @@ class RunState:
             return Status.KNOWN
         return status_of_this_run(row.matched_by, was_updated=row.updated_at is not None)
 
-    def postpone(self, claim: Claim) -> None:
-        """Give up the claim, and look at its record again before the run ends."""
+    def postpone(self, claim: Claim, returned_id: str | None = None) -> None:
+        """Give up the claim, and look at its record again before the run ends.
+
+        :param returned_id: the customer that PayArc has returned for it
+        """
         if self.claims.get(claim.key) is claim:
             del self.claims[claim.key]
         if claim.may_have_customer:
-            self.memory.note_sent(claim.key, claim.attempt)
+            self.memory.note_sent(claim.key, claim.attempt, returned_id)
         self.postponed.append(claim.record)
 
     # ---- stopping and waiting -------------------------------------------------------------------------------------

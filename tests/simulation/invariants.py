@@ -11,8 +11,8 @@ from payarc_provider.sync.records import Record
 from payarc_provider.sync.results import Status
 
 from .loop import Process
-from .payarc import Request
-from .records import person_of
+from .payarc import Customer, Request, UpdateRequest
+from .records import CONTROL, KEYS, data_number, person_of
 
 if TYPE_CHECKING:
     from .world import World
@@ -35,7 +35,7 @@ class Invariants:
         row = world.ledger.table.get(request.key)
         if world.losses.at is not None:
             pass  # it may not have noticed yet
-        elif row is None or row.owner != me.owner or row.lease_until is None or self._seems_over(row.lease_until):
+        elif row is None or row.owner != me.owner or row.lease_until is None or self.seems_over(row.lease_until):
             world.violation(f"{process.name} sends {request.key} without a lease: {row}")
         for earlier in world.payarc.requests:
             if earlier.key != request.key or earlier.harmless:
@@ -49,7 +49,7 @@ class Invariants:
             if world.absences.get(request.key, -1.0) < earlier.checked_at:
                 world.violation(f"{process.name} sends {request.key} again without a look-up")
 
-    def _seems_over(self, lease_until: datetime.datetime) -> bool:
+    def seems_over(self, lease_until: datetime.datetime) -> bool:
         """Whether a lease has ended by the ledger's clock, if that has never stepped."""
         world = self._world
         return not world.scenario.clock_steps and lease_until.timestamp() < world.scheduler.now + world.ledger_offset
@@ -74,7 +74,7 @@ class Invariants:
         if len(ids) != len(set(ids)):
             raise Violation(f"two rows have the same customer: {ids}")
         for row in world.ledger.table.values():
-            if row.state == "created":
+            if row.customer_id:
                 owner = next((one for one in world.payarc.customers if one.customer_id == row.customer_id), None)
                 if owner is None:
                     raise Violation(f"{row.key} has the id {row.customer_id}, which PayArc does not know")
@@ -84,6 +84,102 @@ class Invariants:
                 raise Violation(f"customer {request.customer_id} of {request.key} is in no row")
 
 
+class Updates:
+    """What must hold for changes of customers.
+
+    ``versions``: key → the version of its data at the source. ``source``: the source's data by its digest.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.versions: dict[str, int] = dict.fromkeys((*KEYS, CONTROL), 0)
+        self.source: dict[str, dict[str, str]] = {}
+        self._claims: dict[str, int] = {}  # claim id → its number in the order of all claims
+        self._recorded: dict[str, int] = {}  # key → the number of the latest claim whose change was recorded
+        self._data: dict[str, int] = {}  # key → the newest data that was recorded
+
+    def change_source(self) -> None:
+        """The data of a record changes at the source."""
+        key = self._world.rng.choice(KEYS)
+        self.versions[key] += self._world.rng.choice((1, 1, 2, 3))
+
+    def note_records(self, records: list[Record]) -> None:
+        """An attempt has read these records."""
+        self.source.update({record.digest: record.fields for record in records if not record.errors})
+
+    def note_claims(self, claims: Any, rows: Mapping[str, Row]) -> None:
+        """Customers were claimed."""
+        for claim in claims:
+            if rows[claim.before.key].claim == claim.claim:
+                self._claims.setdefault(f"{claim.before.key} {claim.claim}", len(self._claims) + 1)
+
+    def claim_of(self, key: str) -> int:
+        """The number of the claim that the row is under now; 0 if it is under none."""
+        row = self._world.ledger.table.get(key)
+        return self._claims.get(f"{key} {row.claim}", 0) if row is not None else 0
+
+    def note_recorded(self, results: Any, keys: set[str]) -> None:
+        """The results of changes were recorded."""
+        for result in results:
+            if result.key in keys and result.errors is None:
+                number = self._claims.get(f"{result.key} {result.claim}", 0)
+                self._recorded[result.key] = max(number, self._recorded.get(result.key, 0))
+                data = data_number(self.source[result.digest])
+                self._data[result.key] = max(data, self._data.get(result.key, 0))
+
+    def check_sending(self, process: Process, me: Claimant, request: UpdateRequest) -> None:
+        """A change is about to be sent: under a lease, and while no earlier change may still be applied."""
+        world = self._world
+        if world.losses.at is not None:
+            return
+        row = world.ledger.table.get(request.key)
+        if row is None or row.state != "updating" or row.owner != me.owner or row.lease_until is None:
+            world.violation(f"{process.name} changes {request.key} without a lease: {row}")
+        elif world.invariants.seems_over(row.lease_until):
+            world.violation(f"{process.name} changes {request.key} after its lease: {row}")
+        for earlier in world.payarc.updates:
+            is_open = not (earlier.applied or earlier.harmless) and earlier.may_apply_until > world.scheduler.now
+            if earlier.key == request.key and is_open:
+                world.violation(f"{process.name} changes {request.key} while an earlier change may still be applied")
+
+    def check_applied(self, request: UpdateRequest, customer: Customer) -> None:
+        """A change was applied: it must not be older than what was recorded."""
+        world = self._world
+        if world.losses.at is not None:
+            return
+        if request.claim < self._recorded.get(request.key, 0):
+            world.violation(f"an older change of {request.key} replaces a newer one that was recorded")
+        if world.scenario.updates == "versions" and data_number(customer.fields) < self._data.get(request.key, 0):
+            world.violation(f"{request.key} gets older data than what was recorded")
+
+    def check_accepted(self, record: Record, customer: Customer) -> None:
+        """A run reports that PayArc has a record's values or newer ones."""
+        world = self._world
+        if world.scenario.updates != "versions" or world.losses.at is not None:
+            return
+        if data_number(customer.fields) < data_number(record.fields):
+            world.violation(f"{record.key} succeeds with {record.fields}, but PayArc has {customer.fields}")
+
+    def check_end(self, records: list[Record]) -> None:
+        """The last attempt has succeeded: PayArc has what the rows say, and the newest data of its records."""
+        world = self._world
+        customers = {customer.customer_id: customer for customer in world.payarc.customers}
+        for row in world.ledger.table.values():
+            fields = self.source.get(row.digest)
+            if row.state != "created" or row.error is not None or fields is None:
+                continue
+            has = customers[row.customer_id or ""].fields
+            if any(has.get(name) != fields[name] for name in ("city", "state") if name in fields):
+                raise Violation(f"PayArc has {has} for {row.key}, but its row says {fields}")
+        for record in records:
+            found = world.ledger.table.get(record.key or "")
+            is_rejected = record.errors or record.fields["name"].startswith("Rejected")
+            if is_rejected or found is None or not found.customer_id or found.error is not None:
+                continue
+            if world.scenario.updates == "versions" and found.digest != record.digest:
+                raise Violation(f"{record.key} does not have the newest data: {found}")
+
+
 class CheckedResults:
     """Checks each result when the engine reports it."""
 
@@ -91,7 +187,7 @@ class CheckedResults:
         self.world = world
         self.open = {id(record) for record in records}
 
-    def accept(self, record: Record, customer_id: str, status: Status, *, changed: bool) -> None:
+    def accept(self, record: Record, customer_id: str, status: Status, *, changed: bool, stale: bool = False) -> None:
         self.open.discard(id(record))
         if record.errors:
             self.world.violation(f"{record.key} has the id {customer_id}, but our own rules reject it")
@@ -99,12 +195,14 @@ class CheckedResults:
         row = self.world.ledger.table.get(record.key or "")
         if self.world.losses.at is not None:
             pass
-        elif row is None or row.state != "created" or row.customer_id != customer_id:
+        elif row is None or row.customer_id != customer_id:
             self.world.violation(f"{record.key} has the id {customer_id}, but its row is {row}")
         customer = next((one for one in self.world.payarc.customers if one.customer_id == customer_id), None)
         person = person_of(record.fields)
         if customer is None or customer.person != person:
             self.world.violation(f"{record.key} of {person} has the id {customer_id} of {customer and customer.person}")
+        elif stale or not changed:
+            self.world.updates.check_accepted(record, customer)
 
     def reject(self, record: Record, errors: Any, *, new: bool) -> None:
         self.open.discard(id(record))
@@ -142,7 +240,7 @@ class Losses:
         """A transaction of a process begins."""
         ledger, now = self.world.ledger, self.world.scheduler.now
         if name == "check_losses" and self.at is not None:
-            created = any(row.state == "created" for row in ledger.table.values())
+            created = any(row.customer_id for row in ledger.table.values())
             self._refuse(process, ledger.rows_lost or (ledger.has_customers and not created))
         if name == "check_customers" and self.at is not None:
             self._refuse(process, self._misses(args[1]))
@@ -162,8 +260,10 @@ class Losses:
         table = self.world.ledger.table
         had = {row.customer_id for row in table.values()}  # of equal records, each may have the other's customer
         listed_here = [one for one in self.world.payarc.customers if one.customer_id in listed.keys() - had]
+        if self.world.scenario.mimic and any(row.lease_until and not row.reference for row in table.values()):
+            listed_here = [one for one in listed_here if one.person != "equal"]  # it may be the one of the open row
         rows = [table.get(one.key) for one in listed_here if one.shows_own_reference]
-        return any(row is None or (row.state != "created" and row.lease_until is None) for row in rows)
+        return any(row is None or (not row.customer_id and row.lease_until is None) for row in rows)
 
     def explain(self, problem: BaseException | None) -> bool:
         """Whether the last attempt may end like this: a key that has got two customers is left to a person."""

@@ -23,7 +23,7 @@ from payarc_provider.sync.ledger import (
     State,
     is_free,
 )
-from payarc_provider.sync.ledger.rows import CLOSED, lease_values
+from payarc_provider.sync.ledger.rows import CLOSED, OPEN_STATES, lease_values
 
 UTC = datetime.UTC
 LEDGER_ID = "0123456789abcdef"
@@ -49,10 +49,21 @@ class LedgerModel:
 
     def known(self, me: Claimant, keys: Any) -> dict[str, KnownRow]:
         return {
-            key: KnownRow(row.customer_id, row.digest, row.source == me.source, row.run_id == me.run_id, row.matched_by)
+            key: KnownRow(
+                row.customer_id,
+                row.digest,
+                row.source == me.source,
+                row.run_id == me.run_id,
+                row.matched_by,
+                row.version,
+                row.updated_at is not None,
+            )
             for key, row in self.rows(me, keys).items()
-            if row.customer_id
+            if row.customer_id and self.needs_nothing(row)
         }
+
+    def needs_nothing(self, row: Row) -> bool:
+        return row.state == State.CREATED and row.error is None
 
     def free(self, record: Any, row: Row | None, retry_rejected: bool) -> bool:
         return is_free(record, row, retry_rejected)
@@ -97,11 +108,12 @@ class LedgerModel:
                 dag_id=me.dag_id,
                 run_id=me.run_id,
                 claimed_at=moment(self.now),
+                version=record.version,
             )
         return self.rows(me, [record.key for record in records])
 
     def under(self, row: Row | None, claims: Any) -> bool:
-        return row is not None and row.state == State.PENDING and row.claim is not None and row.claim in claims
+        return row is not None and row.state in OPEN_STATES and row.claim is not None and row.claim in claims
 
     def elsewhere(self, row: Row, held: Any) -> bool:
         return row.state == State.PENDING and row.lease_until is not None and not self.under(row, held)
@@ -122,6 +134,8 @@ class LedgerModel:
                 customer_id=answer.customer_id,
                 error=None if answer.customer_id else '{"record": ["rejected"]}',
                 matched_by=answer.matched_by,
+                digest=answer.digest or row.digest,
+                fingerprints=answer.fingerprints or row.fingerprints,
                 **CLOSED,
             )
             done.add(answer.key)
@@ -141,11 +155,16 @@ class LedgerModel:
             self.table[key] = replace(row, lease_until=moment(self.now + me.lease))
         return {key: row.claim or "" for key, row in mine.items()}
 
-    def release(self, me: Claimant, unsent: Any) -> None:
+    def release(self, me: Claimant, unsent: Any, unchanged: Any = None) -> None:
+        for key, update in (unchanged or {}).items():
+            if self.under(row := self.table.get(key), {update.claim}) and row is not None:
+                before = update.before
+                names = {"fingerprints": before.fingerprints, "wanted_version": before.wanted_version}
+                self.table[key] = replace(row, state=State.CREATED, **names, **CLOSED)
         for key, row in list(self.table.items()):
-            if row.state != State.PENDING or row.owner != me.owner:
+            if row.state not in OPEN_STATES or row.owner != me.owner:
                 continue
-            if not self.under(row, {unsent.get(key)}):
+            if row.state == State.UPDATING or not self.under(row, {unsent.get(key)}):
                 self.table[key] = replace(row, owner=None, claim=None, lease_until=moment(self.now), lease=0.0)
             elif row.attempt == 1:
                 del self.table[key]
@@ -171,8 +190,11 @@ class LedgerModel:
                 self.table[key] = replace(row, **lease_values(me, claim, moment(self.now)))
         return {key: row for key, row in self.table.items() if self.under(row, {claim})}
 
-    def waiting(self, me: Claimant, held: Any, clock: ClockWatch | None = None) -> tuple[int, float | None]:
+    def waiting(
+        self, me: Claimant, held: Any, clock: ClockWatch | None = None, updating: Any = ()
+    ) -> tuple[int, float | None]:
         others = [row for row in self.table.values() if self.elsewhere(row, held)]
+        others += [row for row in self.rows(me, updating).values() if row.state == State.UPDATING]
         waits = [max(0.0, self.free_at(row, clock) - self.now) for row in others]
         return len(waits), min(waits, default=None)
 
@@ -189,6 +211,78 @@ class LedgerModel:
         self.clock_fact = clock.compare(self.clock_fact, payarc, max(waits, default=0.0), me.lease + me.settle) or (
             self.clock_fact
         )
+
+    # ---- updates ------------------------------------------------------------------------------------------------
+
+    def claim_updates(
+        self,
+        me: Claimant,
+        claims: Any,
+        *,
+        clock: ClockWatch | None = None,
+        evidence: dict[str, Evidence] | None = None,
+    ) -> dict[str, Row]:
+        self.measure(clock)
+        self.check_evidence(evidence or {})
+        for claim in claims:
+            key, row = claim.before.key, self.table.get(claim.before.key)
+            if row is None or not self.is_as(row, claim.before):
+                continue
+            if row.state == State.UPDATING and not self.is_over(me, row, clock):
+                continue
+            self.table[key] = replace(
+                row,
+                **lease_values(me, claim.claim, moment(self.now)),
+                state=State.UPDATING,
+                fingerprints=claim.fingerprints,
+                wanted_version=claim.version,
+                attempt=row.attempt + 1,
+                dag_id=me.dag_id,
+                run_id=me.run_id,
+            )
+        return self.rows(me, [claim.before.key for claim in claims])
+
+    def is_as(self, row: Row, before: Row) -> bool:
+        return replace(row, owner=before.owner) == before
+
+    def is_over(self, me: Claimant, row: Row, clock: ClockWatch | None) -> bool:
+        return self.ripe(me, row) and (clock is None or clock.proves_end(row))
+
+    def record_updates(self, me: Claimant, results: Any) -> set[str]:
+        done = set()
+        for result in results:
+            row = self.table.get(result.key)
+            if row is None or row.state != State.UPDATING or not self.is_mine(row, result):
+                continue
+            self.table[result.key] = replace(
+                row,
+                state=State.CREATED,
+                digest=result.digest,
+                fingerprints=result.fingerprints,
+                version=result.version,
+                wanted_version=result.wanted_version,
+                reference=result.reference,
+                error='{"name": ["rejected"]}' if result.errors is not None else None,
+                updated_at=moment(self.now) if result.sent else row.updated_at,
+                **CLOSED,
+            )
+            done.add(result.key)
+        return done
+
+    def is_mine(self, row: Row, result: Any) -> bool:
+        return self.under(row, {result.claim})
+
+    def note_unchanged(self, me: Claimant, notes: Any) -> set[str]:
+        done = set()
+        for note in notes:
+            key, row = note.before.key, self.table.get(note.before.key)
+            new = replace(
+                note.before, digest=note.digest, fingerprints=note.fingerprints, version=note.version, error=None
+            )
+            if row in (note.before, new):
+                self.table[key] = new
+                done.add(key)
+        return done
 
     def record_absence(self, me: Claimant, claims: Any) -> set[str]:
         done = {key for key, claim in claims.items() if self.under(self.table.get(key), {claim})}
@@ -224,7 +318,7 @@ class LedgerModel:
         return rows if self.seen_alterations.descriptions else [row for row in rows if row.reference is None]
 
     def check_customers(self, account: str, carriers: dict[str, Carrier]) -> None:
-        rows = [row for row in self.table.values() if row.state == State.CREATED or row.lease_until is not None]
+        rows = [row for row in self.table.values() if row.customer_id or row.lease_until is not None]
         ids, known = {row.customer_id for row in self.table.values()}, {row.reference for row in rows}
         sent = [from_column(row.fingerprints) for row in rows if row.lease_until and not row.reference]
         for customer_id, carrier in carriers.items():
@@ -237,7 +331,7 @@ class LedgerModel:
             raise LedgerLost("ledger", "has lost rows")
 
     def has_created(self) -> bool:
-        return any(row.state == State.CREATED for row in self.table.values())
+        return any(row.customer_id for row in self.table.values())
 
     def check_rows(self, me: Claimant, evidence: dict[str, Evidence]) -> None:
         if self.rows_lost:
@@ -245,7 +339,10 @@ class LedgerModel:
         self.check_evidence(evidence)
 
     def check_evidence(self, evidence: dict[str, Evidence]) -> None:
-        if missing := {key for key, known in evidence.items() if known.is_missing_from(self.table.get(key))}:
+        missing = {key for key, known in evidence.items() if known.is_missing_from(self.table.get(key))}
+        ids = {row.customer_id for row in self.table.values() if row.customer_id}
+        missing -= {key for key in missing if evidence[key].returned_id in ids}
+        if missing:
             raise LedgerLost("ledger", f"has lost {sorted(missing)}")
 
     def note_loss(self, account: str) -> None:

@@ -37,6 +37,13 @@ DAMAGE: dict[str, Callable[[str], str]] = {
 """What PayArc does to descriptions, by the scenario's ``damage``."""
 
 
+_NOT_PROCESSED: dict[str, Callable[[], Exception]] = {
+    "unauthorized": lambda: PayarcAuthError(status=401),
+    "limited": lambda: PayarcRateLimited(retry_after=0.5),
+    "unreachable": PayarcConnectionFailed,
+}
+
+
 @dataclass(slots=True)
 class Request:
     """A POST that was sent."""
@@ -48,6 +55,21 @@ class Request:
     may_commit_until: float
     customer_id: str | None = None
     harmless: bool = False  # PayArc certainly created nothing
+
+
+@dataclass(slots=True)
+class UpdateRequest:
+    """A PATCH that was sent.
+
+    :param claim: the number of its claim in the order of all claims
+    """
+
+    key: str
+    claim: int
+    fields: dict[str, str]
+    may_apply_until: float
+    applied: bool = False
+    harmless: bool = False
 
 
 @dataclass(slots=True)
@@ -71,6 +93,7 @@ class Payarc:
         self._world = world
         self.customers: list[Customer] = []
         self.requests: list[Request] = []
+        self.updates: list[UpdateRequest] = []
         self._ids = 0
 
     @property
@@ -121,18 +144,71 @@ class Payarc:
             return settings.timeout, PayarcUnknownOutcome()
         return quick, customer
 
+    def receive_update(
+        self, process: Process, me: Claimant, customer_id: str, fields: Mapping[str, str], settings: Settings
+    ) -> tuple[float, Any]:
+        """Receive a change of a customer, likewise."""
+        world, rng = self._world, self._world.rng
+        customer = next(one for one in self.customers if one.customer_id == customer_id)
+        key, now = customer.key, world.scheduler.now
+        request = UpdateRequest(key, world.updates.claim_of(key), dict(fields), now + settings.settle)
+        world.updates.check_sending(process, me, request)
+        self.updates.append(request)
+        world.log(process.name, "changes", customer_id, "of", key, dict(fields))
+        if rng.random() < 0.06:
+            world.suspend(process)
+            world.scheduler.after(rng.uniform(5, 40), process.resume)
+        elif rng.random() < 0.06 and not world.is_calm:
+            world.kill(process)
+        dice = rng.random()
+        for name in ("unauthorized", "limited", "unreachable", "lost", "never", "late"):
+            chance = getattr(world.rates, name)
+            if dice < chance:
+                return self._fail_update(name, request, customer, settings)
+            dice -= chance
+        quick = rng.uniform(0.01, 0.3) if rng.random() < 0.9 else rng.uniform(0.3, settings.timeout * 1.2)
+        if fields.get("name", "").startswith("Rejected"):
+            request.harmless = True
+            return quick, PayarcRefused("rejected", status=422, errors={"name": ["is rejected"]})
+        self._apply_at(quick * rng.random(), request, customer)
+        if quick >= settings.timeout:
+            world.fault(key, "is answered too late")
+            return settings.timeout, PayarcUnknownOutcome()
+        return quick, lambda: {"customer_id": customer_id, **customer.fields}
+
+    def _fail_update(
+        self, name: str, request: UpdateRequest, customer: Customer, settings: Settings
+    ) -> tuple[float, Any]:
+        rng = self._world.rng
+        self._world.fault("change of", request.key, "meets", name)
+        soon = rng.uniform(0.01, settings.timeout)
+        if name in ("unauthorized", "limited", "unreachable"):
+            request.harmless = True
+            return soon / 4, _NOT_PROCESSED[name]()
+        if request.fields.get("name", "").startswith("Rejected"):
+            request.harmless = True
+        elif name == "lost":
+            self._apply_at(rng.uniform(0, soon), request, customer)
+        elif name == "late":
+            self._apply_at(rng.uniform(0, settings.settle * 0.999), request, customer)
+        return soon, PayarcUnknownOutcome(status=rng.choice((None, 500, 502)))
+
+    def _apply_at(self, delay: float, request: UpdateRequest, customer: Customer) -> None:
+        def apply() -> None:
+            customer.fields.update(request.fields)
+            request.applied = True
+            self._world.log("PayArc changes", customer.customer_id, "of", request.key, request.fields)
+            self._world.updates.check_applied(request, customer)
+
+        self._world.scheduler.after(delay, apply)
+
     def _fail(self, name: str, request: Request, fields: Mapping[str, str], settings: Settings) -> tuple[float, Any]:
         rng = self._world.rng
         self._world.fault(request.key, "meets", name)
         soon = rng.uniform(0.01, settings.timeout)
         if name in ("unauthorized", "limited", "unreachable"):
             request.harmless = True
-            answers = {
-                "unauthorized": PayarcAuthError(status=401),
-                "limited": PayarcRateLimited(retry_after=0.5),
-                "unreachable": PayarcConnectionFailed(),
-            }
-            return soon / 4, answers[name]
+            return soon / 4, _NOT_PROCESSED[name]()
         if name == "lost":
             self._commit_at(rng.uniform(0, soon), request, fields)
         elif name == "late":

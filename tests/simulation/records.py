@@ -22,10 +22,13 @@ CONTROL = "k9"
 CODES = {key: reference(LEDGER_ID, ACCOUNT, key) for key in (*KEYS, CONTROL)}
 
 
-def make_records(rng: random.Random, scenario: Scenario, number: int, *, second_source: bool) -> list[Record]:
+def make_records(
+    rng: random.Random, scenario: Scenario, number: int, versions: Mapping[str, int], *, second_source: bool
+) -> list[Record]:
     """The input of one attempt. Attempts of one history have mostly the same records.
 
     :param number: the attempt's number; only later ones have records that our own rules reject
+    :param versions: key → the version of its data at the source
     :param second_source: whether the keys stand for other people
     """
     made = []
@@ -40,6 +43,11 @@ def make_records(rng: random.Random, scenario: Scenario, number: int, *, second_
             fields["description"] = LONG
         if scenario.changed and rng.random() < 0.3:
             fields["city"] = f"City {rng.choice('ab')}"
+        version = versions[key]
+        if scenario.updates == "versions" and number >= 0 and rng.random() < 0.4:
+            version = max(0, version - rng.randint(1, 3))  # read earlier, or from a replica that lags behind
+        if scenario.updates:
+            fields |= data_of(version)
         errors = {}
         if scenario.rejections and rng.random() < 0.2 and number != 0:
             errors = {"phone": ["is wrong today"]}
@@ -48,6 +56,9 @@ def make_records(rng: random.Random, scenario: Scenario, number: int, *, second_
         record = Record(
             index, key, {} if errors else fields, digest_of(*(fields | errors_mark(errors)).items()), errors
         )
+        record.columns = ("name", "email", "city", "state")
+        if scenario.updates == "versions" and not errors:
+            record.version = f"n:{version}"
         made.append(record)
     if rng.random() < 0.3:
         cut = rng.randint(1, max(1, len(made) - 1))
@@ -55,6 +66,16 @@ def make_records(rng: random.Random, scenario: Scenario, number: int, *, second_
     if rng.random() < 0.1:
         made.append(made[0])  # the same record again, in a later batch
     return made
+
+
+def data_of(version: int) -> dict[str, str]:
+    """The fields that change from version to version; every other version has the same data as the one before."""
+    return {"city": f"City {version // 2}", "state": f"State {version // 4}"}
+
+
+def data_number(fields: Mapping[str, str]) -> int:
+    """By which newer data is told from older data in the tests."""
+    return int(fields.get("city", "City 0").removeprefix("City "))
 
 
 def control_record(index: int) -> Record:

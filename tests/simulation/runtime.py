@@ -11,9 +11,10 @@ from payarc_provider.exceptions import PayarcRateLimited, PayarcUnknownOutcome
 from payarc_provider.sync.ledger import Claimant, LedgerLost, LedgerUnavailable, Row
 from payarc_provider.sync.outcomes import LeaseTooShort
 from payarc_provider.sync.records import Record
-from payarc_provider.sync.runtime import CREATE
+from payarc_provider.sync.runtime import CREATE, UPDATE
 from payarc_provider.sync.settings import Settings
 
+from .ledger import moment
 from .loop import Process
 
 if TYPE_CHECKING:
@@ -27,6 +28,11 @@ class RecordingLedger:
         self.world, self.process = world, process
         self.name = "transaction"
         self.recorded: tuple[Any, Any] | None = None  # resolutions, and which of them were recorded
+
+    def now(self) -> Any:
+        """The ledger's time; the model has it as a number."""
+        self.name = "now"
+        return moment(self.world.ledger.now)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self.world.ledger, name)
@@ -47,7 +53,11 @@ class RecordingLedger:
             ):
                 world.beyond_proof = True
                 world.end()
-            if name in ("claim", "renew", "take_over") and world.scenario.clock_steps:
+            if name == "claim_updates":
+                world.updates.note_claims(args[1], result)
+            if name == "record_updates":
+                world.updates.note_recorded(args[1], result)
+            if name in ("claim", "claim_updates", "renew", "take_over") and world.scenario.clock_steps:
                 world.note_leases(name, args, result)
             if name == "record_absence":
                 world.absences.update(dict.fromkeys(result, world.scheduler.now))
@@ -209,10 +219,10 @@ class SimRuntime:
     # ---- PayArc ---------------------------------------------------------------------------------------------------
 
     async def acquire(self, endpoint: str, ready: int = 1) -> float:
-        return self._rate_limit.acquire() if endpoint == CREATE else 0.0
+        return self._rate_limit.acquire() if endpoint in (CREATE, UPDATE) else 0.0
 
     def release(self, endpoint: str) -> None:
-        if endpoint == CREATE:
+        if endpoint in (CREATE, UPDATE):
             self._rate_limit.release()
 
     async def list_page(self, page: int) -> CustomerPage:
@@ -241,16 +251,30 @@ class SimRuntime:
     async def create(
         self, fields: Mapping[str, str], idempotency_key: str, attempt: int, pass_gate: Callable[[], None]
     ) -> dict[str, Any]:
+        def receive() -> tuple[float, Any]:
+            return self.world.payarc.receive(self.process, self.me, fields, idempotency_key, self.settings)
+
+        return await self._send(pass_gate, receive)
+
+    async def update(
+        self, customer_id: str, fields: Mapping[str, str], pass_gate: Callable[[], None]
+    ) -> dict[str, Any]:
+        def receive() -> tuple[float, Any]:
+            return self.world.payarc.receive_update(self.process, self.me, customer_id, fields, self.settings)
+
+        return await self._send(pass_gate, receive)
+
+    async def _send(self, pass_gate: Callable[[], None], receive: Callable[[], tuple[float, Any]]) -> dict[str, Any]:
         world, future = self.world, self.process.create_future()
 
         def hand_over() -> None:
             try:
                 pass_gate()
             except LeaseTooShort as error:
-                world.log(self.process.name, "does not send", idempotency_key, repr(error))
+                world.log(self.process.name, "does not send", repr(error))
                 self._answer(future, 0.0, error)
                 return
-            delay, answer = world.payarc.receive(self.process, self.me, fields, idempotency_key, self.settings)
+            delay, answer = receive()
             if isinstance(answer, PayarcRateLimited):
                 until = world.scheduler.now + delay + (answer.retry_after or 0.0)
                 self._rate_limit.shut_until = max(self._rate_limit.shut_until, until)

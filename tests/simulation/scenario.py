@@ -25,6 +25,7 @@ class FaultRates:
 
 
 CALLS = ("claim", "record", "renew", "take_over", "record_absence", "give_up", "release")
+UPDATE_CALLS = (*CALLS, "claim_updates", "claim_updates", "record_updates", "record_updates", "note_unchanged")
 TROUBLES = ("suspended before", "suspended before, response lost", "suspended after", "response lost", "killed after")
 
 
@@ -60,6 +61,8 @@ class Scenario:
     settles: tuple[float, float] = (4.0, 4.0)
     mimic: bool = False
     """The third record's description is the reference of the second. Only some of the runs use references."""
+    updates: str = ""
+    """Changed records are brought to PayArc: with ``versions``, so that newer data wins, or the ``latest`` claim."""
     damage: str = ""
     """What PayArc does to descriptions."""
     limit: int | None = None
@@ -99,6 +102,8 @@ def choose_scenario(rng: random.Random) -> Scenario:
     elif scenario.references and rng.random() < 0.2:
         scenario.damage = rng.choice(("cut", "dropped", "appended"))
         scenario.long_descriptions = scenario.long_descriptions and not scenario.altering
+    if rng.random() < 0.4 and not scenario.mimic:
+        _choose_updates(rng, scenario)
     scenario.people = rng.choice((3, 3, 4) if scenario.equal_records or scenario.mimic else (2, 2, 3, 4))
     if rng.random() < 0.25:
         scenario.limit = rng.choice((1, 2, 3))
@@ -106,14 +111,7 @@ def choose_scenario(rng: random.Random) -> Scenario:
         begin = rng.uniform(0, 30)
         scenario.outage = (begin, begin + rng.uniform(1, 25))
     scenario.relay = rng.random() < 0.15
-    if scenario.relay or rng.random() < 0.5:
-        scenario.traps = tuple(
-            Trap(rng.choice(CALLS), rng.choice((1, 1, 2, 3)), rng.choice(TROUBLES), rng.random() < 0.5)
-            for _ in range(rng.choice((1, 2)))
-        )
-    if scenario.relay:
-        call = rng.choice(("take_over", "take_over", "record_absence"))
-        scenario.traps += (Trap(call, 1, rng.choice(TROUBLES), unsent=True),)
+    scenario.traps = _choose_traps(rng, scenario)
     if rng.random() < 0.15:
         scenario.misleading = rng.choice(("empty", "oldest first", "cut", "shifted"))
     # After a step back, the times of the claims do not show which customer can check a list that misleads.
@@ -128,6 +126,26 @@ def choose_scenario(rng: random.Random) -> Scenario:
         when = rng.choice((rng.uniform(0, 3), rng.uniform(0, 30), rng.uniform(0, HISTORY_SECONDS)))
         scenario.loss = (when, rng.choice(("all", "some", "the latest", "the latest")))
     return scenario
+
+
+def _choose_traps(rng: random.Random, scenario: Scenario) -> tuple[Trap, ...]:
+    traps: tuple[Trap, ...] = ()
+    calls = UPDATE_CALLS if scenario.updates else CALLS
+    if scenario.relay or rng.random() < 0.5:
+        traps = tuple(
+            Trap(rng.choice(calls), rng.choice((1, 1, 2, 3)), rng.choice(TROUBLES), rng.random() < 0.5)
+            for _ in range(rng.choice((1, 2)))
+        )
+    if scenario.relay:
+        call = rng.choice(("take_over", "take_over", "record_absence"))
+        traps += (Trap(call, 1, rng.choice(TROUBLES), unsent=True),)
+    return traps
+
+
+def _choose_updates(rng: random.Random, scenario: Scenario) -> None:
+    scenario.updates = rng.choice(("versions", "versions", "latest"))
+    scenario.equal_records = scenario.other_source = scenario.altering = scenario.changed = False
+    scenario.damage = ""
 
 
 def choose_fault_rates(rng: random.Random, scenario: Scenario) -> FaultRates:

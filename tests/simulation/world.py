@@ -17,7 +17,7 @@ from payarc_provider.sync.records import Record
 from payarc_provider.sync.settings import Settings
 from payarc_provider.sync.state import RunState
 
-from .invariants import CheckedResults, Invariants, Losses, Violation
+from .invariants import CheckedResults, Invariants, Losses, Updates, Violation
 from .ledger import LEDGER_ID, LedgerModel
 from .loop import Process, Scheduler
 from .payarc import Payarc
@@ -51,10 +51,12 @@ class World:
         self._lease_offsets: dict[str, float] = {}
         self.payarc = Payarc(self)
         self.invariants = Invariants(self)
+        self.updates = Updates(self)
         self.absences: dict[str, float] = {}
         self.processes: list[Process] = []
         self.losses = Losses(self)
         self.faults = 0
+        self.is_calm = False
         self.owners = 0
         self.deferrals = 0
         self.beyond_proof = False
@@ -62,6 +64,7 @@ class World:
         check it by, or a clock that had stepped away and back."""
         self.ended_well = 0
         self.combined: Counter[tuple[str, str]] = Counter()
+        self._last_records: list[Record] = []
         self._calls: Counter[tuple[str, bool]] = Counter()
         self.failure: Violation | None = None
 
@@ -85,21 +88,9 @@ class World:
                 process.bury()
 
     def _run(self) -> None:
-        rng, scheduler = self.rng, self.scheduler
+        scheduler = self.scheduler
         self.log("world", self.scenario, self.rates)
-        for number in range(rng.choice((2, 2, 2, 3))):
-            scheduler.after(
-                rng.choice((0.0, rng.uniform(0, 3), rng.uniform(0, 30))), lambda number=number: self.attempt(number)
-            )
-        if self.scenario.moving:
-            for _ in range(rng.randint(2, 12)):
-                scheduler.after(rng.uniform(0, HISTORY_SECONDS), self.payarc.change_list)
-        for _ in range(rng.randint(0, 6)):
-            self.payarc.add_noise()
-        if self.scenario.loss:
-            self._schedule_loss(*self.scenario.loss)
-        for when, seconds in self.scenario.clock_steps:
-            scheduler.after(when, lambda seconds=seconds: self._step_clock(seconds))
+        self._schedule_events()
         scheduler.run(HISTORY_SECONDS, 20_000)
         self._raise()
         if self.beyond_proof:
@@ -117,6 +108,27 @@ class World:
         if problem is not None and not self.may_be_undecided(problem):
             raise Violation(f"the last attempt, without faults, failed: {problem!r}") from problem
         self.invariants.check_end()
+        if self.scenario.updates:
+            self.updates.check_end(self._last_records)
+
+    def _schedule_events(self) -> None:
+        rng, scheduler = self.rng, self.scheduler
+        for number in range(rng.choice((2, 2, 2, 3))):
+            scheduler.after(
+                rng.choice((0.0, rng.uniform(0, 3), rng.uniform(0, 30))), lambda number=number: self.attempt(number)
+            )
+        if self.scenario.moving:
+            for _ in range(rng.randint(2, 12)):
+                scheduler.after(rng.uniform(0, HISTORY_SECONDS), self.payarc.change_list)
+        for _ in range(rng.randint(0, 6)):
+            self.payarc.add_noise()
+        if self.scenario.loss:
+            self._schedule_loss(*self.scenario.loss)
+        for when, seconds in self.scenario.clock_steps:
+            scheduler.after(when, lambda seconds=seconds: self._step_clock(seconds))
+        if self.scenario.updates:
+            for _ in range(rng.randint(1, 12)):
+                scheduler.after(rng.uniform(0, HISTORY_SECONDS / 2), self.updates.change_source)
 
     def may_be_undecided(self, problem: BaseException) -> bool:
         if any(seconds < 0 for _, seconds in self.scenario.clock_steps) and lookup.NO_CONTROL in str(problem):
@@ -145,6 +157,7 @@ class World:
 
     def _end_faults(self) -> None:
         self.log("no more faults")
+        self.is_calm = True
         self.scenario.traps = ()
         self.scenario.relay = False
         self.scenario.misleading = ""
@@ -179,12 +192,13 @@ class World:
 
         This is the window that ``docs/guarantee.md`` names: the history proves nothing about leases given in between.
         """
-        keys = [key for key, row in result.items() if name != "claim" or row.claim == args[1]]
+        claims = {args[1]} if name == "claim" else {one.claim for one in args[1]} if name == "claim_updates" else None
+        keys = [key for key, row in result.items() if claims is None or row.claim in claims]
         has_returned = any(abs(self.ledger_offset - former) <= 5.0 for former in self._former_offsets)
         elsewhere = any(
             abs(self._lease_offsets.get(key, self.ledger_offset) - self.ledger_offset) > 3.0 for key in keys
         )
-        if name == "take_over" and has_returned and elsewhere:
+        if name in ("take_over", "claim_updates") and has_returned and elsewhere:
             self.beyond_proof = True
             self.end()
         self._lease_offsets.update(dict.fromkeys(keys, self.ledger_offset))
@@ -221,10 +235,16 @@ class World:
         self.processes.append(process)
         second_source = self.scenario.other_source and number % 2 == 1 and not last
         records = (
-            resumed if resumed is not None else make_records(rng, self.scenario, number, second_source=second_source)
+            resumed
+            if resumed is not None
+            else make_records(
+                rng, self.scenario, -1 if last else number, self.updates.versions, second_source=second_source
+            )
         )
         if last:
             records.append(control_record(len(records)))
+            self._last_records = records
+        self.updates.note_records(records)
         settle = self.scenario.settles[number % 2]
         settings = Settings(
             concurrency=1 if self.scenario.relay else rng.choice((1, 2, 2)),
@@ -234,6 +254,8 @@ class World:
             settle=settle,
             lease=9.0,
             margin=6.0,
+            on_changed="update" if self.scenario.updates else "report",
+            version="version" if self.scenario.updates == "versions" else None,
             ledger_patience=120.0 if self.scenario.relay else 15.0,
             held_patience=500.0 if self.scenario.clock_steps else 120.0,
             max_unknown_in_a_row=1 if self.scenario.relay else rng.choice((1, 2, 4)),

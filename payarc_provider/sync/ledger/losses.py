@@ -24,23 +24,26 @@ class Evidence(NamedTuple):
 
     :param attempt: the number of the latest request that was sent for it, and may have created or changed a customer
     :param customer_id: the customer that was recorded, if one was
+    :param returned_id: the customer that PayArc has returned for it, if another run had taken the row over by then
     """
 
     attempt: int
     customer_id: str | None = None
+    returned_id: str | None = None
 
     def is_missing_from(self, row: SeenRow | Row | None) -> bool:
         """Whether the row is gone or older than this.
 
-        A row whose customer may exist becomes unsent or rejected only after its attempt number has been raised.
+        A row whose customer may exist becomes unsent or rejected only after its attempt number has been raised, and a
+        row whose customer exists only if another row has the customer.
         """
         if row is None:
             return True
         if self.customer_id is not None:
             return row.customer_id != self.customer_id or row.attempt < self.attempt
-        return row.attempt < self.attempt or (
-            row.attempt == self.attempt and (row.unsent or row.state == State.REJECTED)
-        )
+        has_none = row.unsent or row.state == State.REJECTED
+        certain = row.attempt == self.attempt or self.returned_id is not None
+        return row.attempt < self.attempt or (certain and has_none)
 
 
 class SeenRow(NamedTuple):
@@ -102,8 +105,14 @@ class LossChecks(FactTable):
         """
         missing = {key for key, known in evidence.items() if known.is_missing_from(found.get(key))}
         ids = {known.customer_id: key for key in missing if (known := evidence[key]).customer_id is not None}
-        for part in chunks(sorted(ids)):
-            missing -= {ids[customer_id] for customer_id in barred_ids(connection, self.schema.facts, account, part)}
+        returned = {known.returned_id: key for key in missing if (known := evidence[key]).returned_id is not None}
+        for part in chunks(sorted(ids | returned)):
+            barred = barred_ids(connection, self.schema.facts, account, part)
+            missing -= {(ids | returned)[customer_id] for customer_id in barred}
+        rows = self.schema.rows
+        for part in chunks(sorted(returned)):
+            query = select(rows.c.customer_id).where(rows.c.account == account, rows.c.customer_id.in_(part))
+            missing -= {returned[row[0]] for row in connection.execute(query)}
         if missing:
             raise self.lost(f"has lost {'1 row' if len(missing) == 1 else f'{len(missing)} rows'} of this run")
 
