@@ -138,6 +138,7 @@ class Engine:
             if sender.unknown or state.postponed or self._claimer.contacted_payarc or await self._has_abandoned_rows():
                 await self._look_up.resolve_open_rows()
             await self._updater.send_again(sender)
+            sender.resume()  # only now, because both need that nothing is in flight
             given_up = self._look_up.exhausted.keys() | self._updater.unresolved.keys()
             postponed = [record for record in state.postponed if record.key not in given_up]
             state.postponed = []

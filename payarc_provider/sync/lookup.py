@@ -68,7 +68,6 @@ class LookUp:
         unknown, sender.unknown = sender.unknown, {}
         for claim in unknown.values():
             state.postpone(claim)
-        sender.resume()
 
     @property
     def has_new_evidence(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from payarc_provider.exceptions import PayarcError, PayarcNotFound, PayarcRunStopped
@@ -300,19 +300,13 @@ class Updater:
 
         Call it only while nothing is in flight.
         """
-        state, unknown = self._state, sender.unknown_updates
+        state = self._state
+        unknown, sender.unknown_updates = sender.unknown_updates, {}
         if not unknown:
             return
-        final_at = max(claim.checked_at for claim in unknown.values()) + state.settings.settle
-        wait = final_at - state.runtime.now()
-        changes = "1 change" if len(unknown) == 1 else f"{len(unknown)} changes"
-        log.info("No usable response to %s: sending again in %.0f s", changes, max(0.0, wait))
-        while wait > 0 and not state.stop:
-            await state.sleep(wait)
-            wait = final_at - state.runtime.now()
+        await self._wait_until_final(unknown.values())
         if state.stop:
             return
-        sender.unknown_updates = {}
         for key, claim in unknown.items():
             if claim.lost:
                 state.postpone(claim)
@@ -320,7 +314,17 @@ class Updater:
                 self.unresolved[key] = f"PayArc gave no usable response to {sender.tries[key]} requests; run again"
             else:
                 sender.send(claim)
-        sender.resume()
+
+    async def _wait_until_final(self, unknown: Collection[Claim]) -> None:
+        """Wait until none of these requests can be applied any more."""
+        state = self._state
+        final_at = max(claim.checked_at for claim in unknown) + state.settings.settle
+        wait = final_at - state.runtime.now()
+        changes = "1 change" if len(unknown) == 1 else f"{len(unknown)} changes"
+        log.info("No usable response to %s: sending again in %.0f s", changes, max(0.0, wait))
+        while wait > 0 and not state.stop:
+            await state.sleep(wait)
+            wait = final_at - state.runtime.now()
 
 
 def other_source_error(row: Row) -> Errors:

@@ -94,13 +94,14 @@ class Updates:
         self._world = world
         self.versions: dict[str, int] = dict.fromkeys((*KEYS, CONTROL), 0)
         self.source: dict[str, dict[str, str]] = {}
+        self.dead: set[str] = set()  # processes that had died before the last attempt began
         self._claims: dict[str, int] = {}  # claim id → its number in the order of all claims
         self._recorded: dict[str, int] = {}  # key → the number of the latest claim whose change was recorded
         self._data: dict[str, int] = {}  # key → the newest data that was recorded
 
     def change_source(self) -> None:
         """The data of a record changes at the source."""
-        key = self._world.rng.choice(KEYS)
+        key = self._world.rng.choice(KEYS[: self._world.scenario.people])
         self.versions[key] += self._world.rng.choice((1, 1, 2, 3))
 
     def note_records(self, records: list[Record]) -> None:
@@ -110,7 +111,8 @@ class Updates:
     def note_claims(self, claims: Any, rows: Mapping[str, Row]) -> None:
         """Customers were claimed."""
         for claim in claims:
-            if rows[claim.before.key].claim == claim.claim:
+            row = rows.get(claim.before.key)
+            if row is not None and row.claim == claim.claim:
                 self._claims.setdefault(f"{claim.before.key} {claim.claim}", len(self._claims) + 1)
 
     def claim_of(self, key: str) -> int:
@@ -176,6 +178,8 @@ class Updates:
             is_rejected = record.errors or record.fields["name"].startswith("Rejected")
             if is_rejected or found is None or not found.customer_id or found.error is not None:
                 continue
+            if found.state == "updating" and found.owner in (*self.dead, None) and found.run_id != "last":
+                raise Violation(f"{record.key} succeeds, but a run that died before may have changed it: {found}")
             if world.scenario.updates == "versions" and found.digest != record.digest:
                 raise Violation(f"{record.key} does not have the newest data: {found}")
 

@@ -15,7 +15,7 @@ from unittest import mock
 
 from payarc_provider.api.client import CustomerPage
 from payarc_provider.exceptions import PayarcConnectionFailed, PayarcUnknownOutcome
-from payarc_provider.sync import candidates, claim, clock, engine, listing, lookup, row_memory, send, state
+from payarc_provider.sync import candidates, claim, clock, engine, listing, lookup, row_memory, send, state, update
 from payarc_provider.sync.ledger import LedgerUnavailable, Recorded, Row, State
 from payarc_provider.sync.ledger.rows import CLOSED
 from payarc_provider.sync.lookup import Candidates
@@ -476,9 +476,9 @@ def _takeover_of_anything() -> Iterator[type[World]]:
 
 @mutant("releasing frees only rows that were certainly not sent")
 def _release_everything() -> Iterator[type[World]]:
-    def release(self: LedgerModel, me: Any, unsent: Any) -> None:
+    def release(self: LedgerModel, me: Any, unsent: Any, unchanged: Any = None) -> None:
         mine = {key: row.claim for key, row in self.table.items() if row.owner == me.owner}
-        LedgerModel.release(self, me, mine)
+        LedgerModel.release(self, me, mine, unchanged)
 
     yield with_ledger(release=release)
 
@@ -550,3 +550,103 @@ def _start_without_rows() -> Iterator[type[World]]:
 @mutant("a run that starts compares PayArc's newest customers with the ledger's rows")
 def _start_with_old_rows() -> Iterator[type[World]]:
     yield with_ledger(check_customers=lambda self, account, carriers: None)
+
+
+# ---- updates ------------------------------------------------------------------------------------------------------
+
+
+@mutant("a customer's claim is committed before the request that changes it is sent")
+def _update_without_commit() -> Iterator[type[World]]:
+    def claim_updates(self: LedgerModel, *args: Any, **options: Any) -> Any:
+        kept = dict(self.table)
+        seen = LedgerModel.claim_updates(self, *args, **options)
+        self.table = kept
+        return seen
+
+    yield with_ledger(claim_updates=claim_updates)
+
+
+@mutant("a customer is claimed only if its row is still as it was read")
+def _claim_changed_rows() -> Iterator[type[World]]:
+    yield with_ledger(is_as=lambda self, row, before: bool(row.customer_id))
+
+
+@mutant("a row that is being updated is not taken for one that needs nothing")
+def _updating_is_known() -> Iterator[type[World]]:
+    yield with_ledger(needs_nothing=lambda self, row: True)
+
+
+@mutant("an open change is taken over only when its request can no longer be applied")
+def _take_over_changes_at_once() -> Iterator[type[World]]:
+    with mock.patch.object(Row, "takeover_at", property(lambda row: row.lease_until or moment(0.0))):
+        yield with_ledger(is_over=lambda self, me, row, clock: row.lease_until.timestamp() < self.now)
+
+
+@mutant("a change without a usable response is sent again only when it can no longer be applied")
+def _send_changes_again_at_once() -> Iterator[type[World]]:
+    async def at_once(self: Any, unknown: Any) -> None:
+        return None
+
+    with mock.patch.object(update.Updater, "_wait_until_final", at_once):
+        yield World
+
+
+@mutant("while a change is open, its row knows both values")
+def _forget_open_values() -> Iterator[type[World]]:
+    with mock.patch.object(update, "while_open", lambda row_prints, sent: row_prints):
+        yield World
+
+
+@mutant("the result of a change is recorded only under the row's claim")
+def _record_changes_always() -> Iterator[type[World]]:
+    yield with_ledger(is_mine=lambda self, row, result: True)
+
+
+@mutant("older data never overwrites newer data")
+def _ignore_versions() -> Iterator[type[World]]:
+    with mock.patch.object(update, "is_newer", return_value=False):
+        yield World
+
+
+@mutant("a newer version of the same data is noted")
+def _do_not_note_versions() -> Iterator[type[World]]:
+    def note_unchanged(self: LedgerModel, me: Any, notes: Any) -> set[str]:
+        return {note.before.key for note in notes}
+
+    yield with_ledger(note_unchanged=note_unchanged)
+
+
+@mutant("older data does not succeed while newer data may be lost")
+def _believe_newer_data_arrived() -> Iterator[type[World]]:
+    real = update.Updater._needs_decision
+
+    def needs_decision(self: Any, record: Any, row: Row, now: Any) -> bool:
+        if record.version is not None and update.is_newer(row.wanted_version, record.version):
+            self._accept_older(record, row, stale=True)
+            return False
+        return real(self, record, row, now)
+
+    with mock.patch.object(update.Updater, "_needs_decision", needs_decision):
+        yield World
+
+
+@mutant("a change that may have been applied is never released as if nothing were open")
+def _release_open_changes() -> Iterator[type[World]]:
+    def close_gate(self: Claim) -> bool:
+        self.lost = True
+        return self.sent and self.update is None
+
+    with mock.patch.object(Claim, "close_gate", close_gate):
+        yield World
+
+
+@mutant("if an earlier request may have been applied, a rejection does not tell what PayArc has")
+def _rejection_restores_the_row() -> Iterator[type[World]]:
+    real = update.Updater.refused
+
+    def refused(self: Any, claim: Claim, change: Any, errors: Any) -> Any:
+        first = replace(real(self, claim, change, errors), wanted_version=None)
+        return replace(first, fingerprints=change.claim.before.fingerprints.split("|")[0])
+
+    with mock.patch.object(update.Updater, "refused", refused):
+        yield World

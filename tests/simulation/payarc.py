@@ -155,10 +155,11 @@ class Payarc:
         world.updates.check_sending(process, me, request)
         self.updates.append(request)
         world.log(process.name, "changes", customer_id, "of", key, dict(fields))
-        if rng.random() < 0.06:
+        fate = 1.0 if world.is_calm else rng.random()
+        if fate < 0.06:
             world.suspend(process)
             world.scheduler.after(rng.uniform(5, 40), process.resume)
-        elif rng.random() < 0.06 and not world.is_calm:
+        elif fate < 0.12:
             world.kill(process)
         dice = rng.random()
         for name in ("unauthorized", "limited", "unreachable", "lost", "never", "late"):

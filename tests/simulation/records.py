@@ -60,7 +60,7 @@ def make_records(
         if scenario.updates == "versions" and not errors:
             record.version = f"n:{version}"
         made.append(record)
-    if rng.random() < 0.3:
+    if len(made) > 1 and rng.random() < 0.3:
         cut = rng.randint(1, max(1, len(made) - 1))
         made = made[:cut] if rng.random() < 0.6 else made[cut:]
     if rng.random() < 0.1:

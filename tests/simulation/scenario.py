@@ -63,6 +63,8 @@ class Scenario:
     """The third record's description is the reference of the second. Only some of the runs use references."""
     updates: str = ""
     """Changed records are brought to PayArc: with ``versions``, so that newer data wins, or the ``latest`` claim."""
+    duel: bool = False
+    """Runs change the same customers: one is suspended or killed at its claim or its record."""
     damage: str = ""
     """What PayArc does to descriptions."""
     limit: int | None = None
@@ -105,6 +107,8 @@ def choose_scenario(rng: random.Random) -> Scenario:
     if rng.random() < 0.4 and not scenario.mimic:
         _choose_updates(rng, scenario)
     scenario.people = rng.choice((3, 3, 4) if scenario.equal_records or scenario.mimic else (2, 2, 3, 4))
+    if scenario.duel:
+        scenario.people = rng.choice((1, 2))
     if rng.random() < 0.25:
         scenario.limit = rng.choice((1, 2, 3))
     if rng.random() < 0.2:
@@ -136,6 +140,9 @@ def _choose_traps(rng: random.Random, scenario: Scenario) -> tuple[Trap, ...]:
             Trap(rng.choice(calls), rng.choice((1, 1, 2, 3)), rng.choice(TROUBLES), rng.random() < 0.5)
             for _ in range(rng.choice((1, 2)))
         )
+    if scenario.duel:
+        call = rng.choice(("claim_updates", "claim_updates", "record_updates", "note_unchanged"))
+        traps += (Trap(call, rng.choice((1, 1, 2)), rng.choice(TROUBLES), unsent=False),)
     if scenario.relay:
         call = rng.choice(("take_over", "take_over", "record_absence"))
         traps += (Trap(call, 1, rng.choice(TROUBLES), unsent=True),)
@@ -146,6 +153,7 @@ def _choose_updates(rng: random.Random, scenario: Scenario) -> None:
     scenario.updates = rng.choice(("versions", "versions", "latest"))
     scenario.equal_records = scenario.other_source = scenario.altering = scenario.changed = False
     scenario.damage = ""
+    scenario.duel = rng.random() < 0.4
 
 
 def choose_fault_rates(rng: random.Random, scenario: Scenario) -> FaultRates:

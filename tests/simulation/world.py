@@ -96,6 +96,7 @@ class World:
         if self.beyond_proof:
             return
         self._end_faults()
+        self.updates.dead = {process.name for process in self.processes if process.dead}
         last = self.attempt(len(self.processes), last=True)
         last.add_done_callback(lambda _: self.end())
         scheduler.run(math.inf, 60_000)
@@ -113,7 +114,7 @@ class World:
 
     def _schedule_events(self) -> None:
         rng, scheduler = self.rng, self.scheduler
-        for number in range(rng.choice((2, 2, 2, 3))):
+        for number in range(4 if self.scenario.duel else rng.choice((2, 2, 2, 3))):
             scheduler.after(
                 rng.choice((0.0, rng.uniform(0, 3), rng.uniform(0, 30))), lambda number=number: self.attempt(number)
             )
