@@ -24,7 +24,7 @@ CONNECTIONS = {
     "redshift": ({"schema": "crm", "port": 5439}, "redshift_connector.Connection"),
     "snowflake": (
         {"schema": "crm", "extra": {"account": "a", "database": "db"}},
-        "snowflake.connector.Connection",
+        "snowflake.connector.SnowflakeConnection",
     ),
 }
 
