@@ -24,7 +24,7 @@ from payarc_provider.sync.patience import wait_for_ledger
 from payarc_provider.sync.records import check_fields
 from payarc_provider.sync.runner import run
 from payarc_provider.sync.settings import TaskIdentity
-from payarc_provider.sync.sources import ListSource, Source
+from payarc_provider.sync.sources import PAGE, ListSource, Source
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -145,6 +145,7 @@ class TaskRun:
             table_name=operator.table,
             sql=operator.sql,
             parameters=operator.parameters,
+            page_size=max(PAGE, operator.settings.batch_size),
         )
 
     def _make_reporter(self, source: Source, account: str) -> TaskReporter:
