@@ -100,7 +100,12 @@ class TaskRun:
     def _settings(self, timeout: float) -> Settings:
         chosen = self._operator.settings
         can_defer = self._operator.deferrable and not chosen.dry_run
-        settings = dataclasses.replace(chosen, timeout=timeout, defer_after=chosen.defer_after if can_defer else None)
+        settings = dataclasses.replace(
+            chosen,
+            timeout=timeout,
+            defer_after=chosen.defer_after if can_defer else None,
+            batch_size=min(chosen.batch_size, PAGE),  # a stopped task has to release its claims within seconds
+        )
         settings.check_timing()
         return settings
 
