@@ -119,6 +119,13 @@ def test_parameters_belong_to_sql():
         ("lease", float("inf")),
         ("match_existing", "phone"),
         ("match_existing", True),
+        ("source", ""),
+        ("source", " "),
+        ("source", "None"),
+        ("source", " crm people"),
+        ("source", "crm\npeople"),
+        ("source", "x" * 501),
+        ("source", 1),
     ],
 )
 def test_an_invalid_argument_is_rejected_by_name(argument, value):
@@ -185,7 +192,8 @@ def test_the_interface_has_the_documented_parameters_and_defaults():
     signature = inspect.signature(CreateCustomerOperator.__init__).parameters
     documented = {
         "payarc_conn_id": "payarc_default", "records": None, "table": None, "sql": None, "sql_conn_id": None,
-        "parameters": None, "key": "id", "fields": None, "ledger_conn_id": None, "ledger_table": "payarc_customers",
+        "parameters": None, "key": "id", "fields": None, "source": None, "ledger_conn_id": None,
+            "ledger_table": "payarc_customers",
         "match_existing": None, "max_rejected": 0, "tolerate_known_rejected": False, "max_new": None, "concurrency": 8,
         "batch_size": 500, "deferrable": False, "defer_after": 20, "dry_run": False, "reference": True, "settle": 60,
         "lease": 120, "retry_rejected": False, "push_ids": True, "group_ids": None, "partition": None,
