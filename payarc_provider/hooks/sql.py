@@ -38,8 +38,10 @@ def sql_engine(conn_id: str, argument: str, *, ledger: bool = False) -> Engine:
         raise PayarcConfigError(f"{about} {error}") from None
     except (ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
         raise PayarcConfigError(f"{about} needs a Python package that is not installed: {_package(error)}") from None
-    except (sqlalchemy.exc.ArgumentError, ValueError, TypeError, AttributeError):  # the text may show the password
-        raise PayarcConfigError(f"{about} cannot be turned into a database URL: fix its fields") from None
+    except Exception as error:  # noqa: BLE001 - hooks raise all kinds, and the text may show the password
+        raise PayarcConfigError(
+            f"{about} cannot be turned into a database URL ({type(error).__name__}): fix its fields"
+        ) from None
     if ledger and engine.dialect.name not in SUPPORTED:
         raise PayarcConfigError(
             f"{about} is to {engine.dialect.name}, which cannot store a ledger: "
@@ -78,7 +80,7 @@ def _hook(conn_id: str, about: str) -> DbApiHook:
 
     kind = BaseHook.get_connection(conn_id).conn_type
     try:
-        hook = BaseHook.get_hook(conn_id)
+        hook = sql_drivers.find_hook(conn_id, kind)
     except ImportError as error:
         raise PayarcConfigError(
             f'{about} has the type "{kind}", whose provider cannot be imported: {_package(error)}'
@@ -87,10 +89,11 @@ def _hook(conn_id: str, about: str) -> DbApiHook:
         raise PayarcConfigError(
             f'{about} has the type "{kind}", which no installed provider knows. Install the provider for this database'
         ) from None
+    except Exception:  # noqa: BLE001 - the types "generic" and "email" have no hook, and hooks raise all kinds
+        hook = None
     if not isinstance(hook, DbApiHook):
         raise PayarcConfigError(
-            f'{about} has the type "{kind}", which is not a SQL database: '
-            "use one to SQLite, PostgreSQL, MySQL or MariaDB"
+            f'{about} has the type "{kind}", which is not a SQL database: use one to a SQL database, such as PostgreSQL'
         )
     return hook
 

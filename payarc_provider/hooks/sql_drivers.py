@@ -8,13 +8,21 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any, Literal
 
+from airflow.providers.common.compat.sdk import BaseHook
 from sqlalchemy import create_engine
 from sqlalchemy.engine import URL, Dialect, Engine
 
 if TYPE_CHECKING:
     from airflow.providers.common.sql.hooks.sql import DbApiHook
 
-Kind = Literal["sqlite", "postgresql", "mysql", "other"]
+Kind = Literal["sqlite", "postgresql", "mysql", "redshift", "other"]
+
+_KINDS: dict[str, Kind] = {
+    "airflow.providers.sqlite.hooks.sqlite.SqliteHook": "sqlite",
+    "airflow.providers.postgres.hooks.postgres.PostgresHook": "postgresql",
+    "airflow.providers.mysql.hooks.mysql.MySqlHook": "mysql",
+    "airflow.providers.amazon.aws.hooks.redshift_sql.RedshiftSQLHook": "redshift",
+}
 
 _MYSQL_CLIENTS = {
     "mysqlclient": ("mysqldb", "MySQLdb"),
@@ -28,16 +36,22 @@ class Unusable(Exception):
     """A connection that cannot be used; the message goes on after the connection's name, and contains no secret."""
 
 
+def find_hook(conn_id: str, conn_type: str | None) -> Any:
+    """The hook for a connection, which is not always one for SQL.
+
+    :raises ImportError: a package is not installed
+    """
+    if conn_type == "databricks":  # Airflow's own hook for this type is the one for jobs
+        from airflow.providers.databricks.hooks.databricks_sql import DatabricksSqlHook
+
+        return DatabricksSqlHook(conn_id)
+    return BaseHook.get_hook(conn_id)
+
+
 def kind_of(hook: DbApiHook) -> Kind:
     """The kind of database, for the hooks whose connections need something here."""
-    names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(hook).__mro__}
-    if "airflow.providers.sqlite.hooks.sqlite.SqliteHook" in names:
-        return "sqlite"
-    if "airflow.providers.postgres.hooks.postgres.PostgresHook" in names:
-        return "postgresql"
-    if "airflow.providers.mysql.hooks.mysql.MySqlHook" in names:
-        return "mysql"
-    return "other"
+    names = (f"{kind.__module__}.{kind.__qualname__}" for kind in type(hook).__mro__)
+    return next((_KINDS[name] for name in names if name in _KINDS), "other")
 
 
 def make_engine(hook: DbApiHook, kind: Kind, **options: Any) -> Engine:
@@ -54,6 +68,8 @@ def make_engine(hook: DbApiHook, kind: Kind, **options: Any) -> Engine:
         return create_engine(URL.create("sqlite", database=sqlite_file(hook)), **options)
     if kind == "mysql":
         driver = _MYSQL_CLIENTS[_mysql_client(hook)][0]
+    elif kind == "redshift":  # the hook's own engine has another driver than its connections
+        driver = "redshift_connector"
     else:
         driver = "psycopg" if getattr(sys.modules[type(hook).__module__], "USE_PSYCOPG3", False) else "psycopg2"
     given = hook.connection

@@ -39,7 +39,8 @@ _SHOWN = ("created", "adopted", "known", "rejected", "would_create", "pending")
 class TaskReporter:
     """Reports one run of a task.
 
-    ``uri`` is the asset of the merchant's customers and ``latest`` the run's progress, both for the task's lineage.
+    ``uri`` (the asset of the merchant's customers), ``latest`` (the run's progress) and ``is_dry_run`` are for the
+    task's lineage.
 
     :param logger: the task's
     :param tags: of every metric, where Airflow sends tags
@@ -51,7 +52,7 @@ class TaskReporter:
         self.latest = Progress()
         self._logger = logger
         self._tags = dict(tags)
-        self._dry_run = dry_run
+        self.is_dry_run = dry_run
         self._tracer = get_tracer()
         self._run_span: Span | None = None
         self._sent: Counter[tuple[str, str]] = Counter()
@@ -116,7 +117,7 @@ class TaskReporter:
     # ---- metrics ------------------------------------------------------------------------------------------------
 
     def _send_metrics(self, progress: Progress, *, finished: bool) -> None:
-        if not self._dry_run:
+        if not self.is_dry_run:
             for name, total in _customers(progress, finished=finished).items():
                 self._count(CUSTOMERS[name], total)
         for method, total in progress.requests.items():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from payarc_provider.operators.options import is_output
+
 _KINDS = ("doc", "doc_md", "doc_json", "doc_yaml", "doc_rst")
 _TEXT = """\
 ### PayArc customers, each created exactly once
@@ -58,5 +60,7 @@ def _code(value: Any) -> str:
     """A value as Markdown code that is safe in a table cell."""
     if value is None:
         return "default, or set for each mapped task"
+    if is_output(value):
+        return "set by another task, or for each mapped task group"
     text = value if isinstance(value, str) else ", ".join(str(one) for one in value)
     return f"`{text.replace('`', '').replace('|', '/')}`"

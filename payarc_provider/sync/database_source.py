@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import String, and_, cast, column, literal_column, or_, select
+from sqlalchemy import String, and_, cast, column, or_, select
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.sql.elements import ColumnElement, quoted_name
 
@@ -275,5 +275,4 @@ def _is_up_to(key: KeyColumns, values: Row, position: int = 0) -> ColumnElement[
 
 
 def _limited(statement: Any, rows: int, start: int = 0) -> Any:
-    # Literals, because a query may have parameters with the names that SQLAlchemy gives to a limit and an offset.
-    return statement.limit(literal_column(str(rows))).offset(literal_column(str(start)))
+    return statement.limit(rows).offset(start or None)

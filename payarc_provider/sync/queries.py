@@ -13,9 +13,11 @@ from sqlalchemy.sql.elements import ColumnElement, quoted_name
 from sqlalchemy.types import NullType
 
 from payarc_provider.exceptions import PayarcConfigError
+from payarc_provider.sync.ledger.database import MYSQL
 
 _ALIAS = "payarc_source_query"
-_MARKER = re.compile(r":(payarc_\w+)")
+_MARKER = re.compile(r":`?(payarc_\w+|param_\d+)`?")
+"""A parameter of a compiled statement; Databricks quotes them. Limits and offsets are called ``param_1`` and so on."""
 _NAME_PART = re.compile(r'"((?:[^"]|"")+)"|`((?:[^`]|``)+)`|\[([^\]]+)\]|([^."`\[\]]+)')
 _PLACEHOLDERS = {
     "qmark": "?",
@@ -27,6 +29,7 @@ _PLACEHOLDERS = {
     "named_dollar": "${name}",
 }
 _WITH_NAMES = {"qmark": "named", "numeric": "named", "format": "pyformat", "numeric_dollar": "named_dollar"}
+_TAKE_NAMES_TOO = ("sqlite", *MYSQL)
 _WITHOUT_NAMES = {"pyformat": "format", "named": "numeric"}
 
 QueryParameters = Mapping[str, Any] | Sequence[Any] | None
@@ -54,11 +57,13 @@ class Query:
         """
         neutral = copy.copy(dialect)  # of the connected dialect, because only that one knows the server
         neutral.paramstyle, neutral.positional = "named", False
-        compiled = statement.compile(dialect=neutral)
+        compiled = statement.compile(dialect=neutral, compile_kwargs={"render_postcompile": True})
         style = self._placeholder_style(dialect)
         names: list[str] = []
 
         def placeholder(found: re.Match[str]) -> str:
+            if found[1].startswith("param_"):  # the query may have a parameter with this name
+                return str(compiled.params[found[1]])
             names.append(found[1])
             return _PLACEHOLDERS[style].format(name=found[1], number=len(self._parameters or ()) + len(names))
 
@@ -90,6 +95,11 @@ class Query:
         """The placeholder style of the query, which the rest of the statement must use as well."""
         style = dialect.paramstyle
         if isinstance(self._parameters, Mapping) and self._parameters:
+            if style in ("qmark", "format") and dialect.name not in _TAKE_NAMES_TOO:
+                raise PayarcConfigError(
+                    f"parameters: the driver for {dialect.name} has no named placeholders. "
+                    f"Use {_PLACEHOLDERS[style]} in sql, and a list"
+                )
             return _WITH_NAMES.get(style, style)
         if self._parameters:
             return "qmark" if dialect.name == "databricks" else _WITHOUT_NAMES.get(style, style)

@@ -23,8 +23,9 @@ Row = Sequence[Any]
 
 _LARGEST_CHUNK = 2500  # rows
 _CHUNK = 10  # rows that are fetched before their size is known
-_REPEATED_ON_MYSQL = 1060
+_REPEATED = {1060, 8156}  # MySQL and MariaDB; SQL Server
 _NO_DATABASE_ON_MYSQL = 1046
+_NOT_IN_SUBQUERY = {156, 319, 1033}  # SQL Server: WITH, WITH after something else, ORDER BY without TOP
 _LONG = (str, bytes)
 _QUOTED = re.compile(r"'([^']+)'")
 # The columns that the connection's user may read, where a privilege may cover only some of them.
@@ -128,6 +129,11 @@ class Relation:
                 ) from None
             if self.is_query and (repeated := _repeated_column(error)):
                 raise repeated_columns([repeated]) from None
+            if self.is_query and self.dialect.name == "mssql" and _number(error) in _NOT_IN_SUBQUERY:
+                raise PayarcConfigError(
+                    "sql: SQL Server reads it as a subquery, which has neither WITH nor an ORDER BY without TOP. "
+                    "Create a view with the query and read it with table"
+                ) from None
             raise PayarcSourceError(
                 f"{self.name} could not be read: {describe(error)}. "
                 "Fix the source, its connection or its parameters and run again"
@@ -158,9 +164,9 @@ class Relation:
     def _execute(self, connection: Connection, statement: Any) -> Any:
         if self._query is None:
             return connection.execute(statement)
+        sql, parameters = self._query.compile(statement, connection.dialect)
+        options = {"no_parameters": True} if parameters is None else {}
         try:
-            sql, parameters = self._query.compile(statement, connection.dialect)
-            options = {"no_parameters": True} if parameters is None else {}
             return connection.exec_driver_sql(sql, parameters, execution_options=options)
         except (KeyError, IndexError, TypeError, ValueError) as error:  # from drivers that fill in placeholders
             raise PayarcSourceError(
@@ -184,26 +190,24 @@ class Relation:
 
 
 def _table(name: TableName, dialect: Dialect) -> FromClause:
-    schema = quoted_name(name.schema, True) if name.schema else None
-    if name.database is not None:
-        if dialect.name in ("sqlite", *MYSQL):
-            raise PayarcConfigError(
-                f'table: "{name.database}.{name.schema}.{name.table}" has three parts, but {dialect.name} has no '
-                'schemas within a database. Give "database.table", and put quotes around names that contain dots'
-            )
-        quote = dialect.identifier_preparer.quote_identifier
-        schema = quoted_name(f"{quote(name.database)}.{quote(name.schema or '')}", False)
-    return table(quoted_name(name.table, True), schema=schema)
+    if name.database is not None and dialect.name in ("sqlite", *MYSQL):
+        raise PayarcConfigError(
+            f'table: "{name.database}.{name.schema}.{name.table}" has three parts, but {dialect.name} has no '
+            'schemas within a database. Give "database.table", and put quotes around names that contain dots'
+        )
+    # Quoted here, because some dialects take a schema apart at its dots and leave the parts without quotes.
+    quote = dialect.identifier_preparer.quote_identifier
+    return table(quoted_name(".".join(quote(part) for part in reversed(name) if part is not None), False))
 
 
 def _repeated_column(error: Exception) -> str | None:
-    """The column that MySQL and MariaDB refuse to have twice in a query, or None for any other error."""
-    found = _QUOTED.search(str(error)) if _number(error) == _REPEATED_ON_MYSQL else None
+    """The column that MySQL, MariaDB and SQL Server refuse to have twice in a query, or None for any other error."""
+    found = _QUOTED.search(str(error)) if _number(error) in _REPEATED else None
     return found[1] if found else None
 
 
 def _number(error: Exception) -> object:
-    """The error's number, on MySQL and MariaDB."""
+    """The error's number, on MySQL, MariaDB and SQL Server."""
     return next(iter(getattr(getattr(error, "orig", None), "args", ())), None)
 
 
