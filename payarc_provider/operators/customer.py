@@ -58,7 +58,8 @@ class CreateCustomerOperator(BaseOperator):
     :param tolerate_known_rejected: Count only records that no earlier run has rejected toward ``max_rejected``.
     :param max_new: Stop before the first request if more than this many customers would be created.
     :param concurrency: The maximum number of requests in flight.
-    :param batch_size: The number of records that are claimed at a time.
+    :param batch_size: The number of records that are claimed at a time, at most 2,000. A larger one makes the pages
+        larger in which a database is read.
     :param deferrable: Release the worker slot during long waits for the rate limit.
     :param defer_after: With ``deferrable``, defer if the wait is at least this many seconds.
     :param dry_run: Validate the records and compare them with the ledger without sending or writing anything.

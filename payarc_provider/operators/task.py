@@ -24,7 +24,7 @@ from payarc_provider.sync.patience import wait_for_ledger
 from payarc_provider.sync.records import check_fields
 from payarc_provider.sync.runner import run
 from payarc_provider.sync.settings import TaskIdentity
-from payarc_provider.sync.sources import ListSource, Source
+from payarc_provider.sync.sources import PAGE, ListSource, Source
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -102,7 +102,12 @@ class TaskRun:
     def _settings(self, timeout: float) -> Settings:
         chosen = self._options.settings
         can_defer = self._options.deferrable and not chosen.dry_run
-        settings = dataclasses.replace(chosen, timeout=timeout, defer_after=chosen.defer_after if can_defer else None)
+        settings = dataclasses.replace(
+            chosen,
+            timeout=timeout,
+            defer_after=chosen.defer_after if can_defer else None,
+            batch_size=min(chosen.batch_size, PAGE),  # a stopped task has to release its claims within seconds
+        )
         settings.check_timing()
         return settings
 
@@ -147,6 +152,7 @@ class TaskRun:
             table_name=operator.table,
             sql=operator.sql,
             parameters=operator.parameters,
+            page_size=max(PAGE, self._options.settings.batch_size),
         )
 
     def _make_reporter(self, source: Source, account: str) -> TaskReporter:
