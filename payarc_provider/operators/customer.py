@@ -47,6 +47,8 @@ class CreateCustomerOperator(BaseOperator):
     :param sql_conn_id: The connection that ``table`` or ``sql`` is read from.
     :param parameters: Parameters for ``sql``, as a mapping or a sequence.
     :param key: The column, or columns, that identify a record at its source.
+    :param source: A name for where the records come from. The default consists of the names of the table and its
+        connection, or of the DAG and the task, and changes with them.
     :param fields: PayArc field to source column. By default, the columns named like PayArc's fields.
     :param ledger_conn_id: The connection of the ledger's database (SQLite, PostgreSQL, MySQL or MariaDB). By default
         ``sql_conn_id``.
@@ -96,6 +98,7 @@ class CreateCustomerOperator(BaseOperator):
         parameters: Mapping[str, Any] | Sequence[Any] | None = None,
         key: str | Sequence[str] = "id",
         fields: Mapping[str, str] | None = None,
+        source: str | None = None,
         ledger_conn_id: str | None = None,
         ledger_table: str = "payarc_customers",
         match_existing: Literal["email"] | None = None,
@@ -129,6 +132,7 @@ class CreateCustomerOperator(BaseOperator):
         self.ledger_conn_id = ledger_conn_id
         self.ledger_table = ledger_table
         self.options = set_options(
+            source=source,
             match_existing=match_existing,
             max_rejected=max_rejected,
             tolerate_known_rejected=tolerate_known_rejected,

@@ -21,6 +21,7 @@ _COUNT: tuple[str, tuple[type, ...]] = ("a whole number", (int,))
 _NUMBER: tuple[str, tuple[type, ...]] = ("a number", (int, float))
 _CHOICE: tuple[str, tuple[type, ...]] = ("text", (str,))
 KINDS = {
+    "source": _CHOICE,
     "match_existing": _CHOICE,
     "max_rejected": _NUMBER,
     "tolerate_known_rejected": _SWITCH,
@@ -38,7 +39,7 @@ KINDS = {
     "group_ids": _COUNT,
 }
 """Option → what it takes: in words, and as types."""
-_MAY_BE_NONE = ("match_existing", "max_new", "group_ids")
+_MAY_BE_NONE = ("source", "match_existing", "max_new", "group_ids")
 _OF_THE_TASK = ("max_rejected", "tolerate_known_rejected", "deferrable", "push_ids", "group_ids")
 
 

@@ -80,6 +80,7 @@ class TaskReporter:
         self.latest = progress
         if not deferred:
             self._warn_about_columns(progress)
+            self._warn_about_source(progress.counts["other_source"])
         self._logger.info("%s", closing_line(progress))
         self._send_metrics(progress, finished=not deferred)
         self._timing(RUN_DURATION, progress.seconds)
@@ -103,6 +104,14 @@ class TaskReporter:
                 "%d %s like an email address. The ledger stores keys as plain text: use a key without personal data",
                 progress.personal_keys,
                 looks,
+            )
+
+    def _warn_about_source(self, count: int) -> None:
+        if count:
+            self._logger.warning(
+                "%s from another source, so changes of their data will be rejected. If the source was renamed, set "
+                "`source` to its old name, or rename it in the ledger",
+                "1 known record is" if count == 1 else f"{count} known records are",
             )
 
     # ---- metrics ------------------------------------------------------------------------------------------------

@@ -161,10 +161,11 @@ class TaskRun:
         uri = customers_uri(*account.split("/", 1))
         report_hook_lineage(operator, source, uri, dry_run=dry_run)
         operator.log.info(
-            "%s for account %s from %s; ledger %s in %s",
+            "%s for account %s from %s%s; ledger %s in %s",
             "Dry run" if dry_run else "Creating customers",
             account,
             source.name,
+            f' (source "{self._options.settings.source}")' if self._options.settings.source else "",
             operator.ledger_table,
             operator.ledger_conn_id or operator.sql_conn_id,
         )

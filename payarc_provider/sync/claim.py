@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import json
 import logging
+import shlex
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -95,7 +97,7 @@ class Claimer:
         state, accept = self._state, self._state.results.accept
         remaining: dict[str, Record] = {}
         accepted: Counter[Status] = Counter()
-        changes = 0
+        changes = elsewhere = 0
         for key, record in batch.items():
             row = known.get(key)
             if row is None or record.errors or (row.digest != record.digest and not row.same_source):
@@ -103,6 +105,7 @@ class Claimer:
                 continue
             changed = row.digest != record.digest
             changes += changed
+            elsewhere += not row.same_source
             status = _status(row.matched_by) if row.this_run else Status.KNOWN
             if status is not Status.KNOWN:
                 accepted[status] += 1
@@ -111,6 +114,7 @@ class Claimer:
         accepted[Status.KNOWN] = len(batch) - len(remaining) - accepted.total()
         state.counts.update(accepted)
         state.counts["changed"] += changes
+        state.counts["other_source"] += elsewhere
         return remaining
 
     def _is_free(self, key: str, record: Record, row: Row | None) -> bool:
@@ -160,11 +164,12 @@ class Claimer:
             state.postponed.append(record)
 
     def _accept_created(self, record: Record, row: Row) -> None:
-        changed = row.digest != record.digest
-        if changed and row.source != self._state.me.source:
+        changed, me = row.digest != record.digest, self._state.me
+        if changed and row.source != me.source:
             self._state.counts["known_rejected"] += 1
-            self._state.reject(record, _other_source_error(row), new=True)
+            self._state.reject(record, _other_source_error(row, me.source), new=True)
             return
+        self._state.counts["other_source"] += row.source != me.source
         status = _status(row.matched_by) if self._is_from_this_dag_run(row) else Status.KNOWN
         self._state.accept(record, row.customer_id or "", status, changed=changed)
 
@@ -283,11 +288,12 @@ def _status(matched_by: str | None) -> Status:
     return Status.ADOPTED if matched_by == "email" else Status.CREATED
 
 
-def _other_source_error(row: Row) -> Errors:
+def _other_source_error(row: Row, source: str) -> Errors:
     return {
         "key": [
             f"already belongs to customer {row.customer_id}, created from another source ({row.source}) with other "
-            "data. If they are different people, give this source a ledger_table or a key of its own, such as "
-            'key=["source", "id"]'
+            f"data. If the source was renamed, set source={json.dumps(row.source, ensure_ascii=False)}, or run "
+            f"python -m payarc_provider.ledger rename-source {shlex.quote(row.source)} {shlex.quote(source)}. "
+            "If they are different people, give this source a key or a ledger_table of its own"
         ]
     }

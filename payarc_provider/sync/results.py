@@ -3,7 +3,8 @@
 The counts, by name:
 
 - records: ``created``, ``adopted``, ``known``, ``rejected``; ``changed`` (accepted with data that differs from their
-  row); ``rejected_new`` (no earlier DAG run reported the same rejection); in dry runs ``would_create``, ``pending``
+  row); ``other_source`` (accepted with a row of another source); ``rejected_new`` (no earlier DAG run reported the same
+  rejection); in dry runs ``would_create``, ``pending``
 - recorded by this run, and not counted again by a retry: ``recorded_created``, ``recorded_adopted``,
   ``recorded_rejected``; and ``known_rejected``, rejections that it only read from the ledger
 - requests: ``unknown`` (no usable response), ``rate_limited`` (429), ``found`` (customers found by a look-up)

@@ -76,8 +76,8 @@ def test_all_other_options_from_params(create, sandbox):
         "match_existing='{{ params.p.match }}', concurrency='{{ params.p.count }}', batch_size='{{ params.p.count }}', "
         "settle='{{ params.p.seconds }}', lease='{{ params.p.seconds }}', reference='{{ params.p.no }}', "
         "deferrable='{{ params.p.no }}', defer_after='{{ params.p.seconds }}', group_ids='{{ params.p.count }}', "
-        "push_ids='{{ not params.p.no }}'",
-        {"match": "email", "count": 3, "seconds": 90.5, "no": False},
+        "push_ids='{{ not params.p.no }}', source='crm {{ params.p.source }}'",
+        {"match": "email", "count": 3, "seconds": 90.5, "no": False, "source": "people"},
     )
     assert task.state == "success"
     assert [len(group) for group in task.ids] == [3, 1]

@@ -151,6 +151,13 @@ def test_parameters_belong_to_sql():
         ("lease", float("inf")),
         ("match_existing", "phone"),
         ("match_existing", True),
+        ("source", ""),
+        ("source", " "),
+        ("source", "None"),
+        ("source", " crm people"),
+        ("source", "crm\npeople"),
+        ("source", "x" * 501),
+        ("source", 1),
     ],
 )
 def test_an_invalid_argument_is_rejected_by_name(argument, value):
@@ -217,7 +224,8 @@ def test_the_interface_has_the_documented_parameters_and_defaults():
     signature = inspect.signature(CreateCustomerOperator.__init__).parameters
     documented = {
         "payarc_conn_id": "payarc_default", "records": None, "table": None, "sql": None, "sql_conn_id": None,
-        "parameters": None, "key": "id", "fields": None, "ledger_conn_id": None, "ledger_table": "payarc_customers",
+        "parameters": None, "key": "id", "fields": None, "source": None, "ledger_conn_id": None,
+            "ledger_table": "payarc_customers",
         "match_existing": None, "max_rejected": 0, "tolerate_known_rejected": False, "max_new": None, "concurrency": 8,
         "batch_size": 500, "deferrable": False, "defer_after": 20, "dry_run": False, "reference": True, "settle": 60,
         "lease": 120, "retry_rejected": False, "push_ids": True, "group_ids": None, "partition": None,
@@ -236,6 +244,7 @@ def test_the_interface_has_the_documented_parameters_and_defaults():
         "max_rejected": {"5": 5, "0.05": 0.05, "1e-05": 1e-05, "1.0": 1.0},
         "settle": {"60": 60, "60.5": 60.5},
         "match_existing": {"email": "email"},
+        "source": {"crm people": "crm people"},
     }.items(),
 )
 def test_rendered_options_are_parsed(argument, values):
@@ -274,6 +283,7 @@ def test_rendered_options_are_parsed(argument, values):
         "group_ids": [None, "0", "ten"],
         "settle": ["60 s", "0", "1e999", float("inf"), None],
         "match_existing": ["phone", None, "", "Email"],
+        "source": [None, "None", "", "\n", " crm", "crm\npeople", 7, ["crm"]],
         "concurrency": ["0", "8.5", {"a": 1}],
     }.items(),
 )
@@ -300,12 +310,13 @@ def test_templates_and_outputs_are_refused_by_name_where_they_would_not_be_repla
 
 
 @pytest.mark.parametrize(
-    "argument", ["payarc_conn_id", "table", "sql_conn_id", "ledger_conn_id", "ledger_table", "dry_run", "max_new"]
+    "argument",
+    ["payarc_conn_id", "table", "sql_conn_id", "ledger_conn_id", "ledger_table", "dry_run", "max_new", "source"],
 )
 def test_outputs_as_arguments_make_the_operator_their_downstream(dag, argument):
     operator = build(**FROM_TABLE | {argument: extract()})
     assert operator.upstream_task_ids == {"extract"}
-    assert "set by another task" in operator.doc_md or argument in ("dry_run", "max_new")
+    assert "set by another task" in operator.doc_md or argument in ("dry_run", "max_new", "source")
 
 
 @pytest.mark.parametrize("argument", ["payarc_conn_id", "table", "sql_conn_id", "ledger_conn_id", "ledger_table"])
