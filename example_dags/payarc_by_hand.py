@@ -5,6 +5,8 @@ Trigger this DAG with its form: the first day, the day after the last day, the m
 this is a dry run. A dry run checks the records and compares them with the ledger. It sends nothing, and the XCom
 `summary` says how many customers it would create. Run it as often as you like: nobody becomes a customer twice.
 
+The DAG `payarc_nightly` reads the same people. Both have the same `source`, so either may run at any time.
+
 Needs the connections `payarc_default` (type PayArc) and `crm` (SQLite, PostgreSQL, MySQL or MariaDB).
 """
 
@@ -46,6 +48,7 @@ def payarc_by_hand():
             LIMIT {{ params.limit }}
         """,
         "sql_conn_id": "crm",
+        "source": "crm people",  # as in payarc_nightly
     }
     chosen = choose()
     chosen >> CreateCustomerOperator(task_id="try_customers", dry_run=True, **people)

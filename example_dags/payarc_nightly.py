@@ -5,6 +5,8 @@ Every night, the people who signed up on the day before become PayArc customers,
 which triggers the DAG `payarc_after_nightly`. To catch up on missed days, use `airflow backfill create` (in Airflow 2,
 `airflow dags backfill`): nobody becomes a customer twice.
 
+The DAG `payarc_by_hand` reads the same people. Both have the same `source`, so either may run at any time.
+
 Needs the connections `payarc_default` (type PayArc) and `crm` (SQLite, PostgreSQL, MySQL or MariaDB).
 """
 
@@ -39,6 +41,7 @@ def payarc_nightly():
               AND signed_up < '{{ data_interval_end.strftime("%Y-%m-%d %H:%M:%S") }}'
         """,
         sql_conn_id="crm",
+        source="crm people",  # as in payarc_by_hand
         outlets=[CUSTOMERS],
         max_rejected=10,  # the XCom `rejected` lists them
         retries=3,

@@ -29,7 +29,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from payarc_provider.operators.results import PayarcRecordsRejected as PayarcRecordsRejected  # noqa: PLC0414
+    from payarc_provider.operators.failures import PayarcRecordsRejected as PayarcRecordsRejected  # noqa: PLC0414
 
 __all__ = [
     "PayarcAuthError",
@@ -172,7 +172,7 @@ class PayarcRunStopped(PayarcError):
 def __getattr__(name: str) -> Any:
     # Loaded on demand because it is an AirflowFailException too, while `api` and `sync` work without Airflow.
     if name == "PayarcRecordsRejected":
-        from payarc_provider.operators.results import PayarcRecordsRejected  # noqa: PLC0415
+        from payarc_provider.operators.failures import PayarcRecordsRejected  # noqa: PLC0415
 
         return PayarcRecordsRejected
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -40,7 +40,8 @@ def sql_engine(conn_id: str, argument: str, *, ledger: bool = False) -> Engine:
         raise PayarcConfigError(f"{about} needs a Python package that is not installed: {_package(error)}") from None
     except Exception as error:  # noqa: BLE001 - hooks raise all kinds, and the text may show the password
         raise PayarcConfigError(
-            f"{about} cannot be turned into a database URL ({type(error).__name__}): fix its fields"
+            f"{about} cannot be turned into a database URL ({type(error).__name__}): "
+            "fix its fields, or read it in a task and pass its output as records"
         ) from None
     if ledger and engine.dialect.name not in SUPPORTED:
         raise PayarcConfigError(

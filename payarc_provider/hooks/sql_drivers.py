@@ -96,7 +96,10 @@ def connect(hook: DbApiHook, kind: Kind, dialect: Dialect, limits: dict[str, Any
         name.partition(".")[0] for name in (type(connection).__module__, str(getattr(dialect.dbapi, "__name__", "")))
     )
     if opened != expected:
-        raise Unusable(f"opens connections of {opened}, and its SQLAlchemy dialect needs those of {expected}")
+        raise Unusable(
+            f"opens connections of {opened}, but its SQLAlchemy dialect needs those of {expected}: "
+            "read it in a task and pass its output as records"
+        )
     return connection
 
 

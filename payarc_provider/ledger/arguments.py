@@ -6,7 +6,10 @@ import argparse
 
 _SUMMARY = "Show a ledger, and make the decisions that runs leave to a person. Prints no personal data."
 _END = "exit status: 0 done, 1 not done (the reason is one line on stderr), 2 wrong usage"
-_SOURCE = "the source of the rows, as runs name it: 'task DAG.TASK', 'table TABLE of CONN', 'query of DAG.TASK on CONN'"
+_SOURCE = (
+    "the source of the rows: the task's argument `source`, or else 'task DAG.TASK', 'table TABLE of CONN' or "
+    "'query of DAG.TASK on CONN'"
+)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -80,6 +83,16 @@ def _parser() -> argparse.ArgumentParser:
         "record ever gets it again. Rejected while the key is pending.",
     )
     forget.add_argument("key", metavar="KEY")
+    rename = command(
+        "rename-source",
+        "rename a source of records",
+        explanation="For records whose DAG, task, table or connection was renamed, in all accounts or in --account. "
+        "No customer changes. Safe while runs are under way, and may be repeated.",
+    )
+    rename.add_argument("old", metavar="OLD", help="the name that the rows have, as `status` prints it")
+    rename.add_argument("new", metavar="NEW", help="the name that the task has now")
+    rename.add_argument("--yes", action="store_true", help="do not ask for confirmation if NEW has rows already")
+    rename.add_argument("--json", action="store_true", help="print JSON")
     _add_rebuild(
         command(
             "rebuild",

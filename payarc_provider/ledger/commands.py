@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+from collections import Counter
 from collections.abc import Callable
 
 from payarc_provider.api.fields import path_id
@@ -16,8 +17,9 @@ from payarc_provider.ledger.rebuild import rebuild
 from payarc_provider.sync.keys import display_key
 from payarc_provider.sync.ledger import Ledger, State
 from payarc_provider.sync.ledger.overview import Overview
-from payarc_provider.sync.ledger.repair import LedgerUnchanged, Repair
+from payarc_provider.sync.ledger.repair import LedgerUnchanged, Renamed, Repair, rename_source
 from payarc_provider.sync.reference import find_reference
+from payarc_provider.sync.sources import check_source
 
 
 def run(given: argparse.Namespace) -> str:
@@ -130,6 +132,29 @@ def _forget(ledger: Ledger, given: argparse.Namespace) -> str:
     )
 
 
+def _rename_source(ledger: Ledger, given: argparse.Namespace) -> str:
+    old, new = given.old, check_source(given.new, "NEW")
+    if old == new:
+        raise LedgerUnchanged("OLD and NEW are the same name: nothing was changed")
+    _open(ledger, given)
+    _, accounts = Overview(ledger, given.account).counts()
+    sources: Counter[str] = sum((account.sources for account in accounts), Counter())
+    if old not in sources:
+        known = ", ".join(f'"{name}"' for name in sorted(sources)) or "none"
+        raise LedgerUnchanged(f'the ledger has no source "{old}"; it has {known}')
+    if new in sources:
+        _confirm(
+            given.yes,
+            f'The ledger already has rows of the source "{new}". After this, the two are one source, and records of '
+            "either may change the other's customers. Do their keys stand for the same people?",
+        )
+    parts = [rename_source(ledger, account.account, old, new) for account in accounts if old in account.sources]
+    result = Renamed(sum(part.rows for part in parts), sum(part.held for part in parts))
+    if given.json:
+        return output.as_json({"old": old, "new": new, "rows": result.rows, "held": result.held})
+    return output.renamed(old, new, result)
+
+
 def _confirm(sure: bool, question: str) -> None:
     if sure:
         return
@@ -139,7 +164,7 @@ def _confirm(sure: bool, question: str) -> None:
 
 
 def _open(ledger: Ledger, given: argparse.Namespace) -> str:
-    """Open the ledger and return the account, or an empty string where the command shows all accounts."""
+    """Open the ledger and return the account, or an empty string where the command applies to all accounts."""
     if not ledger.open(create=False):
         raise LedgerUnchanged(
             f"{given.ledger_conn_id} has no ledger {given.ledger_table}: give --ledger-table, or run `rebuild` if the "
@@ -148,7 +173,7 @@ def _open(ledger: Ledger, given: argparse.Namespace) -> str:
     accounts = Overview(ledger).accounts()
     if given.account is not None and given.account not in accounts:
         raise LedgerUnchanged(f"the ledger has no account {given.account}; it has {', '.join(accounts) or 'none'}")
-    if given.account is not None or given.command in ("status", "pending", "rejected"):
+    if given.account is not None or given.command in ("status", "pending", "rejected", "rename-source"):
         return given.account or ""
     if len(accounts) != 1:
         raise LedgerUnchanged(f"give --account; the ledger has {', '.join(accounts) or 'none'}")
@@ -164,5 +189,6 @@ _COMMANDS: dict[str, Callable[[Ledger, argparse.Namespace], str]] = {
     "retry": _retry,
     "release": _release,
     "forget": _forget,
+    "rename-source": _rename_source,
     "rebuild": rebuild,
 }

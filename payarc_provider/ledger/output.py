@@ -13,6 +13,7 @@ from payarc_provider.sync.keys import display_key
 from payarc_provider.sync.ledger import Hold, State
 from payarc_provider.sync.ledger.overview import AccountCounts, PendingRow, RejectedRow
 from payarc_provider.sync.ledger.rebuild import Rebuilt, Verdict
+from payarc_provider.sync.ledger.repair import Renamed
 from payarc_provider.sync.ledger.rows import iso
 
 WIDTH = 100
@@ -52,7 +53,19 @@ def status(
         holds = ((hold, account.holds[hold], text) for hold, text in HOLDS.items())
         lines += [f"    {hold:<7} {count:>8}  {text}" for hold, count, text in holds if count]
         lines += [f"  forgotten {account.forgotten:>8}"] if account.forgotten else []
+        for source, count in account.sources.items():
+            lines += _indented(f"{count:>8}  from: {source}")
     return "\n".join(lines)
+
+
+def renamed(old: str, new: str, result: Renamed) -> str:
+    """The result of renaming a source."""
+    rows = "1 row was" if result.rows == 1 else f"{result.rows} rows were"
+    text = f'{rows} renamed from "{old}" to "{new}"'
+    if result.held:
+        text += f"; runs under way hold {result.held} of them and keep their claims. If such a run has the old name, "
+        text += "repeat this command when it has ended"
+    return text
 
 
 def pending(rows: Iterable[PendingRow]) -> str:

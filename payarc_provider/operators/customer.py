@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.providers.common.compat.sdk import BaseOperator, XComArg, conf
 
 from payarc_provider.exceptions import PayarcConfigError
+from payarc_provider.operators.failures import no_retry_if_misconfigured
 from payarc_provider.operators.links import PayarcDashboardLink
-from payarc_provider.operators.records import set_upstream_of_partial
+from payarc_provider.operators.options import KINDS, Options, is_set_later, read_options, refuse_templates, set_options
+from payarc_provider.operators.records import check_records, set_upstream, set_upstream_of_partial
 from payarc_provider.operators.task_docs import task_doc
-from payarc_provider.sync.settings import Settings
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
     from airflow.providers.openlineage.extractors import OperatorLineage
 
     from payarc_provider.operators.task import TaskRun
+
+_REQUIRED = ("payarc_conn_id", "ledger_table")
+_TEXTS = (*_REQUIRED, "table", "sql", "sql_conn_id", "ledger_conn_id")
 
 
 class CreateCustomerOperator(BaseOperator):
@@ -33,9 +37,12 @@ class CreateCustomerOperator(BaseOperator):
     ``known``;
     ``rejected``, ``[{"key", "errors": {field: [text]}}]``; ``summary``, counts, requests and seconds.
 
+    Connections, tables, ``sql``, ``parameters`` and all numbers, switches and choices may be templates, outputs of
+    tasks or arguments of a mapped task group; ``key``, ``fields`` and ``partition`` may not.
+
     :param payarc_conn_id: The connection of type ``payarc``.
-    :param records: The output of an upstream task, a list of dicts, or a template that renders to a list or to JSON.
-        Values that come from data are never rendered as templates.
+    :param records: A list of dicts, the output of an upstream task, a list of such outputs, or a template that renders
+        to a list or to JSON. Values that come from data are never rendered as templates.
     :param table: The table to read, as ``table`` or ``schema.table``. Taken literally.
     :param sql: The query to read, with the placeholders of the database's driver as in ``SQLExecuteQueryOperator``.
     :param sql_conn_id: The connection that ``table`` or ``sql`` is read from.
@@ -43,6 +50,8 @@ class CreateCustomerOperator(BaseOperator):
     :param key: The column, or columns, that identify a record at its source.
     :param version: The column by which newer data is told from older data, such as ``updated_at``: numbers, dates or
         times. With it, a run with older data never overwrites newer data.
+    :param source: A name for where the records come from. The default consists of the names of the table and its
+        connection, or of the DAG and the task, and changes with them.
     :param fields: PayArc field to source column. By default, the columns named like PayArc's fields.
     :param ledger_conn_id: The connection of the ledger's database (SQLite, PostgreSQL, MySQL or MariaDB). By default
         ``sql_conn_id``.
@@ -57,7 +66,8 @@ class CreateCustomerOperator(BaseOperator):
     :param tolerate_known_rejected: Count only records that no earlier run has rejected toward ``max_rejected``.
     :param max_new: Stop before the first request if more than this many customers would be created.
     :param concurrency: The maximum number of requests in flight.
-    :param batch_size: The number of records that are claimed at a time.
+    :param batch_size: The number of records that are claimed at a time, at most 2,000. A larger one makes the pages
+        larger in which a database is read.
     :param deferrable: Release the worker slot during long waits for the rate limit.
     :param defer_after: With ``deferrable``, defer if the wait is at least this many seconds.
     :param dry_run: Validate the records and compare them with the ledger without sending or writing anything.
@@ -78,9 +88,10 @@ class CreateCustomerOperator(BaseOperator):
         "parameters",
         "ledger_conn_id",
         "ledger_table",
+        "options",
     )
     template_ext: Sequence[str] = (".sql",)
-    template_fields_renderers = {"sql": "sql", "parameters": "json"}  # noqa: RUF012 - Airflow's own form
+    template_fields_renderers = {"sql": "sql", "parameters": "json", "options": "json"}  # noqa: RUF012 - Airflow's own form
     ui_color = "#d7ecd9"
     operator_extra_links = (PayarcDashboardLink(),)
 
@@ -88,7 +99,7 @@ class CreateCustomerOperator(BaseOperator):
         self,
         *,
         payarc_conn_id: str = "payarc_default",
-        records: XComArg | Sequence[Mapping[str, Any]] | str | None = None,
+        records: XComArg | Sequence[Mapping[str, Any] | XComArg] | str | None = None,
         table: str | None = None,
         sql: str | None = None,
         sql_conn_id: str | None = None,
@@ -96,6 +107,7 @@ class CreateCustomerOperator(BaseOperator):
         key: str | Sequence[str] = "id",
         version: str | None = None,
         fields: Mapping[str, str] | None = None,
+        source: str | None = None,
         ledger_conn_id: str | None = None,
         ledger_table: str = "payarc_customers",
         match_existing: Literal["email"] | None = None,
@@ -127,50 +139,58 @@ class CreateCustomerOperator(BaseOperator):
         self.sql_conn_id = sql_conn_id
         self.parameters = parameters
         self.key = key
+        self.fields = fields
+        self.partition = partition
         self.ledger_conn_id = ledger_conn_id
         self.ledger_table = ledger_table
-        self.max_rejected = max_rejected
-        self.tolerate_known_rejected = tolerate_known_rejected
-        self.deferrable = deferrable
-        self.push_ids = push_ids
-        self.group_ids = group_ids
-        self.settings = Settings(
-            key=key,
-            fields=fields,
-            partition=partition,
-            keep_results=push_ids,
+        self.options = set_options(
+            source=source,
+            match_existing=match_existing,
+            max_rejected=max_rejected,
+            tolerate_known_rejected=tolerate_known_rejected,
+            max_new=max_new,
             concurrency=concurrency,
             batch_size=batch_size,
-            reference=reference,
-            retry_rejected=retry_rejected,
-            max_new=max_new,
-            match_existing=match_existing,
             version=version,
             on_changed=on_changed,
             on_empty=on_empty,
             on_conflict=on_conflict,
-            dry_run=dry_run,
+            deferrable=deferrable,
             defer_after=defer_after,
+            dry_run=dry_run,
+            reference=reference,
             settle=settle,
             lease=lease,
+            retry_rejected=retry_rejected,
+            push_ids=push_ids,
+            group_ids=group_ids,
         )
-        self._check()
-        if isinstance(records, XComArg):
+        self._given = [name for name in _TEXTS if getattr(self, name) is not None or name in _REQUIRED]
+        with no_retry_if_misconfigured():  # a mapped task is created when it runs
+            self._check_sources()
+            self.check_texts(rendered=False)
+            self.read_options(rendered=False)
+            if not self._is_expanded:
+                check_records(records)
+        if not self._is_expanded:
             # Template fields are stored and shown, so `records` is not one and Airflow does not derive this relation.
-            XComArg.apply_upstream_relationship(self, records)
+            set_upstream(self, records)
         self.doc_md = task_doc(vars(self))
 
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:
-        """Like any operator's ``partial``; ``records`` may be an upstream task's output here, too."""
+        """Like any operator's ``partial``; ``records`` and the options may be outputs of tasks here, too."""
+        refuse_templates({name: kwargs[name] for name in ("key", "fields", "partition") if name in kwargs})
         partial = super().partial(**kwargs)
         partial.kwargs["doc_md"] = task_doc(partial.kwargs)
-        return set_upstream_of_partial(partial)
+        return set_upstream_of_partial(partial, {"records", *KINDS})
 
-    def _check(self) -> None:
-        from payarc_provider.sync.keys import check_key, check_partition
-        from payarc_provider.sync.records import check_fields
+    @property
+    def _is_expanded(self) -> bool:
+        """Whether Airflow has created this from a mapped task, with arguments that may be data."""
+        return bool(getattr(self, "_BaseOperator__from_mapped", False))
 
+    def _check_sources(self) -> None:
         given = [name for name in ("records", "table", "sql") if getattr(self, name) is not None]
         if len(given) != 1:
             found = " and ".join(given) if given else "none"
@@ -181,14 +201,33 @@ class CreateCustomerOperator(BaseOperator):
             raise PayarcConfigError("ledger_conn_id: set the connection of the ledger's database, as records has none")
         if self.parameters is not None and self.sql is None:
             raise PayarcConfigError("parameters: only sql takes parameters; remove them")
-        check_key(self.settings.key)
-        check_fields(self.settings.fields)
-        check_partition(self.settings.partition)
-        self.settings.check_values()
-        if self.group_ids is not None and (type(self.group_ids) is not int or self.group_ids < 1):
-            raise PayarcConfigError("group_ids: set a whole number of at least 1, or None for a flat list of ids")
-        if not _is_count_or_share(self.max_rejected):
-            raise PayarcConfigError("max_rejected: set a whole number of records, or a share between 0.0 and 1.0")
+
+    def check_texts(self, *, rendered: bool = True) -> None:
+        """Check the names of connections and tables, and that ``sql`` is not empty.
+
+        A ledger's name that a template leaves empty must not fall back to a default: another ledger knows no customers.
+
+        :param rendered: False leaves out those whose value is known only when the task runs
+        :raises PayarcConfigError: naming the argument
+        """
+        for name in self._given:
+            value = getattr(self, name)
+            if not rendered and is_set_later(value):
+                continue
+            if not isinstance(value, str) or value.strip() in ("", "None"):
+                raise PayarcConfigError(
+                    f"{name}: is {_described(value)}; check its template, or the task that gives it"
+                )
+            if name != "sql" and value != value.strip():
+                raise PayarcConfigError(f"{name}: has spaces or line breaks around it; remove them")
+
+    def read_options(self, *, rendered: bool = True) -> Options:
+        """The options, parsed and checked.
+
+        :param rendered: False leaves out those whose value is known only when the task runs
+        :raises PayarcConfigError: naming the argument and what it takes
+        """
+        return read_options(self.options, key=self.key, fields=self.fields, partition=self.partition, rendered=rendered)
 
     def execute(self, context: Context) -> Any:
         """Create the customers; see the class for what is returned and pushed.
@@ -206,8 +245,10 @@ class CreateCustomerOperator(BaseOperator):
     def _start(self, context: Context, *, resumed: bool) -> Any:
         from payarc_provider.operators.task import TaskRun
 
-        self._run = TaskRun(self, context)
-        return self._run.execute(resumed=resumed)
+        with no_retry_if_misconfigured():
+            self.check_texts()
+            self._run = TaskRun(self, context, self.read_options())
+            return self._run.execute(resumed=resumed)
 
     def on_kill(self) -> None:
         """Stop within seconds: record the responses that have arrived and release all other records."""
@@ -229,7 +270,5 @@ class CreateCustomerOperator(BaseOperator):
         return lineage_of(self, self._run.reporter if self._run else None)
 
 
-def _is_count_or_share(value: object) -> bool:
-    if isinstance(value, float):
-        return 0 <= value <= 1
-    return type(value) is int and value >= 0
+def _described(value: object) -> str:
+    return f'"{value.strip()}"' if isinstance(value, str) else f"a {type(value).__name__}, not text"

@@ -52,7 +52,7 @@ def _output(
     operator: CreateCustomerOperator, run: TaskReporter | None, inputs: list[Dataset], origins: ColumnOrigins
 ) -> OutputDataset:
     uri = run.uri if run else _uri_of_connection(operator)
-    columns = run.latest.columns if run else operator.settings.fields or {}
+    columns = run.latest.columns if run else operator.fields or {}
     facets: dict[str, Any] = {}
     if columns:
         fields = [SchemaDatasetFacetFields(name=name, type="string") for name in columns]
@@ -60,7 +60,7 @@ def _output(
     if lineage := _column_lineage(columns, inputs, origins):
         facets["columnLineage"] = ColumnLineageDatasetFacet(fields=lineage)
     statistics: dict[str, Any] = {}
-    if run and not operator.settings.dry_run:
+    if run and not run.is_dry_run:
         rows = sum(run.latest.counts[name] for name in ("created", "adopted", "updated"))
         statistics["outputStatistics"] = OutputStatisticsOutputDatasetFacet(rowCount=rows)
     namespace, name = openlineage_name(uri)

@@ -53,7 +53,8 @@ _SHOWN = (
 class TaskReporter:
     """Reports one run of a task.
 
-    ``uri`` is the asset of the merchant's customers and ``latest`` the run's progress, both for the task's lineage.
+    ``uri`` (the asset of the merchant's customers), ``latest`` (the run's progress) and ``is_dry_run`` are for the
+    task's lineage.
 
     :param logger: the task's
     :param tags: of every metric, where Airflow sends tags
@@ -65,7 +66,7 @@ class TaskReporter:
         self.latest = Progress()
         self._logger = logger
         self._tags = dict(tags)
-        self._dry_run = dry_run
+        self.is_dry_run = dry_run
         self._tracer = get_tracer()
         self._run_span: Span | None = None
         self._sent: Counter[tuple[str, str]] = Counter()
@@ -93,6 +94,7 @@ class TaskReporter:
         self.latest = progress
         if not deferred:
             self._warn_about_columns(progress)
+            self._warn_about_source(progress.counts["other_source"])
         self._logger.info("%s", closing_line(progress))
         self._send_metrics(progress, finished=not deferred)
         self._timing(RUN_DURATION, progress.seconds)
@@ -118,10 +120,18 @@ class TaskReporter:
                 looks,
             )
 
+    def _warn_about_source(self, count: int) -> None:
+        if count:
+            self._logger.warning(
+                "%s from another source, so changes of their data will be rejected. If the source was renamed, set "
+                "`source` to its old name, or rename it in the ledger",
+                "1 known record is" if count == 1 else f"{count} known records are",
+            )
+
     # ---- metrics ------------------------------------------------------------------------------------------------
 
     def _send_metrics(self, progress: Progress, *, finished: bool) -> None:
-        if not self._dry_run:
+        if not self.is_dry_run:
             for name, total in _customers(progress, finished=finished).items():
                 self._count(CUSTOMERS[name], total)
         for method, total in progress.requests.items():

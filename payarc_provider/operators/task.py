@@ -24,12 +24,13 @@ from payarc_provider.sync.patience import wait_for_ledger
 from payarc_provider.sync.records import check_fields
 from payarc_provider.sync.runner import run
 from payarc_provider.sync.settings import TaskIdentity
-from payarc_provider.sync.sources import ListSource, Source
+from payarc_provider.sync.sources import PAGE, ListSource, Source
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from payarc_provider.operators.customer import CreateCustomerOperator
+    from payarc_provider.operators.options import Options
     from payarc_provider.sync.results import Results
     from payarc_provider.sync.settings import Settings
 
@@ -42,10 +43,11 @@ class TaskRun:
     ``reporter`` knows the customers' asset and the run's progress; None before everything has been opened.
     """
 
-    def __init__(self, operator: CreateCustomerOperator, context: Context) -> None:
+    def __init__(self, operator: CreateCustomerOperator, context: Context, options: Options) -> None:
         self.reporter: TaskReporter | None = None
         self._operator = operator
         self._context = context
+        self._options = options
         self._terminate: Callable[[], None] | None = None
         self._stopped = False
 
@@ -61,7 +63,7 @@ class TaskRun:
         except Deferral as deferral:
             seconds = deferral.seconds
         else:
-            return hand_over(self._operator, self._context, results)
+            return hand_over(self._operator, self._context, self._options, results)
         return self._defer(seconds)
 
     def terminate(self) -> None:
@@ -83,7 +85,7 @@ class TaskRun:
             account = self._patiently(
                 lambda: find_account(known, hook.identity, client.get_customer, remember=remember)
             )
-        check_mapped_ids(self._operator, self._context, source, settings)
+        check_mapped_ids(self._operator, self._context, self._options, source)
         self.reporter = self._make_reporter(source, account)
         return run(
             source,
@@ -98,9 +100,14 @@ class TaskRun:
         )
 
     def _settings(self, timeout: float) -> Settings:
-        chosen = self._operator.settings
-        can_defer = self._operator.deferrable and not chosen.dry_run
-        settings = dataclasses.replace(chosen, timeout=timeout, defer_after=chosen.defer_after if can_defer else None)
+        chosen = self._options.settings
+        can_defer = self._options.deferrable and not chosen.dry_run
+        settings = dataclasses.replace(
+            chosen,
+            timeout=timeout,
+            defer_after=chosen.defer_after if can_defer else None,
+            batch_size=min(chosen.batch_size, PAGE),  # a stopped task has to release its claims within seconds
+        )
         settings.check_timing()
         return settings
 
@@ -115,7 +122,7 @@ class TaskRun:
             terminate()
 
     def _patiently(self, call: Callable[[], T]) -> T:
-        return wait_for_ledger(call, self._operator.settings.ledger_patience, lambda: self._stopped)
+        return wait_for_ledger(call, self._options.settings.ledger_patience, lambda: self._stopped)
 
     def _open_ledger(self, stack: contextlib.ExitStack) -> Ledger | None:
         """The ledger; None for a dry run if it does not exist yet."""
@@ -123,7 +130,7 @@ class TaskRun:
         engine = sql_engine(operator.ledger_conn_id or operator.sql_conn_id or "", "ledger_conn_id", ledger=True)
         stack.callback(engine.dispose)
         ledger = Ledger(engine, operator.ledger_table)
-        create = not operator.settings.dry_run
+        create = not self._options.settings.dry_run
         return ledger if self._patiently(lambda: ledger.open(create=create)) else None
 
     def _open_source(self, stack: contextlib.ExitStack) -> Source:
@@ -136,28 +143,30 @@ class TaskRun:
         name = f"table {operator.table} of {operator.sql_conn_id}"
         if operator.sql is not None:
             name = f"query of {instance.dag_id}.{instance.task_id} on {operator.sql_conn_id}"
-        columns = check_fields(operator.settings.fields)
+        columns = check_fields(operator.fields)
         return DatabaseSource(
             engine,
-            check_key(operator.settings.key),
+            check_key(operator.key),
             list(columns.values()) if columns is not None else None,
             name=name,
             table_name=operator.table,
             sql=operator.sql,
             parameters=operator.parameters,
-            version=operator.settings.version,
+            version=self._options.settings.version,
+            page_size=max(PAGE, self._options.settings.batch_size),
         )
 
     def _make_reporter(self, source: Source, account: str) -> TaskReporter:
         operator, instance = self._operator, self._context["ti"]
-        dry_run = operator.settings.dry_run
+        dry_run = self._options.settings.dry_run
         uri = customers_uri(*account.split("/", 1))
         report_hook_lineage(operator, source, uri, dry_run=dry_run)
         operator.log.info(
-            "%s for account %s from %s; ledger %s in %s",
+            "%s for account %s from %s%s; ledger %s in %s",
             "Dry run" if dry_run else "Creating customers",
             account,
             source.name,
+            f' (source "{self._options.settings.source}")' if self._options.settings.source else "",
             operator.ledger_table,
             operator.ledger_conn_id or operator.sql_conn_id,
         )

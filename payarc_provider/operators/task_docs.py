@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from payarc_provider.operators.options import is_output
+
 _KINDS = ("doc", "doc_md", "doc_json", "doc_yaml", "doc_rst")
 _TEXT = """\
 ### PayArc customers, each created exactly once
@@ -21,9 +23,10 @@ Creates a PayArc customer for every record that does not have one yet and passes
 
 **Safe to run again**: a retried, cleared or backfilled task never creates a second customer for a key.
 
-**Rejected records** are listed with their reasons in this task's XCom `rejected`, on the *PayArc customers* page
-(Airflow 3.1 and newer) and by `python -m payarc_provider.ledger --ledger-conn-id {conn_id} rejected`. Fix them at
-the source; the next run tries them again. The XCom `summary` has the counts.
+**Rejected records** are in the log (the first ten) and, unless `push_ids=False`, in this task's XCom `rejected`, each
+with its reasons. Fix them; the next run tries them again. The *PayArc customers* page (Airflow 3.1 and newer) and
+`python -m payarc_provider.ledger --ledger-conn-id {conn_id} rejected` list them too, except those without a usable key
+and those whose key already belongs to another record or customer. The XCom `summary` has the counts.
 """
 
 
@@ -41,7 +44,7 @@ def task_doc(arguments: Mapping[str, Any]) -> Any:
         payarc=_code(arguments.get("payarc_conn_id")),
         table=_code(arguments.get("ledger_table")),
         ledger=_code(ledger),
-        conn_id=ledger or "CONN",
+        conn_id=ledger if isinstance(ledger, str) else "CONN",
     )
 
 
@@ -58,5 +61,7 @@ def _code(value: Any) -> str:
     """A value as Markdown code that is safe in a table cell."""
     if value is None:
         return "default, or set for each mapped task"
+    if is_output(value):
+        return "set by another task, or for each mapped task group"
     text = value if isinstance(value, str) else ", ".join(str(one) for one in value)
     return f"`{text.replace('`', '').replace('|', '/')}`"

@@ -112,7 +112,7 @@ class Claimer:
         updates = state.settings.on_changed == "update"
         remaining: dict[str, Record] = {}
         accepted: Counter[Status] = Counter()
-        changes = 0
+        changes = elsewhere = 0
         for key, record in batch.items():
             row = known.get(key)
             if row is None or record.errors:
@@ -123,6 +123,7 @@ class Claimer:
                 remaining[key] = record
                 continue
             changes += changed
+            elsewhere += not row.same_source
             status = Status.KNOWN
             if row.this_run:
                 status = status_of_this_run(row.matched_by, was_updated=row.was_updated)
@@ -133,6 +134,7 @@ class Claimer:
         accepted[Status.KNOWN] = len(batch) - len(remaining) - accepted.total()
         state.counts.update(accepted)
         state.counts["changed"] += changes
+        state.counts["other_source"] += elsewhere
         return remaining
 
     def _is_free(self, key: str, record: Record, row: Row | None) -> bool:
@@ -182,11 +184,12 @@ class Claimer:
             state.postponed.append(record)
 
     def _accept_created(self, record: Record, row: Row) -> None:
-        state, changed = self._state, row.digest != record.digest
-        if changed and row.source != state.me.source:
+        state, changed, me = self._state, row.digest != record.digest, self._state.me
+        if changed and row.source != me.source:
             state.counts["known_rejected"] += 1
-            state.reject(record, other_source_error(row), new=True)
+            state.reject(record, other_source_error(row, me.source), new=True)
             return
+        state.counts["other_source"] += row.source != me.source
         changed = changed or row.state == State.UPDATING or row.error is not None
         state.accept(record, row.customer_id or "", state.status_of(row), changed=changed)
 

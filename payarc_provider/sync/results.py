@@ -4,8 +4,9 @@ The counts, by name:
 
 - records: ``created``, ``adopted``, ``updated``, ``known``, ``rejected``; ``changed`` (accepted with data that differs
   from what PayArc has); ``stale`` (of these, the data is older than PayArc's); ``altered`` (PayArc has shown other
-  values than were sent); ``conflicts`` (edited at PayArc); ``rejected_new`` (no earlier DAG run reported the same
-  rejection); in dry runs ``would_create``, ``would_update``, ``pending``
+  values than were sent); ``conflicts`` (edited at PayArc); ``other_source`` (accepted with a row of another source);
+  ``rejected_new`` (no earlier DAG run reported the same rejection); in dry runs ``would_create``, ``would_update``,
+  ``pending``
 - recorded by this run, and not counted again by a retry: ``recorded_created``, ``recorded_adopted``,
   ``recorded_updated``, ``recorded_rejected``; and ``known_rejected``, rejections that it only read from the ledger
 - requests: ``unknown`` (no usable response), ``rate_limited`` (429), ``found`` (customers found by a look-up)

@@ -22,7 +22,7 @@ from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.results import SILENT, Progress, Reporter, Results
 from payarc_provider.sync.runtime import ThreadedRuntime, collecting_less_garbage, run_to_end
 from payarc_provider.sync.settings import Settings, TaskIdentity
-from payarc_provider.sync.sources import Batches, Source
+from payarc_provider.sync.sources import Batches, Source, check_source
 from payarc_provider.sync.state import RunState
 
 T = TypeVar("T")
@@ -192,7 +192,7 @@ class _Runner:
         return Claimant(
             account=self.account,
             owner=uuid.uuid4().hex,
-            source=self.source.name[:500],
+            source=check_source(settings.source or self.source.name),
             lease=settings.lease,
             settle=settings.settle,
             dag_id=self.task.dag_id,

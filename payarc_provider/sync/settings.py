@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from payarc_provider.exceptions import PayarcConfigError
+from payarc_provider.sync.sources import check_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ _CHOICES = {
 class Settings:
     """A run's settings, with times in seconds. CreateCustomerOperator documents those that are also its parameters.
 
+    :param source: the name under which the ledger keeps the rows; None for the source's own
     :param keep_results: False keeps counts only, so that memory does not grow with the input
     :param retry_rejected: which rejected records to send again: all, none, or those rejected before a moment
     :param defer_after: waits for the rate limit of this length or more end the run with a `Deferral`; None never does
@@ -48,6 +50,7 @@ class Settings:
 
     key: str | Sequence[str] = "id"
     fields: Mapping[str, str] | None = field(default=None, hash=False)
+    source: str | None = None
     partition: tuple[int, int] | None = None
     keep_results: bool = True
     concurrency: int = 8
@@ -83,6 +86,8 @@ class Settings:
                 raise PayarcConfigError(f"{name}: give a whole number from 1")
         if self.max_new is not None and (type(self.max_new) is not int or self.max_new < 0):
             raise PayarcConfigError("max_new: give a whole number from 0, or None for no limit")
+        if self.source is not None:
+            check_source(self.source)
         if self.match_existing not in (None, "email"):
             raise PayarcConfigError('match_existing: give "email", or None')
         for name, choices in _CHOICES.items():

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
+from payarc_provider.exceptions import PayarcConfigError
 from payarc_provider.sync.keys import partition_of
 from payarc_provider.sync.records import Record, RecordReader
 from payarc_provider.sync.seen_keys import SeenKeys, short_hash
 
 PAGE = 2000  # rows
+MAX_SOURCE = 500  # characters
 
 SourceRow = dict[str, Any]
 
 
 class Source(Protocol):
-    """Yields rows in pages. ``name`` says where the rows come from; the ledger stores it."""
+    """Yields rows in pages. ``name`` says where they come from, for messages and, by default, for the ledger."""
 
     name: str
 
@@ -33,7 +35,7 @@ class ListSource:
     """Records in memory, in the order of the list.
 
     :param rows: the records, usually dicts
-    :param name: where they come from, as the ledger stores it
+    :param name: where they come from
     """
 
     def __init__(self, rows: Sequence[object], name: str) -> None:
@@ -55,6 +57,25 @@ class ListSource:
 
 
 _FIRST_BATCH = 64  # records
+
+
+def check_source(name: object, argument: str = "source") -> str:
+    """Return the name of a source, if it can be one.
+
+    :raises PayarcConfigError: if it is no text, is empty or too long, or has blanks or line breaks that nobody sees
+    """
+    problem = ""
+    if not isinstance(name, str):
+        problem = f"is a {type(name).__name__}, not text"
+    elif name.strip() in ("", "None"):
+        problem = f'is "{name.strip()}"'
+    elif name != name.strip() or not name.isprintable():
+        problem = "has spaces around it or control characters"
+    elif len(name) > MAX_SOURCE:
+        problem = f"has {len(name)} characters, but at most {MAX_SOURCE} are allowed"
+    if problem:
+        raise PayarcConfigError(f'{argument}: {problem}; give a name that never changes, such as "crm people"')
+    return str(name)
 
 
 class Batches:

@@ -8,7 +8,9 @@ next request waits until the first one can no longer be applied.
 from __future__ import annotations
 
 import datetime
+import json
 import logging
+import shlex
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -132,7 +134,7 @@ class Updater:
         state, settings = self._state, self._state.settings
         is_same = row.digest == record.digest
         if row.source != state.me.source and not is_same:
-            self._reject(record, other_source_error(row))
+            self._reject(record, other_source_error(row, state.me.source))
         elif (problem := _version_problem(record, row, settings.version)) is not None:
             self._reject(record, problem)
         elif record.version is not None and is_newer(row.version, record.version):
@@ -327,13 +329,14 @@ class Updater:
             wait = final_at - state.runtime.now()
 
 
-def other_source_error(row: Row) -> Errors:
-    """Why a record is rejected whose key belongs to another source."""
+def other_source_error(row: Row, source: str) -> Errors:
+    """Why a record of this source is rejected whose key belongs to another source."""
     return {
         "key": [
             f"already belongs to customer {row.customer_id}, created from another source ({row.source}) with other "
-            "data. If they are different people, give this source a ledger_table or a key of its own, such as "
-            'key=["source", "id"]'
+            f"data. If the source was renamed, set source={json.dumps(row.source, ensure_ascii=False)}, or run "
+            f"python -m payarc_provider.ledger rename-source {shlex.quote(row.source)} {shlex.quote(source)}. "
+            "If they are different people, give this source a key or a ledger_table of its own"
         ]
     }
 

@@ -138,9 +138,12 @@ class Airflow:
         """Set what ``extract()`` returns, outside the DAG file, which is stored in the metadata database."""
         (self.data / f"{name}.json").write_text(json.dumps(records))
 
-    def dag(self, body: str, **options: Any) -> Any:
-        """Create a DAG in a new file; the body may use ``extract``, ``task`` and ``CreateCustomerOperator``."""
-        dag_id = f"test_{next(_numbers)}"
+    def dag(self, body: str, *, dag_id: str | None = None, **options: Any) -> Any:
+        """Create a DAG in a new file; the body may use ``extract``, ``task`` and ``CreateCustomerOperator``.
+
+        :param dag_id: None for a new one; the same as before changes the DAG
+        """
+        dag_id = dag_id or f"test_{next(_numbers)}"
         path = Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"]) / f"{dag_id}.py"
         self._files.append(path)
         given = "".join(f", {name}={value!r}" for name, value in options.items())
@@ -173,7 +176,7 @@ class Airflow:
     def close(self) -> None:
         """Remove the DAG files, because each ``dag.test()`` parses the whole folder."""
         for path in self._files:
-            path.unlink()
+            path.unlink(missing_ok=True)
 
     @staticmethod
     def dump(path: str | os.PathLike[str], *tables: str, without: tuple[str, ...] = ()) -> str:

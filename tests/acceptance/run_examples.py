@@ -1,13 +1,16 @@
 """Import the example DAGs, run each according to the plan, and write a report to a file.
 
-Arguments: the file with the plan, ``[[DAG, logical date or null, conf, environment]]``, and the file for the report.
+Arguments: the file with the plan, ``[[DAG, logical date or null, conf, SQL, environment]]``, and the file for the
+report. The SQL changes the CRM before the run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
+import sqlite3
 import sys
 import warnings
 from pathlib import Path
@@ -31,8 +34,10 @@ def main(plan: Path, report: Path) -> None:
     report.write_text(json.dumps({"import_errors": bag.import_errors, "docs": docs, "runs": runs}))
 
 
-def _run(dag: Any, when: str | None, conf: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
+def _run(dag: Any, when: str | None, conf: dict[str, Any], sql: str, environment: dict[str, str]) -> dict[str, Any]:
     os.environ |= environment
+    with contextlib.closing(sqlite3.connect(json.loads(environment["AIRFLOW_CONN_CRM"])["host"])) as crm:
+        crm.executescript(sql)
     if airflow_version.startswith("3.0."):  # its dag.test() rejects assets that no scheduler has seen
         for task in dag.tasks:
             task.outlets = []

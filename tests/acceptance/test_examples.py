@@ -42,6 +42,17 @@ PLAN: list[tuple[str, str | None, dict[str, Any]]] = [
     ("payarc_fan_out", None, {}),
     ("payarc_merchants", None, {}),
 ]
+CHANGE = """
+    UPDATE people SET full_name = 'Kofi Park-Ito' WHERE id = 3;
+    INSERT INTO people SELECT 4, 'Ana Park', 'ana@example.com', NULL, NULL, NULL, signed_up FROM people WHERE id = 3
+"""
+BY_HAND = {"since": "2026-03-06", "until": "2027-01-01", "limit": 5, "dry_run": False}
+# DAG, logical date, conf, and a change of the CRM that precedes it. These runs share a CRM, its ledger and a merchant.
+SHARED: list[tuple[str, str | None, dict[str, Any], str]] = [
+    ("payarc_nightly", "2026-03-07T02:00:00+00:00", {}, ""),
+    ("payarc_by_hand", None, BY_HAND, CHANGE),
+    ("payarc_nightly", "2026-03-07T02:00:00+00:00", {}, ""),
+]
 
 
 class CrmApi(BaseHTTPRequestHandler):
@@ -90,7 +101,9 @@ def ran(sandbox: SandboxServer, crm_api: str, tmp_path_factory: pytest.TempPathF
         "AIRFLOW_CONN_CRM_API": json.dumps({"conn_type": "http", "host": crm_api, "password": "not-a-real-token"}),
     }
     own = {name: _connections(home, sandbox, name) for name in {name for name, _, _ in PLAN}}
-    (home / "plan.json").write_text(json.dumps([[*what, own[what[0]]] for what in PLAN]))
+    shared = _connections(home, sandbox, "shared")
+    plan = [[*what, "", own[what[0]]] for what in PLAN] + [[*what, shared] for what in SHARED]
+    (home / "plan.json").write_text(json.dumps(plan))
     command = [sys.executable, str(PROGRAM), str(home / "plan.json"), str(home / "report.json")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
@@ -137,7 +150,7 @@ def test_all_examples_are_documented_and_succeed(ran):
     assert ran["import_errors"] == {}
     assert set(ran["docs"]) == {name for name, _, _ in PLAN} >= EXAMPLES
     assert all(ran["docs"].values())
-    assert [(run["dag"], run["state"]) for run in ran["runs"]] == [(name, "success") for name, _, _ in PLAN]
+    assert [(run["dag"], run["state"]) for run in ran["runs"]] == [(what[0], "success") for what in [*PLAN, *SHARED]]
 
 
 @pytest.mark.parametrize(
@@ -187,6 +200,18 @@ def test_the_nightly_example_reads_its_data_interval(ran):
     assert [night["summary"]["records"] for night in nights] == [1, 1]
     assert [night["summary"]["created"] for night in nights] == [0, 1]
     assert [one["key"] for one in nights[0]["rejected"]] == ["2"]
+
+
+def test_the_nightly_and_the_manual_example_work_side_by_side(ran, sandbox):
+    runs = [created(ran, "payarc_nightly", 2), created(ran, "payarc_by_hand", 2), created(ran, "payarc_nightly", 3)]
+    first, second, third = ([run["summary"][name] for name in ("created", "known", "changed")] for run in runs)
+
+    assert (first, second) == ([1, 0, 0], [1, 1, 1])
+    # On Airflow 2, the third repeats the DAG run of the first and reports that one's customer as created.
+    assert third in ([0, 2, 1], [1, 1, 1])
+    assert [run["summary"]["rejected"] for run in runs] == [0, 0, 0]
+    assert emails(sandbox, "shared") == ["ana@example.com", "kofi@example.com"]
+    assert runs[1]["return_value"] == runs[2]["return_value"]
 
 
 def test_the_fan_out_example_maps_over_groups_of_ids(ran):

@@ -120,7 +120,11 @@ def test_each_mapped_task_pushes_its_own_ids(airflow, sandbox):
 def test_each_record_can_have_its_own_mapped_task(airflow, sandbox):
     airflow.records(people(2))
     run = airflow.run(
-        "CreateCustomerOperator.partial(task_id='create', ledger_conn_id='ledger').expand(records=extract())"
+        """
+        CreateCustomerOperator.partial(task_id='create', ledger_conn_id='ledger').expand(
+            records=extract().map(lambda record: [record])
+        )
+        """
     )
     ids = [run["create", place].ids for place in range(2)]
     assert [emails(sandbox, part) for part in ids] == [["j0@example.com"], ["j1@example.com"]]

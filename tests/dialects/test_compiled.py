@@ -5,13 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-
-pytest.importorskip("sqlglot", reason="make dialects runs these tests")
-pytest.importorskip("trino", reason="make dialects runs these tests")
-
 from warehouse import Warehouse
 
 from payarc_provider.exceptions import PayarcConfigError, PayarcSourceError
+from payarc_provider.sync.columns import find_columns
 from payarc_provider.sync.database_source import DatabaseSource
 
 WAREHOUSES = {
@@ -111,6 +108,11 @@ def test_percent_signs_mean_themselves_in_a_query_without_parameters(warehouse):
 def test_any_spelling_of_a_name_means_the_stored_one(warehouse, key):
     assert ids(read(warehouse, key, ["Name"], table_name="crm.people"), key) == list(range(1, 11))
     assert ids(read(warehouse, key, ["Name"], sql="SELECT * FROM crm.people"), key) == list(range(1, 11))
+
+
+def test_names_that_may_mean_the_same_are_not_guessed(warehouse):
+    with pytest.raises(PayarcConfigError, match=r"^the source has more than one column named name\. "):
+        find_columns(["ID", "NAME", "name"], {"key": ["id"]}, ["name", "email"], warehouse.shared.dialect)
 
 
 QUOTES = {"mssql": "[]", "databricks": "``", "bigquery": "``"}

@@ -23,7 +23,7 @@ from payarc_provider.api.client import PayarcClient
 from payarc_provider.exceptions import PayarcConfigError, PayarcRunStopped
 from payarc_provider.ledger import commands, rebuild
 from payarc_provider.ledger.__main__ import main
-from payarc_provider.sync.ledger import EPOCH, Claimant, Ledger, LedgerLost, Resolution, State
+from payarc_provider.sync.ledger import EPOCH, Claimant, Ledger, LedgerLost, Resolution, State, repair
 from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.reference import reference, with_reference
 from payarc_provider.sync.runner import run
@@ -187,6 +187,7 @@ def test_status_counts_the_rows_of_each_account_by_state(still):
         "account": "test/1",
         "states": {"pending": 4, "created": 2, "rejected": 1},
         "holds": {"held": 1, "open": 2, "unsent": 1},
+        "sources": {"table people of crm": 7},
         "oldest_pending": "2030-01-01T00:00:00Z",
         "forgotten": 0,
     }
@@ -206,6 +207,7 @@ def test_status_in_words(still):
     )
     assert "(2 h 1 min)" in said
     assert re.search(r"    open +1  their run has ended", said)
+    assert "           2  from: table people of crm\n" in said
 
 
 @on_one_database
@@ -1017,3 +1019,123 @@ def test_the_commands_in_the_documentation_work(shop, payarc_sandbox, tmp_path, 
     monkeypatch.setattr("sys.stdin", io.StringIO("yes\n"))
 
     assert shop(*[table if word == "people" else word for word in shlex.split(shown)])
+
+
+# ---- rename-source ---------------------------------------------------------------------------------------------------
+
+OLD, NEW = "table people of crm", "crm people"
+
+
+def sources(desk, account="test/1"):
+    counts = desk.json("status", "--account", account)["accounts"]
+    return counts[0]["sources"]
+
+
+def test_rename_source_changes_the_source_of_rows_in_every_state_and_nothing_else(still, monkeypatch):
+    monkeypatch.setattr(repair, "_BATCH", 2)
+    still.created(a="c1", b="c2")
+    still.rejected("c")
+    still.claim("held")
+    still.claim("open", owner="b")
+    still.ledger.release(still.claimant("b"), {})
+    still.claim("gone", owner="c")
+    still.absent("gone", owner="c")
+    still.claim("other", source="table shops of crm")
+    still.claim("a", account="test/2")
+    still.database.move_clock(1)
+    keys = ["a", "b", "c", "held", "open", "gone", "other"]
+    before = still.ledger.rows(still.claimant(), keys)
+
+    assert still.json("rename-source", OLD, NEW) == {"old": OLD, "new": NEW, "rows": 7, "held": 2}
+    after = still.ledger.rows(still.claimant(), keys)
+    assert after == {
+        key: dataclasses.replace(row, source=NEW if row.source == OLD else row.source) for key, row in before.items()
+    }
+    assert sources(still) == {NEW: 6, "table shops of crm": 1}
+    assert sources(still, "test/2") == {NEW: 1}
+    assert f'the ledger has no source "{OLD}"; it has "{NEW}", "table shops of crm"' in still(
+        "rename-source", OLD, NEW, expect=1
+    )
+
+
+def test_rename_source_may_be_limited_to_an_account(still):
+    still.created(a="c1")
+    still.created(b="c2")
+    still.claim("a", account="test/2")
+    said = still("rename-source", OLD, NEW, "--account", "test/2")
+    assert said.startswith(f'1 row was renamed from "{OLD}" to "{NEW}"; runs under way hold 1 of them')
+    assert (sources(still), sources(still, "test/2")) == ({OLD: 2}, {NEW: 1})
+    assert still("rename-source", OLD, NEW, "--account", "test/1") == f'2 rows were renamed from "{OLD}" to "{NEW}"\n'
+
+
+@on_one_database
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        (OLD, "", 'NEW: is ""'),
+        (OLD, "  ", 'NEW: is ""'),
+        (OLD, "None", 'NEW: is "None"'),
+        (OLD, " crm", "NEW: has spaces around it"),
+        (OLD, "crm\npeople", "NEW: has spaces around it or control characters"),
+        (OLD, "x" * 501, "NEW: has 501 characters, but at most 500 are allowed"),
+        (OLD, OLD, "OLD and NEW are the same name"),
+        ("table people", NEW, f'the ledger has no source "table people"; it has "{OLD}"'),
+        (OLD.upper(), NEW, "the ledger has no source"),
+        (f"{OLD} ", NEW, "the ledger has no source"),
+        ("", NEW, "the ledger has no source"),
+    ],
+)
+def test_rename_source_rejects_names_that_cannot_be_meant(still, old, new, reason):
+    still.created(a="c1")
+    assert reason in still("rename-source", old, new, expect=1)
+    assert sources(still) == {OLD: 1}
+
+
+@on_one_database
+def test_rename_source_asks_before_it_joins_two_sources(still, monkeypatch):
+    still.created(a="c1")
+    still.claim("b", source=NEW)
+    monkeypatch.setattr("sys.stdin", io.StringIO("no\n"))
+    assert f'already has rows of the source "{NEW}"' in still("rename-source", OLD, NEW, expect=1)
+    assert sources(still) == {OLD: 1, NEW: 1}
+    still("rename-source", OLD, NEW, "--yes")
+    assert sources(still) == {NEW: 2}
+
+
+@pytest.mark.parametrize("checkpoint", ["before_claim", "after_claim", "sending", "before_record"])
+def test_a_run_under_way_keeps_its_claims_when_its_source_is_renamed(
+    shop, payarc_sandbox, monkeypatch, listen, checkpoint
+):
+    """Renamed in the middle: the run ends as it would have; run again, the command renames what the run added."""
+    rows = people(*range(10))
+    shop.run(payarc_sandbox, rows[:2])
+    times = []
+
+    def rename(reached):
+        if reached == checkpoint and not times:
+            times.append(reached)
+            assert shop.json("rename-source", OLD, NEW)["rows"] >= 2
+
+    listen(rename)
+    results = shop.run(payarc_sandbox, rows, batch_size=4)
+    listen(None)
+    assert times
+    assert len(set(results.customer_ids())) == len(payarc_sandbox.customers()) == 10
+    if OLD in sources(shop, shop.account):
+        shop("rename-source", OLD, NEW, "--yes")
+    assert sources(shop, shop.account) == {NEW: 10}
+
+    rows[0]["name"] = rows[9]["name"] = "Mary Jones"
+    again = shop.run(payarc_sandbox, rows, source=NEW)
+    assert again.customer_ids() == results.customer_ids()
+    assert [one["changed"] for one in again.customers()] == [True, *[False] * 8, True]
+    assert len(payarc_sandbox.customers()) == 10
+
+
+def test_rows_of_a_dead_run_are_looked_up_by_the_run_with_the_new_name(shop, payarc_sandbox):
+    shop.claim("a", "b", sent_after=EPOCH, lease=0.1, settle=0.3)
+    seed(payarc_sandbox, [{"name": "John Smith", "description": f"#{shop.code('a')}"}, {"name": "someone else later"}])
+    shop("rename-source", OLD, NEW)
+    results = shop.run(payarc_sandbox, people("a", "b", email=None), source=NEW)
+    assert len(set(results.customer_ids())) == len(payarc_sandbox.customers()) - 1 == 2
+    assert sources(shop, shop.account) == {NEW: 2}

@@ -251,6 +251,16 @@ def test_an_account_shows_its_counts_and_the_age_of_its_oldest_pending_record(pa
     assert "held" in pages.follow(page, "pending")
 
 
+def test_an_account_shows_where_its_records_come_from(pages):
+    pages.created("1", "2")
+    pages.created("3", source="table a<b> of crm", owner="b" * 32)
+
+    page = pages.page("account")
+
+    assert '<td>table a&lt;b&gt; of crm</td><td class="number">1</td>' in page
+    assert '</td><td class="number">2</td>' in page
+
+
 def test_each_dag_run_has_a_bar_and_a_table_row(pages):
     pages.database.stop_clock()
     for number in range(3):

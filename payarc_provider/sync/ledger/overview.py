@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +22,7 @@ from payarc_provider.sync.records import Errors
 
 @dataclass(slots=True)
 class AccountCounts:
-    """How many rows an account has by state, and how many pending ones by `Hold`.
+    """How many rows an account has by state and by source, and how many pending ones by `Hold`.
 
     :param forgotten: customers whose key was forgotten
     """
@@ -29,6 +30,7 @@ class AccountCounts:
     account: str
     states: dict[str, int] = field(default_factory=lambda: dict.fromkeys(State, 0))
     holds: dict[str, int] = field(default_factory=lambda: dict.fromkeys(Hold, 0))
+    sources: Counter[str] = field(default_factory=Counter)
     oldest_pending: datetime.datetime | None = None
     forgotten: int = 0
 
@@ -120,9 +122,10 @@ class Overview:
         counted = {name: AccountCounts(name) for name in names}
         with self._ledger.database.read() as connection:
             now = database_now(connection)
-            for account, state, row_hold, count, oldest in connection.execute(self._count_query(now)):
+            for account, source, state, row_hold, count, oldest in connection.execute(self._count_query(now)):
                 counts = counted.setdefault(account, AccountCounts(account))
                 counts.states[state] += count
+                counts.sources[source] += count
                 if state == State.PENDING:
                     counts.holds[row_hold] += count
                     counts.oldest_pending = min(filter(None, (counts.oldest_pending, oldest)), default=None)
@@ -132,11 +135,11 @@ class Overview:
 
     def _count_query(self, now: datetime.datetime) -> Any:
         rows = self._rows
-        columns = (rows.c.account, rows.c.state, hold(rows, now).label("hold"), rows.c.claimed_at)
+        columns = (rows.c.account, rows.c.source, rows.c.state, hold(rows, now).label("hold"), rows.c.claimed_at)
         each = select(*columns).where(*self._conditions()).subquery()
-        group = (each.c.account, each.c.state, each.c.hold)
+        group = (each.c.account, each.c.source, each.c.state, each.c.hold)
         counted = select(*group, func.count(), func.min(each.c.claimed_at)).group_by(*group)
-        return counted.order_by(each.c.account)
+        return counted.order_by(each.c.account, each.c.source)
 
     # ---- pages of rows ------------------------------------------------------------------------------------------
 

@@ -1,11 +1,12 @@
-"""Changes that a person makes to a ledger's rows. Every method is one transaction: it succeeds or changes nothing."""
+"""Changes that a person makes to a ledger's rows. Each is one transaction, except for the renaming of a source."""
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Collection
+from dataclasses import dataclass
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import and_, delete, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -18,9 +19,11 @@ from payarc_provider.sync.ledger.ledger import Ledger
 from payarc_provider.sync.ledger.rows import (
     CLOSED,
     OPEN_STATES,
+    Hold,
     Row,
     State,
     at_key,
+    hold,
     in_state,
     is_rejected,
     iso,
@@ -32,6 +35,7 @@ BY_PERSON = "person"
 """The ``matched_by`` of a row that a person resolved."""
 
 
+_BATCH = 500  # rows
 _UNKNOWN_LEASE = 3600.0
 _MARGIN = datetime.timedelta(seconds=5)
 
@@ -43,7 +47,8 @@ class LedgerUnchanged(PayarcError):
 class Repair:
     """Changes one account's rows by hand.
 
-    Every method raises `LedgerUnchanged` if the row's state forbids the change.
+    Every method is one transaction: it succeeds or changes nothing. It raises `LedgerUnchanged` if the row's state
+    forbids the change.
     """
 
     def __init__(self, ledger: Ledger, account: str) -> None:
@@ -219,6 +224,33 @@ class Repair:
             raise LedgerUnchanged(
                 f"customer {customer_id} carries another key's reference, {found_reference}: nothing was changed"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class Renamed:
+    """How many rows have the source's new name, and how many of them are held by runs under way."""
+
+    rows: int = 0
+    held: int = 0
+
+
+def rename_source(ledger: Ledger, account: str, old: str, new: str) -> Renamed:
+    """Give the account's rows of the source ``old`` the source ``new``, in transactions that hold runs up only briefly.
+
+    Claims stay valid, because they do not depend on the source. If it fails midway, it may be repeated.
+    """
+    rows, after, renamed = ledger.schema.rows, "", Renamed()
+    while True:
+        with ledger.database.write() as connection:
+            held = hold(rows, database_now(connection)) == Hold.HELD
+            these = and_(rows.c.account == account, rows.c.source == old)
+            query = select(rows.c.key, held).where(these, rows.c.key > after).order_by(rows.c.key).limit(_BATCH)
+            found = connection.execute(query.with_for_update()).all()
+            connection.execute(update(rows).where(these, rows.c.key.in_([key for key, _ in found])).values(source=new))
+        if not found:
+            return renamed
+        after = found[-1][0]
+        renamed = Renamed(renamed.rows + len(found), renamed.held + sum(bool(is_held) for _, is_held in found))
 
 
 def _ends_too_late(row: Row, now: datetime.datetime) -> bool:

@@ -31,6 +31,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from payarc_provider.exceptions import PayarcConfigError
 from payarc_provider.sync.ledger.database import MYSQL
+from payarc_provider.sync.sources import MAX_SOURCE
 
 MAX_ACCOUNT = 190
 UTC = datetime.UTC
@@ -128,7 +129,7 @@ def schema(name: str, schema_name: str | None, dialect: Dialect) -> Schema:
         Column("fingerprints", string(1000), nullable=False),
         Column("version", string(64)),
         Column("wanted_version", string(64)),
-        Column("source", string(500), nullable=False),
+        Column("source", string(MAX_SOURCE), nullable=False),
         Column("owner", string(32)),
         Column("claim", string(48)),
         Column("lease_until", UtcTime()),
