@@ -169,13 +169,28 @@ class PayarcHook(BaseHook):
 
     def update_customer(self, customer_id: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         """
-        Change a customer's fields.
+        Change a customer's fields with one PATCH. Fields that PayArc shows with other values are named in the log.
+
+        Requests that overtake each other may leave an older value. Use ``CreateCustomerOperator`` with
+        ``on_changed="update"`` to prevent that.
 
         :param customer_id: with or without ``cus_``
-        :param fields: PayArc field → new value; other fields stay as they are
+        :param fields: PayArc field → new value; other fields stay as they are. The empty text ``""`` clears a field,
+            which PayArc may ignore; None is left out
         :return: the customer after the change
+        :raises PayarcRefused: no field has a value, the fields break the rules (``status`` is None) or PayArc rejected
+            them
+        :raises PayarcNotFound: PayArc has no such customer
+        :raises PayarcUnknownOutcome: the customer may have been changed; sending the same change again is safe
         """
-        customer = self.client.update_customer(customer_id, self._checked(fields))
+        cleared = {name: "" for name, value in fields.items() if value == ""}
+        cleaned = self._checked(fields) | cleared
+        if not cleaned:
+            raise PayarcRefused(errors={"record": ['changes nothing: give a value, or "" to clear a field']})
+        customer = self.client.update_customer(customer_id, cleaned)
+        shown = {name: str(customer[name] or "").strip() for name in cleaned if name in customer}
+        if altered := sorted(name for name, text in shown.items() if text != cleaned[name]):
+            self.log.warning("PayArc shows other values than were sent to it in %s", ", ".join(altered))
         report_written(self, self.uri)
         return customer
 

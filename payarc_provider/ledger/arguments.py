@@ -55,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
         command("pending", "list the pending rows, the runs that claimed them, and when another run may take them over")
     )
     _add_listing(command("rejected", "list the rejected records: since when, and why"))
+    show = command("show", "print the row of a key: its customer, and when that was last changed")
+    show.add_argument("key", metavar="KEY")
     command(
         "ddl",
         "print the SQL statements that create the tables",
@@ -80,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         "forget",
         "forget a key",
         explanation="The next run that reads its record creates a new customer. The old one stays at PayArc, and no "
-        "record ever gets it again. Rejected while the key is pending.",
+        "record ever gets it again. Rejected while the key is pending, and while a change of its customer may still reach PayArc.",
     )
     forget.add_argument("key", metavar="KEY")
     rename = command(

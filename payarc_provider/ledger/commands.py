@@ -15,7 +15,7 @@ from payarc_provider.ledger import output
 from payarc_provider.ledger.merchant import Merchant
 from payarc_provider.ledger.rebuild import rebuild
 from payarc_provider.sync.keys import display_key
-from payarc_provider.sync.ledger import Ledger, State
+from payarc_provider.sync.ledger import Ledger
 from payarc_provider.sync.ledger.overview import Overview
 from payarc_provider.sync.ledger.repair import LedgerUnchanged, Renamed, Repair, rename_source
 from payarc_provider.sync.reference import find_reference
@@ -51,7 +51,7 @@ def _status(ledger: Ledger, given: argparse.Namespace) -> str:
 def _pending(ledger: Ledger, given: argparse.Namespace) -> str:
     _open(ledger, given)
     overview = Overview(ledger, given.account)
-    total, rows = overview.count(State.PENDING), overview.pending(given.limit, offset=given.offset)
+    total, rows = overview.count_pending(), overview.pending(given.limit, offset=given.offset)
     if given.json:
         return output.as_json({"total": total, "pending": rows})
     return output.page(output.pending(rows), total, given.limit, given.offset) if total else "nothing is pending"
@@ -60,10 +60,14 @@ def _pending(ledger: Ledger, given: argparse.Namespace) -> str:
 def _rejected(ledger: Ledger, given: argparse.Namespace) -> str:
     _open(ledger, given)
     overview = Overview(ledger, given.account)
-    total, rows = overview.count(State.REJECTED), overview.rejected(given.limit, offset=given.offset)
+    total, rows = overview.count_rejected(), overview.rejected(given.limit, offset=given.offset)
     if given.json:
         return output.as_json({"total": total, "rejected": rows})
     return output.page(output.rejected(rows), total, given.limit, given.offset) if total else "nothing is rejected"
+
+
+def _show(ledger: Ledger, given: argparse.Namespace) -> str:
+    return output.row(Repair(ledger, _open(ledger, given)).row(given.key))
 
 
 def _ddl(ledger: Ledger, given: argparse.Namespace) -> str:
@@ -184,6 +188,7 @@ _COMMANDS: dict[str, Callable[[Ledger, argparse.Namespace], str]] = {
     "status": _status,
     "pending": _pending,
     "rejected": _rejected,
+    "show": _show,
     "ddl": _ddl,
     "resolve": _resolve,
     "retry": _retry,

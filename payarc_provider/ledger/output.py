@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from payarc_provider.sync.keys import display_key
-from payarc_provider.sync.ledger import Hold, State
+from payarc_provider.sync.ledger import Hold, Row, State
 from payarc_provider.sync.ledger.overview import AccountCounts, PendingRow, RejectedRow
 from payarc_provider.sync.ledger.rebuild import Rebuilt, Verdict
 from payarc_provider.sync.ledger.repair import Renamed
@@ -19,7 +19,7 @@ from payarc_provider.sync.ledger.rows import iso
 WIDTH = 100
 HOLDS = {
     Hold.HELD: "a run is working on them",
-    Hold.OPEN: "their run has ended and PayArc may have them: the next run looks them up",
+    Hold.OPEN: "their run has ended, and what it sent may have arrived: the next run takes them over",
     Hold.UNSENT: "PayArc has no customer for them: the next run sends them",
 }
 _VERDICTS = {
@@ -48,11 +48,14 @@ def status(
         since = account.oldest_pending
         oldest = f"  oldest since {iso(since)} ({age(now, since)})" if since else ""
         lines += ["", f"account {account.account}"]
-        lines += [f"  {state:<9} {account.states[state]:>8}" for state in (State.CREATED, State.REJECTED)]
+        states = [State.CREATED, State.REJECTED] + ([State.UPDATING] if account.states[State.UPDATING] else [])
+        lines += [f"  {state:<9} {account.states[state]:>8}" for state in states]
         lines.append(f"  {State.PENDING:<9} {account.states[State.PENDING]:>8}{oldest}")
         holds = ((hold, account.holds[hold], text) for hold, text in HOLDS.items())
         lines += [f"    {hold:<7} {count:>8}  {text}" for hold, count, text in holds if count]
         lines += [f"  forgotten {account.forgotten:>8}"] if account.forgotten else []
+        lines += [f"  {'changes':<9} {account.rejected_changes:>8}  rejected"] if account.rejected_changes else []
+        lines += [f"  last update of a customer {iso(account.last_update)}"] if account.last_update else []
         for source, count in account.sources.items():
             lines += _indented(f"{count:>8}  from: {source}")
     return "\n".join(lines)
@@ -70,21 +73,43 @@ def renamed(old: str, new: str, result: Renamed) -> str:
 
 def pending(rows: Iterable[PendingRow]) -> str:
     """Two lines per row: its state, then the run that claimed it."""
-    lines = [f"{'SINCE':<20}  {'HOLD':<6}  {'TAKEOVER FROM':<20}  {'REFERENCE':<12}  KEY"]
+    lines = [f"{'STATE':<8}  {'SINCE':<20}  {'HOLD':<6}  {'TAKEOVER FROM':<20}  {'REFERENCE':<16}  KEY"]
     for row in rows:
         takeover, reference = iso(row.takeover_at), row.reference or "none"
-        lines.append(f"{iso(row.since):<20}  {row.hold:<6}  {takeover:<20}  {reference:<12}  {display_key(row.key)}")
+        start = f"{row.state:<8}  {iso(row.since):<20}  {row.hold:<6}  {takeover:<20}  {reference:<16}"
+        lines.append(f"{start}  {display_key(row.key)}")
         lines += _indented(
             f"{row.dag_id or '-'}.{row.task_id or '-'}, run {row.run_id or '-'}; {row.source}; account {row.account}"
         )
     return "\n".join(lines)
 
 
+def row(found: Row) -> str:
+    """A row, a line per column."""
+    reasons = [f"{name}: {' '.join(texts)}" for name, texts in found.errors.items()]
+    run = f"{found.dag_id or '-'}, run {found.run_id or '-'}"
+    lines = {
+        "key": display_key(found.key),
+        "state": found.state,
+        "customer": found.customer_id or "none",
+        "reference": found.reference or "none",
+        "source": found.source,
+        "version": found.version,
+        "since": iso(found.resolved_at or found.claimed_at),
+        "updated": iso(found.updated_at) if found.updated_at else None,
+        "last claim": run,
+        "rejected": "; ".join(reasons),
+    }
+    return "\n".join(f"{name:<11} {text}" for name, text in lines.items() if text)
+
+
 def rejected(rows: Iterable[RejectedRow]) -> str:
     """A line per row, followed by the reasons by field."""
     lines = [f"{'SINCE':<20}  KEY"]
     for row in rows:
-        lines.append(f"{iso(row.since):<20}  {display_key(row.key)}{'  (will be tried again)' if row.retried else ''}")
+        change = f"  (a change of customer {row.customer_id})" if row.customer_id else ""
+        again = "  (will be tried again)" if row.retried else ""
+        lines.append(f"{iso(row.since):<20}  {display_key(row.key)}{change}{again}")
         lines += _indented(f"{row.source}; account {row.account}")
         for name, texts in row.errors.items():
             lines += _indented(f"{name}: {' '.join(texts)}")

@@ -47,7 +47,7 @@ def render(template: str, **context: Any) -> str:
 
 WIDTH, HEIGHT = 1000, 200
 LEFT, RIGHT, TOP, BOTTOM = 64, 0, 12, 26
-STACK = (State.CREATED, State.REJECTED, State.PENDING)
+STACK = (State.CREATED, State.REJECTED, State.PENDING, State.UPDATING)
 
 
 def chart(runs: Sequence[RunCounts], slots: int) -> Markup:
@@ -86,6 +86,7 @@ def _bar(run: RunCounts, x: float, step: float, top: int, *, labelled: bool) -> 
         x + step / 2, HEIGHT - BOTTOM + 16, run.last
     )
     title = f"{run.dag_id} {run.run_id}: {run.created} created, {run.rejected} rejected, {run.pending} pending"
+    title += f", {run.updating} updating" if run.updating else ""
     return Markup("<g><title>{}</title>{}{}</g>").format(title, Markup("").join(parts), label if labelled else "")
 
 

@@ -16,14 +16,16 @@ from sqlalchemy.sql.elements import ColumnElement
 from payarc_provider.sync.ledger.database import database_now
 from payarc_provider.sync.ledger.facts import count_barred
 from payarc_provider.sync.ledger.ledger import Ledger
-from payarc_provider.sync.ledger.rows import Hold, State, hold, takeover_at
+from payarc_provider.sync.ledger.rows import OPEN_STATES, Hold, State, hold, is_rejected, takeover_at
 from payarc_provider.sync.records import Errors
 
 
 @dataclass(slots=True)
 class AccountCounts:
-    """How many rows an account has by state and by source, and how many pending ones by `Hold`.
+    """How many rows an account has by state and by source, and how many pending and updating ones by `Hold`.
 
+    :param rejected_changes: customers of which a change was rejected
+    :param last_update: when a customer was last changed
     :param forgotten: customers whose key was forgotten
     """
 
@@ -32,19 +34,27 @@ class AccountCounts:
     holds: dict[str, int] = field(default_factory=lambda: dict.fromkeys(Hold, 0))
     sources: Counter[str] = field(default_factory=Counter)
     oldest_pending: datetime.datetime | None = None
+    rejected_changes: int = 0
+    last_update: datetime.datetime | None = None
     forgotten: int = 0
+
+    @property
+    def rejected(self) -> int:
+        """How many records, or changes of customers, are rejected."""
+        return self.states[State.REJECTED] + self.rejected_changes
 
 
 @dataclass(frozen=True, slots=True)
 class PendingRow:
-    """A pending row.
+    """A pending or updating row.
 
-    :param since: when it was claimed
+    :param since: when it was claimed; None if its customer is being updated
     :param takeover_at: when another run may take it over; None if it is unsent
     """
 
     account: str
     key: str
+    state: str
     since: datetime.datetime | None
     hold: Hold
     takeover_at: datetime.datetime | None
@@ -58,13 +68,15 @@ class PendingRow:
 
 @dataclass(frozen=True, slots=True)
 class RejectedRow:
-    """A rejected record.
+    """A rejected record, or a customer of which a change was rejected.
 
+    :param customer_id: the customer; None if there is none
     :param retried: whether the next run that reads the record tries it again
     """
 
     account: str
     key: str
+    customer_id: str | None
     since: datetime.datetime | None
     source: str
     errors: Errors
@@ -79,7 +91,7 @@ class RunCounts:
     """The states of the records whose latest claim was made by this DAG run.
 
     :param dag_id: empty for rows that no run claimed, such as those of a rebuilt ledger
-    :param last: when the run claimed the latest of them
+    :param last: when the run claimed or updated the latest of them
     """
 
     dag_id: str
@@ -88,11 +100,12 @@ class RunCounts:
     created: int
     rejected: int
     pending: int
+    updating: int
 
     @property
     def total(self) -> int:
         """The number of records."""
-        return self.created + self.rejected + self.pending
+        return self.created + self.rejected + self.pending + self.updating
 
 
 class Overview:
@@ -122,39 +135,61 @@ class Overview:
         counted = {name: AccountCounts(name) for name in names}
         with self._ledger.database.read() as connection:
             now = database_now(connection)
-            for account, source, state, row_hold, count, oldest in connection.execute(self._count_query(now)):
-                counts = counted.setdefault(account, AccountCounts(account))
-                counts.states[state] += count
-                counts.sources[source] += count
-                if state == State.PENDING:
-                    counts.holds[row_hold] += count
-                    counts.oldest_pending = min(filter(None, (counts.oldest_pending, oldest)), default=None)
+            for row in connection.execute(self._count_query(now)):
+                counts = counted.setdefault(row.account, AccountCounts(row.account))
+                counts.states[row.state] += row.count
+                counts.sources[row.source] += row.count
+                counts.rejected_changes += int(row.changes)
+                counts.last_update = max(filter(None, (counts.last_update, row.last_update)), default=None)
+                if row.hold is not None:
+                    counts.holds[row.hold] += row.count
+                if row.state == State.PENDING:
+                    counts.oldest_pending = min(filter(None, (counts.oldest_pending, row.oldest)), default=None)
             for name, counts in counted.items():
                 counts.forgotten = count_barred(connection, self._ledger.schema.facts, name)
         return now, list(counted.values())
 
     def _count_query(self, now: datetime.datetime) -> Any:
         rows = self._rows
-        columns = (rows.c.account, rows.c.source, rows.c.state, hold(rows, now).label("hold"), rows.c.claimed_at)
+        is_change = case((and_(rows.c.state == State.CREATED, is_rejected(rows)), 1), else_=0).label("is_change")
+        names = ("account", "source", "state", "claimed_at", "updated_at")
+        columns = (*(rows.c[name] for name in names), hold(rows, now).label("hold"), is_change)
         each = select(*columns).where(*self._conditions()).subquery()
         group = (each.c.account, each.c.source, each.c.state, each.c.hold)
-        counted = select(*group, func.count(), func.min(each.c.claimed_at)).group_by(*group)
+        counted = select(
+            *group,
+            func.count().label("count"),
+            func.min(each.c.claimed_at).label("oldest"),
+            func.max(each.c.updated_at).label("last_update"),
+            func.sum(each.c.is_change).label("changes"),
+        ).group_by(*group)
         return counted.order_by(each.c.account, each.c.source)
 
     # ---- pages of rows ------------------------------------------------------------------------------------------
 
-    def count(self, state: State) -> int:
-        """How many rows are in this state."""
-        query = select(func.count()).select_from(self._rows).where(*self._conditions(state))
+    def count_pending(self) -> int:
+        """How many rows are pending or updating."""
+        return self._count(self._pending_rows)
+
+    def count_rejected(self) -> int:
+        """How many records, or changes of customers, are rejected."""
+        return self._count(is_rejected(self._rows))
+
+    def _count(self, condition: ColumnElement[bool]) -> int:
+        query = select(func.count()).select_from(self._rows).where(*self._conditions(condition))
         with self._ledger.database.read() as connection:
             return int(connection.execute(query).scalar_one())
 
+    @property
+    def _pending_rows(self) -> ColumnElement[bool]:
+        return self._rows.c.state.in_(OPEN_STATES)
+
     def pending(self, limit: int, *, offset: int = 0) -> list[PendingRow]:
-        """A page of pending rows, the oldest first."""
+        """A page of pending and updating rows, the oldest first."""
         return self._pending(self._oldest_first("claimed_at"), limit, offset)
 
     def pending_by_key(self, limit: int, after: str | None = None) -> list[PendingRow]:
-        """A page of pending rows in key order, starting after the key ``after``."""
+        """A page of pending and updating rows in key order, starting after the key ``after``."""
         return self._pending([self._rows.c.key], limit, after=after)
 
     def rejected(self, limit: int, *, offset: int = 0) -> list[RejectedRow]:
@@ -167,7 +202,7 @@ class Overview:
 
     def rejected_record(self, key: str) -> RejectedRow | None:
         """A rejected record, or None if the key is not rejected."""
-        query = select(self._rows).where(*self._conditions(State.REJECTED), self._rows.c.key == key)
+        query = select(self._rows).where(*self._conditions(is_rejected(self._rows)), self._rows.c.key == key)
         with self._ledger.database.read() as connection:
             row = connection.execute(query).mappings().one_or_none()
         return _rejected_row(row) if row is not None else None
@@ -175,11 +210,11 @@ class Overview:
     def _pending(self, order: list[Any], limit: int, offset: int = 0, after: str | None = None) -> list[PendingRow]:
         with self._ledger.database.read() as connection:
             held = hold(self._rows, database_now(connection)).label("hold")
-            query = select(self._rows, held).where(*self._conditions(State.PENDING))
+            query = select(self._rows, held).where(*self._conditions(self._pending_rows))
             return [_pending_row(row) for row in self._page(connection, query, order, limit, offset, after)]
 
     def _rejected(self, order: list[Any], limit: int, offset: int = 0, after: str | None = None) -> list[RejectedRow]:
-        query = select(self._rows).where(*self._conditions(State.REJECTED))
+        query = select(self._rows).where(*self._conditions(is_rejected(self._rows)))
         with self._ledger.database.read() as connection:
             return [_rejected_row(row) for row in self._page(connection, query, order, limit, offset, after)]
 
@@ -193,9 +228,9 @@ class Overview:
     def _oldest_first(self, column: str) -> list[Any]:
         return [self._rows.c.account, self._rows.c[column], self._rows.c.key]
 
-    def _conditions(self, state: State | None = None) -> list[ColumnElement[bool]]:
+    def _conditions(self, *more: ColumnElement[bool]) -> list[ColumnElement[bool]]:
         account = [] if self._account is None else [self._rows.c.account == self._account]
-        return account if state is None else [*account, self._rows.c.state == state]
+        return [*account, *more]
 
     # ---- DAG runs -----------------------------------------------------------------------------------------------
 
@@ -209,7 +244,7 @@ class Overview:
             select(
                 func.coalesce(rows.c.dag_id, "").label("dag_id"),
                 func.coalesce(rows.c.run_id, "").label("run_id"),
-                rows.c.claimed_at,
+                func.coalesce(rows.c.updated_at, rows.c.claimed_at).label("claimed_at"),
                 *(case((rows.c.state == state, 1), else_=0).label(state) for state in State),
             )
             .where(*self._conditions())
@@ -241,7 +276,8 @@ def _pending_row(row: RowMapping) -> PendingRow:
     return PendingRow(
         row["account"],
         row["key"],
-        row["claimed_at"],
+        row["state"],
+        row["claimed_at"] if row["state"] == State.PENDING else None,
         Hold(row["hold"]),
         takeover_at(row["lease_until"], row["settle"]) if row["lease_until"] is not None else None,
         row["reference"],
@@ -257,6 +293,7 @@ def _rejected_row(row: RowMapping) -> RejectedRow:
     return RejectedRow(
         row["account"],
         row["key"],
+        row["customer_id"],
         row["resolved_at"],
         row["source"],
         json.loads(row["error"]) if row["error"] else {},

@@ -47,7 +47,7 @@ class Verdict(StrEnum):
     RESOLVED = "resolved"
     """One customer carries its reference, and the row was rejected or unsent."""
     AGREED = "agreed"
-    """Its row was already correct."""
+    """Its row has the right customer; if the customer was changed since, it was given PayArc's values."""
     PENDING = "pending"
     """Its row may be open: the next run looks it up."""
     UNDECIDED = "undecided"
@@ -202,8 +202,18 @@ class Rebuild:
             rebuilt.add(key, verdict, row, customer_ids)
             if verdict in (Verdict.INSERTED, Verdict.RESOLVED, Verdict.UNDECIDED):
                 self._write(connection, key, row, _values(customers, now), now)
+            if verdict is Verdict.AGREED and row is not None and row.state == State.CREATED and customers:
+                self._refresh(connection, row, customers[0])
             if verdict in (Verdict.INSERTED, Verdict.RESOLVED):
                 self._ledger.note_customer(connection, self._account)
+
+    def _refresh(self, connection: Connection, row: Row, customer: IndexedCustomer) -> None:
+        """Store what PayArc has, since the customer may have been changed after the backup was made."""
+        if row.fingerprints != customer.fingerprints:
+            values = {"fingerprints": customer.fingerprints, "wanted_version": None}
+            if row.error is None:
+                values["digest"] = customer.digest
+            connection.execute(update(self._rows).where(at_key(self._rows, self._account, row.key)).values(**values))
 
     def _customers(self, index: CustomerIndex, key: str) -> list[IndexedCustomer]:
         return index.by_reference(reference(self._ledger_id, self._account, key))
