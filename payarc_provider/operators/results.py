@@ -54,14 +54,22 @@ def _too_many_rejected(options: Options, summary: dict[str, Any]) -> bool:
 
 
 def _fail(operator: CreateCustomerOperator, options: Options, results: Results) -> None:
-    rejected, records = results.summary["rejected"], results.summary["records"]
+    summary, shown = results.summary, len(results.rejection_reasons)
+    rejected = summary["rejected"]
     for reason in results.rejection_reasons:
         operator.log.error("Rejected %s", reason)
-    if rejected > len(results.rejection_reasons):
-        operator.log.error("%d more rejected", rejected - len(results.rejection_reasons))
+    if rejected > shown:
+        operator.log.error("%d more rejected", rejected - shown)
+    new = f", {summary['rejected_new']} of them new" if options.tolerate_known_rejected else ""
+    where = 'the XCom "rejected" lists the reasons'
+    if not (options.push_ids and operator.do_xcom_push):
+        off = "do_xcom_push" if options.push_ids else "push_ids"
+        where = "the log lists the reasons"
+        if rejected > shown:
+            where = f'the log lists the first {shown} reasons, and with {off}=True the XCom "rejected" lists all'
     raise PayarcRecordsRejected(
-        f"Rejected {rejected} of {records} records, but max_rejected is {options.max_rejected:g}. Fix these records "
-        'at the source and run again; the XCom "rejected" and the ledger list the reasons',
+        f"Rejected {rejected} of {summary['records']} records{new}, but max_rejected is {options.max_rejected:g}. "
+        f"Fix these records and run again; {where}",
         rejected=rejected,
     )
 

@@ -23,9 +23,10 @@ Creates a PayArc customer for every record that does not have one yet and passes
 
 **Safe to run again**: a retried, cleared or backfilled task never creates a second customer for a key.
 
-**Rejected records** are listed with their reasons in this task's XCom `rejected`, on the *PayArc customers* page
-(Airflow 3.1 and newer) and by `python -m payarc_provider.ledger --ledger-conn-id {conn_id} rejected`. Fix them at
-the source; the next run tries them again. The XCom `summary` has the counts.
+**Rejected records** are in the log (the first ten) and, unless `push_ids=False`, in this task's XCom `rejected`, each
+with its reasons. Fix them; the next run tries them again. The *PayArc customers* page (Airflow 3.1 and newer) and
+`python -m payarc_provider.ledger --ledger-conn-id {conn_id} rejected` list them too, except those without a usable key
+and those whose key already belongs to another record or customer. The XCom `summary` has the counts.
 """
 
 
@@ -43,7 +44,7 @@ def task_doc(arguments: Mapping[str, Any]) -> Any:
         payarc=_code(arguments.get("payarc_conn_id")),
         table=_code(arguments.get("ledger_table")),
         ledger=_code(ledger),
-        conn_id=ledger or "CONN",
+        conn_id=ledger if isinstance(ledger, str) else "CONN",
     )
 
 

@@ -76,21 +76,25 @@ class LookUp:
         return bool(self.unproved) and self._sender.usable_responses > self._responses
 
     def raise_if_unresolved(self) -> None:
-        """Raise if a person has to decide about a record.
+        """Raise if records are still open. A person has to decide the undecided ones, and another run the others.
 
-        :raises PayarcRunStopped: names the first of these records
+        :raises PayarcRunStopped: names the first of these records; the log names more
         """
         mine = {record.key for record in self._state.postponed}
         unproved = {key: why for key, why in self.unproved.items() if key in mine}
         unresolved = self.undecided | self.exhausted | unproved
         if not unresolved:
             return
-        first = "; ".join(f"{display_key(key)}: {why}" for key, why in list(unresolved.items())[:SHOWN_KEYS])
+        reasons = [f"{display_key(key)}: {why}" for key, why in list(unresolved.items())[:SHOWN_KEYS]]
+        for reason in reasons:
+            log.error("Left pending: %s", reason)
+        more = f" and {len(unresolved) - 1} more" if len(unresolved) > 1 else ""
         records = "1 record is" if len(unresolved) == 1 else f"{len(unresolved)} records are"
-        raise PayarcRunStopped(
-            f"{records} left pending: {first}. Check them in PayArc's dashboard, resolve them with "
-            "python -m payarc_provider.ledger, and run again; nothing is sent twice"
-        )
+        remedy = "Run again later; nothing is sent twice"
+        if self.undecided:
+            which = "" if len(self.undecided) == len(unresolved) else f" for {len(self.undecided)} of them"
+            remedy = f"Record the right customer{which}: python -m payarc_provider.ledger resolve. Then run again"
+        raise PayarcRunStopped(f"{records} left pending: {reasons[0]}{more}. {remedy}")
 
     async def _wait_until_final(self) -> None:
         """Wait until PayArc can no longer process any request of this run that got no response."""

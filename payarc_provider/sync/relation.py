@@ -7,13 +7,12 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import sqlalchemy.exc
 from sqlalchemy import func, literal_column, select, table, text
 from sqlalchemy.engine import Connection, Dialect, Engine
 from sqlalchemy.sql.elements import quoted_name
 from sqlalchemy.sql.selectable import FromClause
 
-from payarc_provider.exceptions import PayarcConfigError, PayarcSourceError
+from payarc_provider.exceptions import PayarcConfigError, PayarcError, PayarcSourceError
 from payarc_provider.sync.columns import in_capitals, repeated_columns, without_numbers
 from payarc_provider.sync.ledger.database import MYSQL
 from payarc_provider.sync.ledger.errors import describe
@@ -69,7 +68,6 @@ class Relation:
         self.dialect: Dialect = engine.dialect
         self._engine = engine
         self._must_stream = engine.dialect.name in ("postgresql", *MYSQL)  # else, the driver fetches the whole result
-        self._driver_error: type[Exception] = getattr(engine.dialect.dbapi, "Error", sqlalchemy.exc.SQLAlchemyError)
         self._query = Query(sql, parameters) if sql is not None else None
         self._table = (
             split_table_name(table_name or "", capitals=in_capitals(self.dialect)) if not sql else TableName("")
@@ -122,7 +120,9 @@ class Relation:
         try:
             with self._engine.connect() as connection:
                 yield self._with_snapshot(connection) if snapshot else connection
-        except (sqlalchemy.exc.SQLAlchemyError, self._driver_error) as error:
+        except PayarcError:
+            raise
+        except Exception as error:  # noqa: BLE001 - drivers raise all kinds, and their texts and tracebacks have values
             if _number(error) == _NO_DATABASE_ON_MYSQL:
                 raise PayarcConfigError(
                     f"{self.name}: its connection names no database: fill in its field schema"
@@ -136,7 +136,7 @@ class Relation:
                 ) from None
             raise PayarcSourceError(
                 f"{self.name} could not be read: {describe(error)}. "
-                "Fix the source, its connection or its parameters and run again"
+                "Fix the source, its connection or its parameters, and run again"
             ) from None
 
     def _with_snapshot(self, connection: Connection) -> Connection:

@@ -92,6 +92,30 @@ def test_the_failure_has_the_counts_and_the_log_the_first_ten_reasons(airflow, s
     assert any("5 more rejected" in line for line in lines)
 
 
+UNSTORED = [{"name": "John Smith"}, {"id": 1, "name": "Mary Jones", "email": "other@example.com"}]
+
+
+@pytest.mark.parametrize(
+    ("bad", "more", "where"),
+    [
+        (UNSTORED, "", 'the XCom "rejected" lists the reasons'),
+        (UNSTORED, "push_ids=False", "the log lists the reasons"),
+        (
+            UNSTORED * 8,
+            "push_ids=False",
+            'the log lists the first 10 reasons, and with push_ids=True the XCom "rejected"',
+        ),
+        (UNSTORED * 8, "do_xcom_push=False", "and with do_xcom_push=True the XCom"),
+    ],
+)
+def test_the_failure_says_only_where_the_reasons_are(airflow, ledger_file, said, bad, more, where):
+    create(airflow, [*GOOD, *bad], more)
+    (failure,) = {line for line in said().splitlines() if "but max_rejected is" in line}
+    assert where in failure
+    assert "ledger" not in failure.partition("Error: ")[2], "it keeps none of these"
+    assert "rejected" not in airflow.dump(ledger_file, "payarc_customers")
+
+
 @pytest.mark.parametrize(
     ("allowed", "state"),
     [("0", "failed"), ("1", "failed"), ("2", "success"), ("0.1", "failed"), ("0.17", "success"), ("1.0", "success")],

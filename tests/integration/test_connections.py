@@ -196,7 +196,7 @@ def test_parameters_of_a_sqlite_connection_hold(sqlite_database, connect):
     Table(sqlite_database, "people", ("id INTEGER", "name TEXT")).fill([(1, "Person A")])
     engine = connect(sqlite_database, {"mode": "ro"})
     assert ids(read(engine, "people")) == [1]
-    with pytest.raises(PayarcError, match="readonly"):
+    with pytest.raises(PayarcError, match="OperationalError SQLITE_READONLY"):
         Ledger(connect(sqlite_database, {"mode": "ro"}, ledger=True)).open()
 
 
@@ -266,6 +266,7 @@ SECRET = {"login": "clerk", "password": "pa55word"}
 UNUSABLE = {
     "another type": ({"conn_type": "payarc", "password": "pa55word"}, 'has the type "payarc", which is not a SQL'),
     "no provider": ({"conn_type": "nonsense", **SECRET}, 'has the type "nonsense", which no installed provider knows'),
+    "no database": ({"conn_type": "generic", **SECRET}, 'has the type "generic", which is not a SQL'),
     "SQLite in memory": ({"conn_type": "sqlite", "host": ":memory:"}, "is to a SQLite database in memory"),
     "SQLite without a file": ({"conn_type": "sqlite"}, "is to a SQLite database in memory"),
     "SQLite in shared memory": ({"conn_type": "sqlite", "host": "x", "extra": {"mode": "memory"}}, "in memory"),

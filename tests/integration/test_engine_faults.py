@@ -111,6 +111,19 @@ def test_a_run_stops_if_no_response_is_usable_and_a_later_one_completes(sqlite_b
     sqlite_bench.check(rows, sqlite_bench.run(rows).ok())
 
 
+@pytest.mark.parametrize("kind", ["lost_before", "status_before", "html_before"])
+def test_after_an_outage_no_person_is_asked_to_decide(sqlite_bench, kind):
+    rows = people(5)
+    sqlite_bench.sandbox.faults([{"kind": kind, "times": None, "method": "POST"}])
+    outcome = sqlite_bench.run(rows, dataclasses.replace(QUICK, max_tries=1))
+    assert isinstance(outcome.error, PayarcRunStopped)
+    assert "left pending: " in str(outcome.error)
+    assert "and 4 more. Run again later; nothing is sent twice" in str(outcome.error)
+    assert "resolve" not in str(outcome.error)
+    sqlite_bench.sandbox.clear_faults()
+    sqlite_bench.check(rows, sqlite_bench.run(rows).ok())
+
+
 def test_a_record_without_a_response_does_not_stop_the_others(sqlite_bench):
     rows = people(8)
     sqlite_bench.sandbox.faults([{"kind": "lost_before", "times": None, "match": {"email": "j3@example.com"}}])

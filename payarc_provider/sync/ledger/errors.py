@@ -1,8 +1,8 @@
-"""Errors of the ledger's database: which pass and which last, told without statements, parameters or quoted data."""
+"""Errors of the ledger's database: which pass and which last, told without the drivers' texts, which may quote data."""
 
 from __future__ import annotations
 
-from typing import Any
+import re
 
 import sqlalchemy.exc
 
@@ -124,22 +124,16 @@ def is_disconnect(error: Exception) -> bool:
     return isinstance(error, sqlalchemy.exc.DBAPIError) and bool(error.connection_invalidated)
 
 
-_ABOUT_VALUES = {"DataError", "IntegrityError", "InvalidInputException"}
-_KNOWN_DRIVERS = {"sqlite3", "psycopg", "psycopg2", "pymysql", "MySQLdb", "mysql", "duckdb", "_duckdb"}
-"""Their errors of other classes contain no values. Other drivers' may, as in "Numeric value 'x' is not recognized"."""
+_CODES = ("sqlstate", "pgcode", "sqlite_errorname", "errno", "error_name")
+"""Where drivers keep a code: psycopg and Snowflake, psycopg2, SQLite, MySQL and the operating system, Trino."""
+_IS_CODE = re.compile(r"[\w-]{1,40}")
 
 
 def describe(error: Exception) -> str:
-    """The error's class and the first line of its text; no text for errors that may contain values."""
-    original = getattr(error, "orig", None)
-    driver = original or error
-    name = type(driver).__name__
-    kinds = {kind.__name__ for kind in type(driver).__mro__}  # by name, since every driver has classes of its own
-    if isinstance(driver, sqlalchemy.exc.SQLAlchemyError) or kinds & _ABOUT_VALUES:
-        return name
-    if type(driver).__module__.partition(".")[0] not in _KNOWN_DRIVERS:
-        codes = [str(code) for code in (getattr(driver, "sqlstate", None), getattr(driver, "errno", None)) if code]
-        return " ".join([name, *codes])
-    parts: tuple[Any, ...] = driver.args
-    words = str(parts[-1] if parts and isinstance(parts[-1], str) else driver).strip()
-    return f"{name}: {words.splitlines()[0][:200]}" if words else name
+    """The error's class and its codes, without its text, which may quote values of the source or the ledger."""
+    driver = getattr(error, "orig", None) or error
+    codes = [getattr(driver, name, None) for name in _CODES]
+    if first := driver.args[:1]:  # MySQL's drivers, pymssql; Oracle
+        codes += [first[0] if isinstance(first[0], int) else getattr(first[0], "full_code", None)]
+    texts = dict.fromkeys(str(code) for code in codes if code)
+    return " ".join([type(driver).__name__, *(text for text in texts if _IS_CODE.fullmatch(text))])
