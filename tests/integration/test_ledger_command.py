@@ -748,6 +748,7 @@ def test_keys_come_from_a_file_or_from_stdin(shop, payarc_sandbox, tmp_path, mon
     file.write_text("\n")
     assert "no keys" in shop("rebuild", "--keys-from", file, *source, expect=1)
     assert "cannot be read (FileNotFoundError)" in shop("rebuild", "--keys-from", tmp_path / "x", *source, expect=1)
+    assert '--source: is ""' in shop("rebuild", "--keys-from", file, "--source", " ", expect=1)
 
 
 @on_one_database
