@@ -298,7 +298,7 @@ class LedgerModel:
 
     def created_since(self, me: Claimant, claimed: datetime.datetime) -> dict[str, Control]:
         return {
-            row.customer_id: Control(row.claimed_at, row.reference)
+            row.customer_id: Control(row.claimed_at, row.reference if row.state == State.CREATED else None)
             for row in self.table.values()
             if row.customer_id and row.matched_by != "email" and row.claimed_at and row.claimed_at >= claimed
         }
