@@ -12,7 +12,7 @@ from payarc_provider.sync.results import Status
 
 from .loop import Process
 from .payarc import Customer, Request, UpdateRequest
-from .records import CONTROL, KEYS, data_number, person_of
+from .records import CONTROL, KEYS, person_of, version_number
 
 if TYPE_CHECKING:
     from .world import World
@@ -97,7 +97,7 @@ class Updates:
         self.dead: set[str] = set()  # processes that had died before the last attempt began
         self._claims: dict[str, int] = {}  # claim id → its number in the order of all claims
         self._recorded: dict[str, int] = {}  # key → the number of the latest claim whose change was recorded
-        self._data: dict[str, int] = {}  # key → the newest data that was recorded
+        self._version: dict[str, int] = {}  # key → the newest version that was recorded or noted
 
     def change_source(self) -> None:
         """The data of a record changes at the source."""
@@ -126,8 +126,16 @@ class Updates:
             if result.key in keys and result.errors is None:
                 number = self._claims.get(f"{result.key} {result.claim}", 0)
                 self._recorded[result.key] = max(number, self._recorded.get(result.key, 0))
-                data = data_number(self.source[result.digest])
-                self._data[result.key] = max(data, self._data.get(result.key, 0))
+                self._note_version(result.key, result.version)
+
+    def note_unchanged(self, notes: Any, keys: set[str]) -> None:
+        """It was noted that these customers need no change."""
+        for note in notes:
+            if note.before.key in keys:
+                self._note_version(note.before.key, note.version)
+
+    def _note_version(self, key: str, version: str | None) -> None:
+        self._version[key] = max(version_number(version), self._version.get(key, -1))
 
     def check_sending(self, process: Process, me: Claimant, request: UpdateRequest) -> None:
         """A change is about to be sent: under a lease, and while no earlier change may still be applied."""
@@ -151,7 +159,7 @@ class Updates:
             return
         if request.claim < self._recorded.get(request.key, 0):
             world.violation(f"an older change of {request.key} replaces a newer one that was recorded")
-        if world.scenario.updates == "versions" and data_number(customer.fields) < self._data.get(request.key, 0):
+        if request.version < self._version.get(request.key, -1):
             world.violation(f"{request.key} gets older data than what was recorded")
 
     def check_accepted(self, record: Record, customer: Customer) -> None:
@@ -159,7 +167,9 @@ class Updates:
         world = self._world
         if world.scenario.updates != "versions" or world.losses.at is not None:
             return
-        if data_number(customer.fields) < data_number(record.fields):
+        is_equal = all(customer.fields.get(name) == value for name, value in record.fields.items())
+        has = max(customer.version, self._version.get(record.key or "", -1))
+        if has < version_number(record.version) and not is_equal:
             world.violation(f"{record.key} succeeds with {record.fields}, but PayArc has {customer.fields}")
 
     def check_end(self, records: list[Record]) -> None:

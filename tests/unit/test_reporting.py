@@ -212,6 +212,7 @@ def test_the_run_span_gets_its_counts_at_the_end_and_a_deferral_is_no_failure(sp
     assert dict(run.attributes) == {
         "payarc.concurrency": 8,
         "payarc.customers.created": 2,
+        "payarc.customers.updated": 0,
         "payarc.customers.known": 0,
         "payarc.customers.adopted": 0,
         "payarc.customers.rejected": 0,
