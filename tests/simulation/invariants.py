@@ -130,9 +130,16 @@ class Updates:
 
     def note_unchanged(self, notes: Any, keys: set[str]) -> None:
         """It was noted that these customers need no change."""
+        customers = {customer.customer_id: customer for customer in self._world.payarc.customers}
         for note in notes:
             if note.before.key in keys:
                 self._note_version(note.before.key, note.version)
+                self._check_unchanged(note, customers[note.before.customer_id])
+
+    def _check_unchanged(self, note: Any, customer: Customer) -> None:
+        fields = self.source[note.digest]
+        if self._world.losses.at is None and any(customer.fields.get(name) != fields[name] for name in fields):
+            self._world.violation(f"{note.before.key} needs no change to {fields}, but PayArc has {customer.fields}")
 
     def _note_version(self, key: str, version: str | None) -> None:
         self._version[key] = max(version_number(version), self._version.get(key, -1))
@@ -152,14 +159,14 @@ class Updates:
             if earlier.key == request.key and is_open:
                 world.violation(f"{process.name} changes {request.key} while an earlier change may still be applied")
 
-    def check_applied(self, request: UpdateRequest, customer: Customer) -> None:
-        """A change was applied: it must not be older than what was recorded."""
+    def check_applying(self, request: UpdateRequest, customer: Customer) -> None:
+        """A change is about to be applied: it must not be older than what PayArc has or what was recorded."""
         world = self._world
         if world.losses.at is not None:
             return
         if request.claim < self._recorded.get(request.key, 0):
             world.violation(f"an older change of {request.key} replaces a newer one that was recorded")
-        if request.version < self._version.get(request.key, -1):
+        if request.version < max(customer.version, self._version.get(request.key, -1)):
             world.violation(f"{request.key} gets older data than what was recorded")
 
     def check_accepted(self, record: Record, customer: Customer) -> None:

@@ -204,11 +204,11 @@ class Payarc:
 
     def _apply_at(self, delay: float, request: UpdateRequest, customer: Customer) -> None:
         def apply() -> None:
+            self._world.log("PayArc changes", customer.customer_id, "of", request.key, request.fields)
+            self._world.updates.check_applying(request, customer)
             customer.fields.update(request.fields)
             customer.version = request.version
             request.applied = True
-            self._world.log("PayArc changes", customer.customer_id, "of", request.key, request.fields)
-            self._world.updates.check_applied(request, customer)
 
         self._world.scheduler.after(delay, apply)
 
