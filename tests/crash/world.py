@@ -24,6 +24,7 @@ from payarc_provider.sync.ledger import Ledger
 
 from .attempts import Attempt, Attempts, may_retry
 from .forking import Spec
+from .history import History
 
 Record = dict[str, Any]
 
@@ -31,7 +32,7 @@ FAST = {"timeout": 0.6, "settle": 0.8, "lease": 1.2, "concurrency": 3, "batch_si
 """As short as two busy processors allow, in the same proportions as the defaults."""
 
 _REFERENCE = re.compile(r"(?:^ref)? [0-9a-z]{16}$")
-_SENT = ("name", "email", "phone", "city")
+SENT = ("name", "email", "phone", "city")
 
 
 def people(count: int, numbers: Random, *, first: int = 1, tag: str = "a") -> list[Record]:
@@ -58,7 +59,7 @@ def twins(count: int) -> list[Record]:
 def content_of(fields: Mapping[str, Any]) -> tuple[str, ...]:
     """The values of a record, or of a customer without its reference; equal if one was created from the other."""
     own = _REFERENCE.sub("", fields.get("description") or "")
-    return (*(fields.get(name) or "" for name in _SENT), own)
+    return (*(fields.get(name) or "" for name in SENT), own)
 
 
 class MachineTooSlow(Exception):
@@ -71,6 +72,8 @@ class Verdict:
 
     duplicates: int = 0
     lost: int = 0
+    old: int = 0
+    reordered: int = 0
     problems: list[str] = field(default_factory=list)
 
     def expect(self, condition: object, problem: str) -> None:
@@ -89,6 +92,9 @@ class World:
     :param sandbox: settings of the sandbox
     :param common: more fields of the spec of every attempt
     """
+
+    identity = staticmethod(content_of)
+    """What tells whose customer one is, for a record and for a customer."""
 
     def __init__(
         self,
@@ -113,9 +119,10 @@ class World:
         self.sandbox = SandboxServer(seed=seed, **(sandbox or {}))
         self.attempts: list[Attempt] = []
         self.network: Network | None = None
+        self.history = History(self.sandbox)
         self._attempts = attempts
         self._lock = threading.Lock()
-        self._engine = sa.create_engine(database)
+        self._engine = sa.create_engine(database, **({"connect_args": {"timeout": 30}} if "sqlite" in database else {}))
         self._table_source = table_source
         self._spec = Spec(
             folder=str(self.folder),
@@ -143,6 +150,7 @@ class World:
                 attempt.signal(signal.SIGKILL)
                 attempt.wait()
         self.sandbox.stop()
+        self.history.close()
         self._drop()
         self._engine.dispose()
 
@@ -150,7 +158,8 @@ class World:
         """Create a source table with these records."""
         names = sorted({name for record in records for name in record} - {"id"})
         columns = [sa.Column("id", sa.Integer, primary_key=True, autoincrement=False)]
-        there = sa.Table(table, sa.MetaData(), *columns, *(sa.Column(name, sa.String(60)) for name in names))
+        columns += [sa.Column(name, sa.Integer if name == "v" else sa.String(60)) for name in names]
+        there = sa.Table(table, sa.MetaData(), *columns)
         with self._engine.begin() as connection:
             there.create(connection)
             connection.execute(there.insert(), [dict.fromkeys(names) | record for record in records])
@@ -222,14 +231,14 @@ class World:
         finally:
             ledger.database.engine.dispose()
 
-    def check(self, *done: Attempt, suspended: Sequence[Attempt] = (), **options: Any) -> None:
+    def check(self, *done: Attempt, suspended: Sequence[Attempt] = (), **options: Any) -> Verdict:
         """Fail unless the guarantee held; see `judge`.
 
         :param suspended: attempts that the case itself suspended; their late requests are no excuse
         """
         verdict = self.judge(*done, **options)
         if not verdict.problems:
-            return
+            return verdict
         self._fail("\n".join([*verdict.problems, self.report()]), suspended)
 
     def _fail(self, problem: str, suspended: Sequence[Attempt]) -> NoReturn:
@@ -246,9 +255,9 @@ class World:
         """
         self._wait_for_commits()
         verdict = Verdict()
-        wanted = Counter(content_of(record) for record in (self.records if records is None else records))
+        wanted = Counter(self.identity(record) for record in (self.records if records is None else records))
         customers = self.customers()
-        made = Counter(content_of(customer) for customer in customers)
+        made = Counter(self.identity(customer) for customer in customers)
         verdict.duplicates = sum((made - wanted).values())
         verdict.lost = sum((wanted - made).values())
         verdict.expect(not verdict.duplicates, f"{verdict.duplicates} customers too many: {list(made - wanted)[:3]}")
@@ -288,7 +297,7 @@ class World:
         wrong = [
             f"{attempt.spec.name} returned the id {its_id} for {key}, but that is another record's customer"
             for key, its_id in returned.items()
-            if its_id not in by_id or content_of(by_id[its_id]) != content_of(by_key[key])
+            if its_id not in by_id or self.identity(by_id[its_id]) != self.identity(by_key[key])
         ]
         if len(set(returned.values())) < len(returned):
             wrong.append(f"{attempt.spec.name} returned the same id for two records")
@@ -305,12 +314,7 @@ class World:
         The guarantee assumes that this does not happen. The sandbox never does it by itself, but it happens when the
         machine stalls for that long; then the case proves nothing either way.
         """
-        checks: dict[str, list[float]] = defaultdict(list)
-        for attempt in self.attempts:
-            trace = attempt.spec.path("trace")
-            for line in trace.read_text().splitlines() if attempt not in suspended and trace.exists() else ():
-                key, moment = line.split()
-                checks[key].append(float(moment))
+        checks = self.lease_checks([attempt for attempt in self.attempts if attempt not in suspended])
         found = []
         for post in self.sandbox.log():
             before = [moment for moment in checks[post["idempotency_key"]] if moment <= post["arrived"]]
@@ -319,4 +323,20 @@ class World:
             took = post["committed"] - max(before)
             if took > self.settings["settle"]:
                 found.append(f"POST {post['sequence']} was committed {took:.2f} s after its lease check")
+        for change in self.history.changes:
+            for checked in checks[change.request]:
+                if change.committed - checked > self.settings["settle"]:
+                    found.append(
+                        f"PATCH {change.request} was committed {change.committed - checked:.2f} s after its check"
+                    )
         return found
+
+    def lease_checks(self, attempts: Sequence[Attempt]) -> dict[str | None, list[float]]:
+        """The idempotency key of each request that these attempts have sent → when it checked its lease."""
+        checks: dict[str | None, list[float]] = defaultdict(list)
+        for attempt in attempts:
+            trace = attempt.spec.path("trace")
+            for line in trace.read_text().splitlines() if trace.exists() else ():
+                key, moment = line.split()
+                checks[key].append(float(moment))
+        return checks
