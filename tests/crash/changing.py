@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -95,11 +95,8 @@ class ChangingWorld(World):
 
     # ---- judging ------------------------------------------------------------------------------------------------
 
-    def expect_values_of(self, attempt: Attempt, suspended: Sequence[Attempt] = ()) -> None:
-        """Fail if PayArc has older values than the records of an attempt that has succeeded.
-
-        :param suspended: see `check`
-        """
+    def expect_values_of(self, attempt: Attempt) -> None:
+        """Fail if PayArc has older values than the records of an attempt that has succeeded."""
         now = {person_of(customer): customer for customer in self.customers()}
         old = [
             f"{record['id']}.{name}"
@@ -108,9 +105,7 @@ class ChangingWorld(World):
             if self._generations_of(now[person_of(record)])[name] < made
         ]
         if old:
-            self._fail(
-                f"{attempt.spec.name} succeeded, but PayArc has older values: {old[:5]}\n{self.report()}", suspended
-            )
+            self._fail(f"{attempt.spec.name} succeeded, but PayArc has older values: {old[:5]}\n{self.report()}")
 
     def judge(self, *done: Attempt, ordered: bool = True, **options: Any) -> Verdict:
         """Check also that each customer has its record's newest values, and that the changes came in order.
@@ -137,10 +132,10 @@ class ChangingWorld(World):
 
     def _overlapping(self) -> list[str]:
         """Changes that were sent before an earlier one of the same customer was applied."""
-        checks = self.lease_checks(self.attempts)
+        checks = self.lease_checks()
         sent = defaultdict(list)
         for change in self.history.changes:
-            sent[change.customer_id].append((max(checks[change.request]), change))
+            sent[change.customer_id].append((checks[change.request][-1][0], change))
         found = []
         for requests in sent.values():
             requests.sort(key=lambda request: request[0])

@@ -86,6 +86,7 @@ class RandomCase:
             "batch_size": numbers.choice((3, 8, 20, 100)),
             "reference": numbers.random() < 0.8,
             "margin": numbers.choice((3.0, 300.0)),
+            "held_patience": 20.0,
             "on_changed": "update",
             "version": None if self._twins else numbers.choice((None, "v")),
         }
@@ -125,7 +126,7 @@ class RandomCase:
             # If two runs hold some of several equal records each, neither can tell whose customers it finds.
             with ThreadPoolExecutor(1 if self._twins else owners) as pool:
                 done = list(pool.map(lambda _: self._complete(world), plans))
-            verdict = world.check(*done, suspended=self._suspended, **judging)
+            verdict = world.check(*done, **judging)
             self._count(world, verdict, figures)
             figures.numbers["cases"] += 1
             figures.numbers["successful runs"] += len(done)
@@ -175,7 +176,7 @@ class RandomCase:
         world.sandbox.seed({**one, "created_at": hour_ago + index // each_second} for index, one in enumerate(older))
 
     def _complete(self, world: World) -> Attempt:
-        return world.run_until_done(MAX_ATTEMPTS, suspended=self._suspended)
+        return world.run_until_done(MAX_ATTEMPTS)
 
     def _follow(self, world: World, plan: list[dict[str, Any]]) -> None:
         """Run a task as Airflow does: again after a failure, and later with changed records."""
@@ -186,7 +187,7 @@ class RandomCase:
             attempt = self._stop(world, **step)
             self._stopped.append((step["stop_at"] if step["how"] == "at" else step["how"], attempt))
             if attempt.exit == 0 and isinstance(world, ChangingWorld) and self._ordered:
-                world.expect_values_of(attempt, self._suspended)
+                world.expect_values_of(attempt)
             if attempt.exit == 0 and self._twins:
                 return
 
@@ -219,6 +220,8 @@ class RandomCase:
         figures.numbers["of them with changing records"] += 0 if self._twins else killed
         figures.numbers["suspensions"] += len(self._suspended)
         figures.numbers["attempts"] += len(world.attempts)
+        waited = sum("still claimed by other runs" in attempt.error for attempt in world.attempts)
+        figures.numbers["runs that waited for others in vain"] += waited
         figures.numbers["POSTs"] += posts["received"]
         figures.numbers["lost responses"] += posts["lost"]
         figures.numbers["PATCHes"] += stats["requests"].get("PATCH /customers/{id}", 0)

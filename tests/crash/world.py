@@ -188,17 +188,14 @@ class World:
         attempt.wait()
         return attempt
 
-    def run_until_done(self, most: int = 8, *, suspended: Sequence[Attempt] = (), **changes: Any) -> Attempt:
-        """Retry as Airflow does, until an attempt succeeds.
-
-        :param suspended: see `check`
-        """
+    def run_until_done(self, most: int = 8, **changes: Any) -> Attempt:
+        """Retry as Airflow does, until an attempt succeeds."""
         for _ in range(most):
             attempt = self.run(**changes)
             if attempt.exit == 0:
                 return attempt
             assert may_retry(attempt), self.report()
-        return self._fail(f"no success in {most} attempts\n{self.report()}", suspended)
+        return self._fail(f"no success in {most} attempts\n{self.report()}")
 
     def wait_for_claims(self) -> None:
         """Wait until any attempt has claimed a record."""
@@ -231,18 +228,15 @@ class World:
         finally:
             ledger.database.engine.dispose()
 
-    def check(self, *done: Attempt, suspended: Sequence[Attempt] = (), **options: Any) -> Verdict:
-        """Fail unless the guarantee held; see `judge`.
-
-        :param suspended: attempts that the case itself suspended; their late requests are no excuse
-        """
+    def check(self, *done: Attempt, **options: Any) -> Verdict:
+        """Fail unless the guarantee held; see `judge`."""
         verdict = self.judge(*done, **options)
         if not verdict.problems:
             return verdict
-        self._fail("\n".join([*verdict.problems, self.report()]), suspended)
+        self._fail("\n".join([*verdict.problems, self.report()]))
 
-    def _fail(self, problem: str, suspended: Sequence[Attempt]) -> NoReturn:
-        if late := self.late_commits(suspended):
+    def _fail(self, problem: str) -> NoReturn:
+        if late := self.late_commits():
             raise MachineTooSlow("\n".join([*late, problem]))
         raise AssertionError(problem)
 
@@ -308,35 +302,38 @@ class World:
             wrong.append(f"{attempt.spec.name} neither accepted nor rejected {missing} records")
         return wrong
 
-    def late_commits(self, suspended: Sequence[Attempt] = ()) -> list[str]:
+    def late_commits(self) -> list[str]:
         """Requests that the sandbox committed later than ``settle`` after their lease check.
 
         The guarantee assumes that this does not happen. The sandbox never does it by itself, but it happens when the
-        machine stalls for that long; then the case proves nothing either way.
+        machine stalls for that long; then the case proves nothing either way. If a request is late because a test has
+        suspended its process, that is no excuse.
         """
-        checks = self.lease_checks([attempt for attempt in self.attempts if attempt not in suspended])
+        checks = self.lease_checks()
         found = []
+
+        def compare(request: str, checked: Sequence[tuple[float, Attempt]], committed: float) -> None:
+            for moment, attempt in checked:
+                took = committed - moment
+                if took > self.settings["settle"] and not attempt.was_suspended(moment, committed):
+                    found.append(f"{request} was committed {took:.2f} s after its lease check")
+
         for post in self.sandbox.log():
-            before = [moment for moment in checks[post["idempotency_key"]] if moment <= post["arrived"]]
-            if post["committed"] is None or not before:
-                continue
-            took = post["committed"] - max(before)
-            if took > self.settings["settle"]:
-                found.append(f"POST {post['sequence']} was committed {took:.2f} s after its lease check")
+            before = [check for check in checks[post["idempotency_key"]] if check[0] <= post["arrived"]]
+            if post["committed"] is not None:
+                compare(f"POST {post['sequence']}", before[-1:], post["committed"])
         for change in self.history.changes:
-            for checked in checks[change.request]:
-                if change.committed - checked > self.settings["settle"]:
-                    found.append(
-                        f"PATCH {change.request} was committed {change.committed - checked:.2f} s after its check"
-                    )
+            compare(f"PATCH {change.request}", checks[change.request], change.committed)
         return found
 
-    def lease_checks(self, attempts: Sequence[Attempt]) -> dict[str | None, list[float]]:
-        """The idempotency key of each request that these attempts have sent → when it checked its lease."""
-        checks: dict[str | None, list[float]] = defaultdict(list)
-        for attempt in attempts:
+    def lease_checks(self) -> dict[str | None, list[tuple[float, Attempt]]]:
+        """The idempotency key of each request → when it checked its lease, and in which attempt; the last one last."""
+        checks: dict[str | None, list[tuple[float, Attempt]]] = defaultdict(list)
+        for attempt in self.attempts:
             trace = attempt.spec.path("trace")
             for line in trace.read_text().splitlines() if trace.exists() else ():
                 key, moment = line.split()
-                checks[key].append(float(moment))
+                checks[key].append((float(moment), attempt))
+        for each in checks.values():
+            each.sort(key=lambda check: check[0])
         return checks
