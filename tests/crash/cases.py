@@ -9,9 +9,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, get_args
 
 import pytest
+
+from payarc_provider.sync.checkpoints import Checkpoint
 
 from .attempts import Attempts
 from .world import MachineTooSlow, Record, World
@@ -19,6 +21,9 @@ from .world import MachineTooSlow, Record, World
 AnyWorld = TypeVar("AnyWorld", bound=World)
 
 DATABASES = ("sqlite", "postgresql", "mariadb")
+UPDATE_POINTS = tuple(point for point in get_args(Checkpoint) if "update" in point)
+POINTS = tuple(point for point in get_args(Checkpoint) if point not in UPDATE_POINTS)
+"""The checkpoints of runs that change no customer."""
 SEED = int(os.environ.get("PAYARC_SEED") or secrets.randbelow(10**6))
 PARALLEL = int(os.environ.get("PAYARC_CRASH_PARALLEL") or 8)
 

@@ -16,17 +16,17 @@ from .attempts import Attempt
 from .world import SENT, Record, Verdict, World, content_of
 
 FIELDS = (*SENT, "description")
-_DESCRIPTIONS = ("Shop", "Donut shop customer", "A description that leaves no room for it at all")
+_DESCRIPTIONS = ("Shop", "Donut shop customer", "A description that leaves no room for a code")
 
 
 def _values(key: int, generation: int) -> Record:
-    """The values that a record has if all its fields change in this generation. No two generations share one."""
-    description = f"{_DESCRIPTIONS[key % 3]} {generation}"
+    """The values that a record has if all its fields change in this generation. They are unique."""
+    description = f"{_DESCRIPTIONS[key % 3]} {key}.{generation}"
     return {
-        "name": f"Ada {generation}",
+        "name": f"Ada {key}.{generation}",
         "email": f"p{key}.{generation}@a.example",
         "phone": f"{10_000 + key}{generation:05}",
-        "city": f"City {generation}",
+        "city": f"City {key}.{generation}",
         "description": None if generation == 1 and key % 3 == 0 else description,
     }
 

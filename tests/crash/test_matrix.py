@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from random import Random
-from typing import get_args
 
 import pytest
 
-from payarc_provider.sync.checkpoints import Checkpoint
-
-from .cases import DATABASES, Lab, ParallelCases
+from .cases import DATABASES, POINTS, Lab, ParallelCases
 from .changing import ChangingWorld, first_generation
 from .world import World, people
 
@@ -126,8 +123,7 @@ class KillWhileUpdating(Kill):
 
 ALL = [
     [Kill(checkpoint, source, database) for source in ("list", "table")]
-    for checkpoint in get_args(Checkpoint)
-    if "update" not in checkpoint
+    for checkpoint in POINTS
     for database in DATABASES
 ]
 ALL += [

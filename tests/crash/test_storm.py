@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 from random import Random
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
-from payarc_provider.sync.checkpoints import Checkpoint
-
-from .cases import DATABASES, Lab, ParallelCases, Scenario
+from .cases import DATABASES, POINTS, Lab, ParallelCases, Scenario
 from .changing import ChangingWorld, first_generation
 from .world import content_of, people, twins
 
@@ -54,7 +52,7 @@ def lost_answers_and_kills(lab: Lab, database: str, name: str, numbers: Random) 
             + [{"kind": "late_commit", "probability": 0.01, "seconds": 0.3}]
         )
         for _ in range(4):
-            point = numbers.choice(get_args(Checkpoint))
+            point = numbers.choice(POINTS)
             world.run(stop_at=point, stop_nth=numbers.randint(1, 15), stop_after=numbers.uniform(0, 0.05))
         done = world.run_until_done()
         again = world.run()

@@ -21,22 +21,19 @@ from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from payarc_provider import __version__
-from payarc_provider.sync.checkpoints import Checkpoint
 
 from .attempts import Attempt
-from .cases import DATABASES, PARALLEL, SEED, Lab
+from .cases import DATABASES, PARALLEL, POINTS, SEED, UPDATE_POINTS, Lab
 from .changing import ChangingWorld, first_generation
 from .conftest import database_urls
 from .world import MachineTooSlow, Verdict, World, people, twins
 
-POINTS = get_args(Checkpoint)
-UPDATE_POINTS = tuple(point for point in POINTS if "update" in point)
 MAX_ATTEMPTS = 15
 
 
@@ -136,7 +133,7 @@ class RandomCase:
     def _plan(self) -> list[dict[str, Any]]:
         """How the attempts of one task are stopped, one after the other, before one may complete."""
         numbers, plan = self._numbers, []
-        points = POINTS if self._twins else POINTS + 2 * UPDATE_POINTS
+        points = POINTS if self._twins else POINTS + 3 * UPDATE_POINTS
         for _ in range(numbers.randint(1, 5) if self._twins else numbers.randint(2, 7)):
             how = numbers.choices(("at", "any time", "suspended", "terminated"), (7, 2, 2, 1))[0]
             often = numbers.choice((1, 1, 2, 3, numbers.randint(1, 25)))
