@@ -82,7 +82,8 @@ def _parser() -> argparse.ArgumentParser:
         "forget",
         "forget a key",
         explanation="The next run that reads its record creates a new customer. The old one stays at PayArc, and no "
-        "record ever gets it again. Rejected while the key is pending, and while a change of its customer may still reach PayArc.",
+        "record ever gets it again. Rejected while the key is pending, and while a change of its customer may still "
+        "reach PayArc.",
     )
     forget.add_argument("key", metavar="KEY")
     rename = command(

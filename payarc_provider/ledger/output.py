@@ -73,14 +73,13 @@ def renamed(old: str, new: str, result: Renamed) -> str:
 
 def pending(rows: Iterable[PendingRow]) -> str:
     """Two lines per row: its state, then the run that claimed it."""
-    lines = [f"{'STATE':<8}  {'SINCE':<20}  {'HOLD':<6}  {'TAKEOVER FROM':<20}  {'REFERENCE':<16}  KEY"]
+    lines = [f"{'SINCE':<20}  {'HOLD':<6}  {'TAKEOVER FROM':<20}  {'REFERENCE':<16}  KEY"]
     for row in rows:
         takeover, reference = iso(row.takeover_at), row.reference or "none"
-        start = f"{row.state:<8}  {iso(row.since):<20}  {row.hold:<6}  {takeover:<20}  {reference:<16}"
-        lines.append(f"{start}  {display_key(row.key)}")
-        lines += _indented(
-            f"{row.dag_id or '-'}.{row.task_id or '-'}, run {row.run_id or '-'}; {row.source}; account {row.account}"
-        )
+        lines.append(f"{iso(row.since):<20}  {row.hold:<6}  {takeover:<20}  {reference:<16}  {display_key(row.key)}")
+        updating = "its customer is being updated; " if row.state == State.UPDATING else ""
+        run = f"{row.dag_id or '-'}.{row.task_id or '-'}, run {row.run_id or '-'}"
+        lines += _indented(f"{updating}{run}; {row.source}; account {row.account}")
     return "\n".join(lines)
 
 

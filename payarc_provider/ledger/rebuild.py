@@ -24,6 +24,7 @@ from payarc_provider.sync.ledger.repair import LedgerUnchanged
 from payarc_provider.sync.listing import PatientReader
 from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.runtime import ThreadedRuntime, run_to_end
+from payarc_provider.sync.sources import check_source
 
 _LEDGER_ID = re.compile(r"[0-9a-f]{32}")
 _REPORT_EVERY = 10.0  # seconds
@@ -38,7 +39,7 @@ def rebuild(ledger: Ledger, given: argparse.Namespace) -> str:
     ledger_id = _ledger_id(ledger, given.ledger_id)
     with contextlib.closing(Merchant(given.payarc_conn_id)) as merchant:
         account = _account(ledger, merchant, given.account, exists=exists)
-        restoration = Rebuild(ledger, ledger_id, account, given.source)
+        restoration = Rebuild(ledger, ledger_id, account, check_source(given.source, "--source"))
         input_keys = _Keys(given)
         keys = KeySet(input_keys.all())
         if len(keys) == 0:

@@ -35,6 +35,7 @@ RUN_SPAN = "payarc.run"
 ASSET_EXTRAS = ("records", "created", "adopted", "updated", "known", "changed", "rejected")
 
 _ALWAYS_SHOWN = ("created", "known", "rejected")
+_IN_WORDS = {"conflicts": "in conflict", "would_create": "would create", "would_update": "would update"}
 _SHOWN = (
     "created",
     "adopted",
@@ -212,13 +213,12 @@ def _records(progress: Progress) -> str:
 
 def _outcomes(progress: Progress) -> str:
     counts = {name: progress.counts[name] for name in _SHOWN} | {"repeated": progress.repeated}
-    return ", ".join(
-        f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if count or name in _ALWAYS_SHOWN
-    )
+    shown = {name: count for name, count in counts.items() if count or name in _ALWAYS_SHOWN}
+    return ", ".join(f"{count} {_IN_WORDS.get(name, name)}" for name, count in shown.items())
 
 
 def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun == 'PATCH' else 's'}"
 
 
 def _duration(seconds: float) -> str:

@@ -114,7 +114,7 @@ def runs(request: Request, connection_id: str, table: str, account: str, after: 
         last_run = None
         if after is not None:
             last, dag_id, run_id = _unsealed(ledger, after, list)
-            last_run = RunCounts(dag_id, run_id, datetime.datetime.fromisoformat(last), 0, 0, 0)
+            last_run = RunCounts(dag_id, run_id, datetime.datetime.fromisoformat(last), 0, 0, 0, 0)
         rows = Overview(ledger, account).runs(PAGE + 1, last_run)
     return _html("runs.html", links=links, **_page_of(rows, after))
 

@@ -1,7 +1,8 @@
 """What a record changes at its customer, told by fingerprints.
 
 While a request may change a field, the row has the fingerprints of both values for it: ``email:0123…|4567…``. So it is
-never taken for one of them before that is certain.
+never taken for one of them before that is certain. If PayArc shows another value than it was sent, the row has both,
+``email:0123…~4567…``, so that this is not taken for an edit.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from payarc_provider.sync.fingerprints import as_column, from_column
 EMPTY = "-"
 """Stands for the fingerprint of a field without a value."""
 _OR = "|"
+_SHOWN = "~"
 
 Prints = Mapping[str, str]
 """Field → fingerprint."""
@@ -38,7 +40,7 @@ def change_of(row_prints: str, prints: Prints, columns: Iterable[str]) -> Change
     :param prints: the fingerprints of the record's values
     :param columns: the fields for which the record's source has a column
     """
-    known = from_column(row_prints)
+    known = {name: one.partition(_SHOWN)[0] if _OR not in one else one for name, one in from_column(row_prints).items()}
     changed = frozenset(name for name, one in prints.items() if known.get(name, EMPTY) != one)
     emptied = frozenset(name for name in columns if name not in prints and known.get(name, EMPTY) != EMPTY)
     return Change(changed, emptied)
@@ -67,10 +69,15 @@ def afterwards(row_prints: str, sent: Prints) -> str:
     return as_column({name: one for name, one in known.items() if one != EMPTY})
 
 
+def with_shown(prints: Prints, shown: Prints, altered: Iterable[str]) -> dict[str, str]:
+    """Fingerprints of what was sent, and for these fields also of what PayArc shows instead."""
+    return {**prints, **{name: f"{prints[name]}{_SHOWN}{shown.get(name, EMPTY)}" for name in altered}}
+
+
 def allows(row_print: str | None, shown: str | None) -> bool:
     """Whether a field's value at PayArc is one of those that the row knows of.
 
-    :param row_print: the field's fingerprint, or several, in the row; None if the row has none
+    :param row_print: the field's fingerprints in the row; None if the row has none
     :param shown: the fingerprint of the value that PayArc shows; None for no value
     """
-    return (shown or EMPTY) in (row_print or EMPTY).split(_OR)
+    return (shown or EMPTY) in (row_print or EMPTY).replace(_SHOWN, _OR).split(_OR)

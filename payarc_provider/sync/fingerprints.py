@@ -14,14 +14,20 @@ _SIZE = 8  # bytes
 
 
 def listed_fields(customer: Mapping[str, Any]) -> dict[str, str]:
-    """The fields of a customer that PayArc returned, as they would be in a record."""
+    """The fields of a customer that PayArc returned, as they would be in a record; the reference is left in."""
     shown = {name: customer[name] for name in FIELDS if customer.get(name) is not None}
     fields = {name: unicodedata.normalize("NFC", str(value)).strip() for name, value in shown.items()}
     return {name: text for name, text in fields.items() if text}
 
 
+def altered_fields(sent: Mapping[str, str], customer: Mapping[str, Any]) -> set[str]:
+    """The fields that a customer shows with another value than was sent."""
+    shown = listed_fields(customer)
+    return {name for name, value in sent.items() if name in customer and shown.get(name, "") != value}
+
+
 def own_fields(customer: Mapping[str, Any]) -> dict[str, str]:
-    """Likewise, without the reference."""
+    """The fields of a customer that PayArc returned, as they would be in a record, without the reference."""
     fields = listed_fields(customer)
     own = without_reference(fields.pop("description", ""))
     return fields | {"description": own} if own else fields

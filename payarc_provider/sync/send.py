@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from payarc_provider.exceptions import PayarcConnectionFailed, PayarcError, PayarcRunStopped
-from payarc_provider.sync.changes import change_of
+from payarc_provider.sync.changes import change_of, with_shown
 from payarc_provider.sync.checkpoints import reach
 from payarc_provider.sync.existing import IndexedCustomer, indexed
-from payarc_provider.sync.fingerprints import fingerprints
+from payarc_provider.sync.fingerprints import altered_fields, as_column, fingerprints, own_fields
 from payarc_provider.sync.ledger import Alterations, Resolution
 from payarc_provider.sync.limit_waits import LimitWaits
 from payarc_provider.sync.listing import is_before
@@ -214,7 +214,10 @@ class Sender:
                     found = indexed(customer, self._state.ledger_id)
                     self.recorder.add(claim, self._adoption(claim, found, "email"))
                 else:
-                    self.recorder.add(claim, Resolution(claim.key, claim.id, customer_id=customer_id))
+                    prints = self._altered_prints(claim, customer)
+                    self.recorder.add(
+                        claim, Resolution(claim.key, claim.id, customer_id=customer_id, fingerprints=prints)
+                    )
             case Updated(result=result):
                 self.recorder.add(claim, result)
             case Rejected(errors=errors):
@@ -223,6 +226,16 @@ class Sender:
                     self.recorder.add(claim, Resolution(claim.key, claim.id, errors=errors))
                 else:
                     self.recorder.add(claim, self._updater.refused(claim, claim.update, errors))
+
+    def _altered_prints(self, claim: Claim, customer: dict[str, Any]) -> str | None:
+        """The row's fingerprints if PayArc shows other values than were sent; None if it does not."""
+        sent = claim.record.fields
+        altered = altered_fields({name: sent[name] for name in sent if name != "description"}, customer)
+        if not altered:
+            return None
+        secret = self._state.ledger_id
+        prints, shown = fingerprints(secret, sent), fingerprints(secret, own_fields(customer))
+        return as_column(with_shown(prints, shown, altered))
 
     async def _request(self, claim: Claim) -> Outcome:
         if claim.update is not None:
@@ -252,7 +265,7 @@ class Sender:
         """Learn from the response what PayArc changes."""
         shown = find_reference(customer.get("description"))
         if code is None:
-            is_intact = _is_stored_as_sent({"description": fields.get("description", "")}, customer)
+            is_intact = not altered_fields({"description": fields.get("description", "")}, customer)
         elif shown in (None, code):
             is_intact = shown == code
             self.shows_references = self.shows_references or is_intact
@@ -260,7 +273,7 @@ class Sender:
             return  # PayArc has returned the customer of another record
         others = {name: value for name, value in fields.items() if name != "description"}
         seen = Alterations(
-            values=self._seen.values or not _is_stored_as_sent(others, customer),
+            values=self._seen.values or bool(altered_fields(others, customer)),
             descriptions=self._seen.descriptions or ("description" in customer and not is_intact),
         )
         if seen != self._seen:
@@ -334,8 +347,3 @@ class Sender:
 
 def _endpoint(claim: Claim) -> str:
     return CREATE if claim.update is None else UPDATE
-
-
-def _is_stored_as_sent(fields: dict[str, str], customer: dict[str, Any]) -> bool:
-    """Whether PayArc stored the values that were sent, as far as its response shows them."""
-    return all(str(customer[name] or "").strip() == value for name, value in fields.items() if name in customer)

@@ -15,9 +15,9 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from payarc_provider.exceptions import PayarcError, PayarcNotFound, PayarcRunStopped
-from payarc_provider.sync.changes import EMPTY, afterwards, allows, change_of, while_open
+from payarc_provider.sync.changes import EMPTY, afterwards, allows, change_of, while_open, with_shown
 from payarc_provider.sync.checkpoints import reach
-from payarc_provider.sync.fingerprints import fingerprints, from_column, own_fields
+from payarc_provider.sync.fingerprints import altered_fields, fingerprints, from_column, own_fields
 from payarc_provider.sync.keys import display_key
 from payarc_provider.sync.ledger import EPOCH, Note, Row, State, UpdateClaim, UpdateResult
 from payarc_provider.sync.ledger.rows import should_retry
@@ -163,7 +163,7 @@ class Updater:
         cleared = change.emptied if settings.on_empty == "clear" else frozenset()
         sent = {name: prints[name] for name in change.changed} | dict.fromkeys(cleared, EMPTY)
         if not sent and row.state == State.CREATED:
-            return Note(row, record.digest, row.fingerprints, record.version or row.version)
+            return Note(row, record.digest, row.fingerprints, record.version)
         fields = {name: record.fields.get(name, "") for name in sent}
         reference = row.reference
         if "description" in fields and (reference := reference_for(record)):
@@ -244,16 +244,16 @@ class Updater:
         cleared = {name for name, value in fields.items() if not value}
         if cleared - customer.keys():
             customer = await state.payarc.read(lambda: runtime.get_customer(update.customer_id))
-        ignored = {name for name in cleared if _shown(customer, name)}
-        if ignored:
+        altered = altered_fields(fields, customer)
+        if ignored := altered & cleared:
             errors = {name: [IGNORED] for name in sorted(ignored)}
             return Updated(self._result(claim, update, sent=True, without=ignored, errors=errors))
-        altered = {name for name, value in fields.items() if name in customer and _shown(customer, name) != value}
         state.counts["altered"] += bool(altered)
         if new := altered - self.altered:
             self.altered |= new
             log.warning("PayArc shows other values than were sent to it in %s", ", ".join(sorted(new)))
-        return Updated(self._result(claim, update, sent=True))
+        shown = fingerprints(state.ledger_id, own_fields(customer))
+        return Updated(self._result(claim, update, sent=True, prints=with_shown(update.sent, shown, altered)))
 
     def _result(
         self,
@@ -261,10 +261,11 @@ class Updater:
         update: Update,
         *,
         sent: bool,
+        prints: Mapping[str, str] | None = None,
         without: set[str] | None = None,
         errors: Errors | None = None,
     ) -> UpdateResult:
-        applied = {name: one for name, one in update.sent.items() if name not in (without or ())}
+        applied = {name: one for name, one in (prints or update.sent).items() if name not in (without or ())}
         return UpdateResult(
             claim.key,
             claim.id,
@@ -346,7 +347,8 @@ def _version_problem(record: Record, row: Row, column: str | None) -> Errors | N
     for other in (row.version, row.wanted_version):
         if not are_comparable(record.version, other):
             kinds = f"{describe_kind(record.version or '')}, and the customer's is {describe_kind(other or '')}"
-            return {column or "version": [f"is {kinds}: use a column of one type"]}
+            remedy = "use a column of one type, or run once without version, which forgets the old versions"
+            return {column or "version": [f"is {kinds}: {remedy}"]}
     return None
 
 
@@ -355,7 +357,3 @@ def _gone(customer_id: str) -> str:
         f"PayArc has no customer {customer_id} any more. To create it again, forget its key with "
         "python -m payarc_provider.ledger forget, and run again"
     )
-
-
-def _shown(customer: Mapping[str, Any], name: str) -> str:
-    return str(customer.get(name) or "").strip()

@@ -39,9 +39,9 @@ def version_text(value: object) -> str:
         return f"d:{value.isoformat()}"
     if isinstance(value, bool) or not isinstance(value, numbers.Integral | Decimal | float):
         raise UnusableVersion(f"has the type {type(value).__name__}: use a column of numbers, dates or times")
-    return _number_text(
-        value if isinstance(value, Decimal) else Decimal(repr(value) if isinstance(value, float) else int(value))
-    )
+    if isinstance(value, float):
+        value = Decimal(float.__repr__(value))  # NumPy's own is "np.float64(7.0)"
+    return _number_text(value if isinstance(value, Decimal) else Decimal(int(value)))
 
 
 def _from_text(text: str) -> object:

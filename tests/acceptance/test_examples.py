@@ -29,25 +29,34 @@ SIGN_UPS = [
     [{"uuid": "6f1c", "first_name": "Núria", "last_name": "Ito", "email": "nuria@example.com", "phone": "2025550104"}],
     [{"uuid": "9b2e", "first_name": "Søren", "last_name": "Park", "email": "soren@example.com"}],
 ]
-# DAG, logical date, conf. Each DAG has a CRM, a ledger and a merchant of its own.
-PLAN: list[tuple[str, str | None, dict[str, Any]]] = [
-    ("payarc_by_hand", None, {"since": "2026-01-01", "until": "2026-02-01", "limit": 5, "dry_run": True}),
-    ("payarc_by_hand", None, {"since": "2026-01-01", "until": "2026-02-01", "limit": 5, "dry_run": False}),
-    ("payarc_nightly", "2026-03-06T02:00:00+00:00", {}),
-    ("payarc_nightly", "2026-03-07T02:00:00+00:00", {}),
-    ("payarc_after_nightly", None, {}),
-    ("payarc_from_table", None, {}),
-    ("payarc_from_xcom", None, {}),
-    ("payarc_from_api", None, {}),
-    ("payarc_fan_out", None, {}),
-    ("payarc_merchants", None, {}),
+EDIT = """
+    UPDATE people SET full_name = 'Kofi Park-Ito', updated_at = '2026-03-07 08:00:00' WHERE id = 3;
+    INSERT INTO people VALUES (4, 'Ana Park', 'ana@example.com', NULL, NULL, NULL, '2026-03-07', '2026-03-07 09:00:00')
+"""
+OLD = "UPDATE people SET full_name = 'Kofi Parc', updated_at = '2026-03-06 12:00:00' WHERE id = 3"
+# DAG, logical date, conf, and a change of the CRM before it. Each DAG has a CRM, a ledger and a merchant of its own.
+PLAN: list[tuple[str, str | None, dict[str, Any], str]] = [
+    ("payarc_by_hand", None, {"since": "2026-01-01", "until": "2026-02-01", "limit": 5, "dry_run": True}, ""),
+    ("payarc_by_hand", None, {"since": "2026-01-01", "until": "2026-02-01", "limit": 5, "dry_run": False}, ""),
+    ("payarc_nightly", "2026-03-06T02:00:00+00:00", {}, ""),
+    ("payarc_nightly", "2026-03-07T02:00:00+00:00", {}, ""),
+    ("payarc_after_nightly", None, {}, ""),
+    ("payarc_from_table", None, {}, ""),
+    ("payarc_from_xcom", None, {}, ""),
+    ("payarc_from_api", None, {}, ""),
+    ("payarc_sync", None, {}, ""),
+    ("payarc_sync", None, {}, EDIT),
+    ("payarc_sync", None, {}, OLD),
+    ("payarc_fan_out", None, {}, ""),
+    ("payarc_merchants", None, {}, ""),
 ]
 CHANGE = """
     UPDATE people SET full_name = 'Kofi Park-Ito' WHERE id = 3;
-    INSERT INTO people SELECT 4, 'Ana Park', 'ana@example.com', NULL, NULL, NULL, signed_up FROM people WHERE id = 3
+    INSERT INTO people
+    SELECT 4, 'Ana Park', 'ana@example.com', NULL, NULL, NULL, signed_up, updated_at FROM people WHERE id = 3
 """
 BY_HAND = {"since": "2026-03-06", "until": "2027-01-01", "limit": 5, "dry_run": False}
-# DAG, logical date, conf, and a change of the CRM that precedes it. These runs share a CRM, its ledger and a merchant.
+# Likewise. These runs share a CRM, its ledger and a merchant.
 SHARED: list[tuple[str, str | None, dict[str, Any], str]] = [
     ("payarc_nightly", "2026-03-07T02:00:00+00:00", {}, ""),
     ("payarc_by_hand", None, BY_HAND, CHANGE),
@@ -100,9 +109,9 @@ def ran(sandbox: SandboxServer, crm_api: str, tmp_path_factory: pytest.TempPathF
         "AIRFLOW_CONN_PAYARC_BOLT": sandbox.connection_json(make_token("bolt")),
         "AIRFLOW_CONN_CRM_API": json.dumps({"conn_type": "http", "host": crm_api, "password": "not-a-real-token"}),
     }
-    own = {name: _connections(home, sandbox, name) for name in {name for name, _, _ in PLAN}}
+    own = {name: _connections(home, sandbox, name) for name in {name for name, *_ in PLAN}}
     shared = _connections(home, sandbox, "shared")
-    plan = [[*what, "", own[what[0]]] for what in PLAN] + [[*what, shared] for what in SHARED]
+    plan = [[*what, own[what[0]]] for what in PLAN] + [[*what, shared] for what in SHARED]
     (home / "plan.json").write_text(json.dumps(plan))
     command = [sys.executable, str(PROGRAM), str(home / "plan.json"), str(home / "report.json")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -113,10 +122,9 @@ def ran(sandbox: SandboxServer, crm_api: str, tmp_path_factory: pytest.TempPathF
 def _connections(home: Path, sandbox: SandboxServer, dag_id: str) -> dict[str, str]:
     crm = sqlite3.connect(home / f"{dag_id}.db")
     with crm:
-        crm.execute(
-            "CREATE TABLE people (id INTEGER PRIMARY KEY, full_name, email, company, phone, country, signed_up)"
-        )
-        crm.executemany("INSERT INTO people VALUES (?, ?, ?, ?, ?, ?, ?)", PEOPLE)
+        columns = "full_name, email, company, phone, country, signed_up, updated_at"
+        crm.execute(f"CREATE TABLE people (id INTEGER PRIMARY KEY, {columns})")
+        crm.executemany("INSERT INTO people VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7)", PEOPLE)
         for merchant in ("acme", "bolt"):
             crm.execute(f"CREATE TABLE {merchant}_people (id INTEGER PRIMARY KEY, full_name, email)")
             crm.execute(f"INSERT INTO {merchant}_people VALUES (1, 'Ana Park', 'ana@{merchant}.example.com')")
@@ -148,7 +156,7 @@ def emails(sandbox, merchant):
 
 def test_all_examples_are_documented_and_succeed(ran):
     assert ran["import_errors"] == {}
-    assert set(ran["docs"]) == {name for name, _, _ in PLAN} >= EXAMPLES
+    assert set(ran["docs"]) == {name for name, *_ in PLAN} >= EXAMPLES
     assert all(ran["docs"].values())
     assert [(run["dag"], run["state"]) for run in ran["runs"]] == [(what[0], "success") for what in [*PLAN, *SHARED]]
 
@@ -161,6 +169,7 @@ def test_all_examples_are_documented_and_succeed(ran):
         ("payarc_from_table", ["kofi@example.com", "zoe@example.com"]),
         ("payarc_from_xcom", ["chloe@example.com", "jean-luc@example.com"]),
         ("payarc_from_api", ["nuria@example.com", "soren@example.com"]),
+        ("payarc_sync", ["ana@example.com", "kofi@example.com", "zoe@example.com"]),
         ("payarc_fan_out", ["kofi@example.com", "zoe@example.com"]),
         ("acme", ["ana@acme.example.com"]),
         ("bolt", ["ana@bolt.example.com"]),
@@ -212,6 +221,15 @@ def test_the_nightly_and_the_manual_example_work_side_by_side(ran, sandbox):
     assert [run["summary"]["rejected"] for run in runs] == [0, 0, 0]
     assert emails(sandbox, "shared") == ["ana@example.com", "kofi@example.com"]
     assert runs[1]["return_value"] == runs[2]["return_value"]
+
+
+def test_the_sync_example_keeps_customers_up_to_date(ran, sandbox):
+    nights = [tasks(ran, "payarc_sync", "sync_customers", nth)[0]["xcom"]["summary"] for nth in range(3)]
+    counts = [[night[name] for name in ("created", "updated", "known", "stale", "rejected")] for night in nights]
+
+    assert counts == [[2, 0, 0, 0, 1], [1, 1, 1, 0, 1], [0, 0, 3, 1, 1]]
+    names = {customer["email"]: customer["name"] for customer in sandbox.customers("payarc_sync")}
+    assert names["kofi@example.com"] == "Kofi Park-Ito"
 
 
 def test_the_fan_out_example_maps_over_groups_of_ids(ran):

@@ -56,8 +56,12 @@ def test_the_four_xcoms_have_exactly_these_shapes(airflow, sandbox, crm):
         "records": 4,
         "created": 2,
         "adopted": 0,
+        "updated": 0,
         "known": 0,
         "changed": 0,
+        "stale": 0,
+        "altered": 0,
+        "conflicts": 0,
         "rejected": 2,
         "rejected_new": 2,
         "repeated": 0,
@@ -66,6 +70,7 @@ def test_the_four_xcoms_have_exactly_these_shapes(airflow, sandbox, crm):
         "deferrals": 0,
         "requests": 4,
         "posts": 3,
+        "patches": 0,
     }
 
 

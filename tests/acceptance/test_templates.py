@@ -71,7 +71,7 @@ def test_retry_rejected_from_params(airflow, create, sandbox):
     assert create("max_rejected=1, retry_rejected='{{ params.p }}'", True).summary["posts"] == 1
 
 
-def test_all_other_options_from_params(create, sandbox):
+def test_all_other_options_from_params(airflow, create, sandbox, ledger_file):
     task = create(
         "match_existing='{{ params.p.match }}', concurrency='{{ params.p.count }}', batch_size='{{ params.p.count }}', "
         "settle='{{ params.p.seconds }}', lease='{{ params.p.seconds }}', reference='{{ params.p.no }}', "
@@ -82,6 +82,7 @@ def test_all_other_options_from_params(create, sandbox):
     assert task.state == "success"
     assert [len(group) for group in task.ids] == [3, 1]
     assert not sandbox.customers()[0]["description"], "no reference"
+    assert airflow.dump(ledger_file, "payarc_customers").splitlines().count("crm people") == 4
 
 
 @pytest.mark.parametrize(

@@ -112,10 +112,14 @@ class TestDatabase:
         assert self._moment is not None, "the clock runs"
         return self._moment
 
+    def disconnect(self) -> None:
+        """Close the connections of all engines so far."""
+        while self._engines:
+            self._engines.pop().dispose()
+
     def close(self) -> None:
         """Leave nothing behind."""
-        for engine in self._engines:
-            engine.dispose()
+        self.disconnect()
         if self.kind == "postgresql" and self._moment:
             self._leftovers.append("DELETE FROM test_clock.stopped")
         for statement in self._leftovers:

@@ -257,6 +257,25 @@ def test_values_that_payarc_alters_are_counted_and_named_and_not_sent_again(sqli
     assert sqlite_bench.run(rows, UPDATE, run_id="run 3").ok().requests == {}
 
 
+@pytest.mark.parametrize("on_conflict", ["keep", "reject"])
+@pytest.mark.parametrize("altered_at", ["creation", "update"])
+def test_a_value_that_payarc_alters_is_not_taken_for_an_edit(sqlite_bench, on_conflict, altered_at):
+    settings = dataclasses.replace(UPDATE, on_conflict=on_conflict)
+    sqlite_bench.sandbox.settings(alter={"city": "upper"})
+    rows = people(2, city="Springfield") if altered_at == "creation" else people(2)
+    ids = sqlite_bench.run(rows, settings).ok().ids
+    for number, city in enumerate(("Springfield", "Shelbyville", "Capital City")):
+        for row in rows:
+            row["city"] = city
+        outcome = sqlite_bench.run(rows, settings, run_id=f"run {number + 2}").ok()
+        assert (outcome.counts["conflicts"], outcome.counts["rejected"]) == (0, 0)
+        assert {customer["city"] for customer in at_payarc(sqlite_bench).values()} == {city.upper()}
+    edit(sqlite_bench, ids[0], city="Edited City")
+    rows[0]["city"] = "Springfield"
+    assert sqlite_bench.run(rows, settings, run_id="run 9").ok().counts["conflicts"] == 1, "a real edit is noticed"
+    assert at_payarc(sqlite_bench)["j0@example.com"]["city"] == "EDITED CITY"
+
+
 @pytest.mark.parametrize("envelope", ["422", "409-message", "409-list"])
 def test_a_change_that_payarc_rejects_is_reported_and_not_sent_again(bench, envelope):
     rows = people(3)
@@ -499,6 +518,15 @@ def test_a_version_that_cannot_be_compared_rejects_its_record(sqlite_bench, valu
     [rejected] = outcome.results.rejected()
     assert reason in rejected["errors"]["v"][0]
     assert (sqlite_bench.states(), outcome.requests.get("PATCH")) == ({"created": 2}, None)
+
+
+def test_a_run_without_versions_forgets_them_once(sqlite_bench):
+    rows = [row | {"v": 5} for row in people(3)]
+    sqlite_bench.run(rows, VERSIONED).ok()
+    sqlite_bench.run(rows, UPDATE, run_id="run 2").ok()
+    assert {row.version for row in sqlite_bench.rows().values()} == {None}
+    dated = [row | {"v": datetime.date(2026, 1, 2), "name": "New Name"} for row in rows]
+    assert sqlite_bench.run(dated, VERSIONED, run_id="run 3").ok().counts["updated"] == 3
 
 
 def test_older_data_does_not_succeed_while_newer_data_may_be_lost(bench):

@@ -23,7 +23,17 @@ from payarc_provider.api.client import PayarcClient
 from payarc_provider.exceptions import PayarcConfigError, PayarcRunStopped
 from payarc_provider.ledger import commands, rebuild
 from payarc_provider.ledger.__main__ import main
-from payarc_provider.sync.ledger import EPOCH, Claimant, Ledger, LedgerLost, Resolution, State, repair
+from payarc_provider.sync.ledger import (
+    EPOCH,
+    Claimant,
+    Ledger,
+    LedgerLost,
+    Resolution,
+    State,
+    UpdateClaim,
+    UpdateResult,
+    repair,
+)
 from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.reference import reference, with_reference
 from payarc_provider.sync.runner import run
@@ -185,13 +195,15 @@ def test_status_counts_the_rows_of_each_account_by_state(still):
     one, two = answer["accounts"]
     assert one == {
         "account": "test/1",
-        "states": {"pending": 4, "created": 2, "rejected": 1},
+        "states": {"pending": 4, "created": 2, "updating": 0, "rejected": 1},
         "holds": {"held": 1, "open": 2, "unsent": 1},
         "sources": {"table people of crm": 7},
         "oldest_pending": "2030-01-01T00:00:00Z",
+        "rejected_changes": 0,
+        "last_update": None,
         "forgotten": 0,
     }
-    assert two["states"] == {"pending": 1, "created": 0, "rejected": 0}
+    assert two["states"] == {"pending": 1, "created": 0, "updating": 0, "rejected": 0}
     assert len(still.json("status", "--account", "test/2")["accounts"]) == 1
 
 
@@ -241,6 +253,7 @@ def test_pending_prints_since_when_which_run_and_until_when(still):
     assert a == {
         "account": "test/1",
         "key": "a",
+        "state": "pending",
         "since": "2030-01-01T00:00:00Z",
         "hold": "held",
         "takeover_at": "2030-01-01T00:03:00Z",
@@ -266,6 +279,7 @@ def test_rejected_prints_since_when_and_why(still):
         {
             "account": "test/1",
             "key": "a",
+            "customer_id": None,
             "since": "2030-01-01T00:00:00Z",
             "source": "table people of crm",
             "errors": {"email": ["is taken."], "name": ["too short.", "no digits."]},
@@ -284,6 +298,45 @@ def test_rejected_prints_since_when_and_why(still):
     still("retry", "a")
     assert still.json("rejected")["rejected"][0]["retried"] is True
     assert "a  (will be tried again)" in still("rejected")
+
+
+def test_changes_of_customers_are_shown(still):
+    """Of a, b and c, a is being changed, a change of b is rejected, and c was changed."""
+    still.created(a="c1", b="c2", c="c3")
+    still.database.move_clock(60)
+    me = still.claimant("u")
+    for key, name in zip("abc", ("u.1", "u.2", "u.3"), strict=True):
+        still.ledger.claim_updates(me, [UpdateClaim(name, still.row(key), "", "n:2")])
+    rejected = UpdateResult("b", "u.2", "d", "", None, None, None, errors={"email": ["is taken."]}, sent=False)
+    still.ledger.record_updates(me, [rejected, UpdateResult("c", "u.3", "d", "", "n:2", None, None)])
+    [one] = still.json("status")["accounts"]
+    assert one["states"] == {"pending": 0, "created": 2, "updating": 1, "rejected": 0}
+    assert (one["rejected_changes"], one["last_update"]) == (1, "2030-01-01T00:01:00Z")
+    assert one["holds"] == {"held": 1, "open": 0, "unsent": 0}
+    said = still("status")
+    assert re.search(r"  updating +1\n", said)
+    assert "last update of a customer 2030-01-01T00:01:00Z" in said
+    [updating] = still.json("pending")["pending"]
+    assert (updating["key"], updating["state"], updating["hold"], updating["since"]) == ("a", "updating", "held", None)
+    assert "its customer is being updated" in still("pending")
+    [change] = still.json("rejected")["rejected"]
+    assert (change["key"], change["customer_id"]) == ("b", "c2")
+    assert "b  (a change of customer c2)" in still("rejected")
+    shown = still("show", "c")
+    assert re.search(r"^customer +c3$", shown, flags=re.MULTILINE)
+    assert re.search(r"^updated +2030-01-01T00:01:00Z$", shown, flags=re.MULTILINE)
+    assert re.search(r"^version +n:2$", shown, flags=re.MULTILINE)
+    assert re.search(r"^rejected +email: is taken\.$", still("show", "b"), flags=re.MULTILINE)
+    assert "no key" in still("show", "z", expect=1)
+    assert "may reach PayArc until" in still("forget", "a", expect=1)
+    assert "is updating, not pending" in still("resolve", "a", "--absent", "--yes", expect=1)
+    assert "not rejected" in still("retry", "c", expect=1)
+    still("retry", "b")
+    assert still.row("b").digest == ""
+    assert still.row("b").state == "created"
+    still.database.move_clock(600)
+    assert still.json("status")["accounts"][0]["holds"] == {"held": 0, "open": 1, "unsent": 0}
+    assert "Customer c1 stays at PayArc" in still("forget", "a")
 
 
 @on_one_database
@@ -695,6 +748,7 @@ def test_keys_come_from_a_file_or_from_stdin(shop, payarc_sandbox, tmp_path, mon
     file.write_text("\n")
     assert "no keys" in shop("rebuild", "--keys-from", file, *source, expect=1)
     assert "cannot be read (FileNotFoundError)" in shop("rebuild", "--keys-from", tmp_path / "x", *source, expect=1)
+    assert '--source: is ""' in shop("rebuild", "--keys-from", file, "--source", " ", expect=1)
 
 
 @on_one_database

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy.dialects import postgresql
 
 from payarc_provider.ledger.output import statements
-from payarc_provider.sync.ledger import Claimant, Ledger, Resolution, State
+from payarc_provider.sync.ledger import Claimant, Ledger, Resolution, State, UpdateClaim, UpdateResult
 from payarc_provider.sync.ledger.overview import Hold
 from payarc_provider.sync.ledger.rebuild import Verdict
 from payarc_provider.sync.ledger.schema import schema
@@ -31,6 +31,8 @@ FOUND = [
     [(1, "John Smith", "c1"), (6, "John Smith", "c6")],
     [(2, "pending"), (3, "rejected"), (4, "pending"), (5, None)],
     [("1", "c1"), ("6", "c6")],
+    [("1", "c1")],
+    [("6", "c6")],
     [("6", "c6", "reference")],
     ["has_customers:live/main", "ledger_id"],
 ]
@@ -82,14 +84,26 @@ def test_every_command_is_documented(capsys):
 
     main(["--help"])
     commands = re.findall(r"^    ([a-z-]+)  ", capsys.readouterr().out, flags=re.MULTILINE)
-    assert len(commands) == 10
+    assert len(commands) == 11
     table = " ".join(first_cells("| command | what it does |"))
     assert set(commands) == set(re.findall(r"(?<!-)\b[a-z]+(?:-[a-z]+)?\b", table))
 
 
+def change(ledger, me, key, **result):
+    """Change a customer, as a run with the version 2 does."""
+    row = ledger.rows(me, [key])[key]
+    ledger.claim_updates(me, [UpdateClaim("update", row, "", "n:2")])
+    version = row.version if result else "n:2"
+    ledger.record_updates(me, [UpdateResult(key, "update", "", "", version, None, None, **result, sent=not result)])
+
+
 @pytest.fixture
 def tables(database):
-    """A ledger and the CRM's people: 1 and 6 created, 6 after a look-up; 2 open, 3 rejected, 4 unsent, 5 unknown."""
+    """A ledger and the CRM's people.
+
+    1 and 6 are created, 6 after a look-up; 1 was changed, and a change of 6 rejected; 2 is open, 3 rejected, 4 unsent,
+    5 unknown.
+    """
     database.stop_clock()
     ledger = Ledger(database.engine(), database.name("payarc_customers"))
     ledger.open()
@@ -106,6 +120,8 @@ def tables(database):
     answers = [Resolution("1", "claim", customer_id="c1"), Resolution("3", "claim", errors={"email": ["is taken"]})]
     ledger.record(me, [*answers, Resolution("6", "claim", customer_id="c6", matched_by="reference")])
     ledger.record_absence(me, {"4": "claim"})
+    change(ledger, me, "1")
+    change(ledger, me, "6", errors={"email": ["is taken"]})
     people = database.name("people")
     database.execute(f"CREATE TABLE {people} (id integer, name varchar(50))")
     for key in range(1, 7):

@@ -6,16 +6,24 @@ The same random transactions run on both, and every result and every row must be
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from simulation.ledger import LEDGER_ID, LedgerModel, moment
 
-from payarc_provider.sync.ledger import Claimant, Ledger, Resolution, Row
+from payarc_provider.sync.ledger import Claimant, Ledger, Note, Resolution, Row, UpdateClaim, UpdateResult
 from payarc_provider.sync.ledger import ledger as sql_ledger
+from payarc_provider.sync.ledger import updates as sql_updates
 from payarc_provider.sync.records import Record
 
 ACCOUNT = "test/1"
 KEYS = [f"k{number}" for number in range(4)]
+UPDATES = ("claim_updates", "record_updates", "note_unchanged")
+CALLS = (
+    *("claim", "claim", "record", "record", "renew", "release", "give_up", "take_over", "record_absence"),
+    *("claim_updates", "claim_updates", *UPDATES),
+)
 
 
 def claimants(rng: random.Random) -> list[Claimant]:
@@ -65,9 +73,7 @@ def step(rng: random.Random, me: Claimant, names: Names, table: dict[str, Row]) 
         return row.claim or "" if row is not None and right else names.one(rng)
 
     keys = rng.sample(KEYS, rng.randint(1, 3))
-    name = rng.choice(
-        ("claim", "claim", "record", "record", "renew", "release", "give_up", "take_over", "record_absence")
-    )
+    name = rng.choice(CALLS)
     if name == "claim":
         wanted = records(rng)
         codes = {record.key: rng.choice((None, f"ref{record.key}")) for record in wanted}
@@ -86,7 +92,43 @@ def step(rng: random.Random, me: Claimant, names: Names, table: dict[str, Row]) 
         seen = [answer.customer_id for answer in answers if answer.customer_id]
         return name, (me, answers if len(seen) == len(set(seen)) else answers[:1])
     claims = {key: claim_of(key) for key in keys}
-    return name, (me, claims, names.some(rng)) if name == "give_up" else (me, claims)
+    if name == "release":
+        updates = {key: UpdateClaim(claims[key], before(rng, table[key]), "f", "n:1") for key in keys if key in table}
+        claims = {key: claim for key, claim in claims.items() if key not in updates or rng.random() < 0.5}
+        arguments: tuple[object, ...] = (me, claims, updates)
+    elif name in UPDATES:
+        arguments = (me, update(rng, name, keys, names, table, claim_of))
+    elif name == "give_up":
+        arguments = (me, claims, names.some(rng))
+    else:
+        arguments = (me, claims)
+    return name, arguments
+
+
+def before(rng: random.Random, row: Row) -> Row:
+    """The row as it is, or as it may have been."""
+    return row if rng.random() < 0.7 else replace(row, fingerprints="old", attempt=row.attempt - 1)
+
+
+def update(
+    rng: random.Random,
+    name: str,
+    keys: list[str],
+    names: Names,
+    table: dict[str, Row],
+    claim_of: Callable[[str], str],
+) -> list[object]:
+    """The changes of customers, or what is recorded or noted about them, in a transaction of this name."""
+    version, prints = rng.choice((None, "n:1", "n:2")), rng.choice(("a:1", "a:1|2"))
+    errors = rng.choice((None, {"name": ["rejected"]}))
+    if name == "record_updates":
+        ends = {"version": version, "wanted_version": rng.choice((None, "n:2")), "reference": None, "errors": errors}
+        return [UpdateResult(key, claim_of(key), "d3", prints, **ends, sent=rng.random() < 0.5) for key in keys]
+    rows = [before(rng, table[key]) for key in keys if key in table]
+    if name == "note_unchanged":
+        return [Note(row, "d4", prints, version) for row in rows]
+    claim = names.new()
+    return [UpdateClaim(claim, row, prints, version) for row in rows if row.customer_id]
 
 
 def on_model(model: LedgerModel, name: str, arguments: tuple[object, ...], now: float) -> object:
@@ -102,9 +144,9 @@ def comparable(result: object) -> object:
         fields = [
             getattr(result, name)
             for name in Row.__dataclass_fields__
-            if name not in ("lease_until", "sent_after", "error", "resolved_at")
+            if name not in ("lease_until", "sent_after", "error", "resolved_at", "updated_at")
         ]
-        return [str(value) for value in fields] + times
+        return [str(value) for value in fields] + times + [bool(result.error), result.updated_at is not None]
     return result
 
 
@@ -114,7 +156,8 @@ def test_the_model_and_the_database_agree(database, monkeypatch, seed):
     real, model, now = Ledger(database.engine(), database.name()), LedgerModel({}), 1000.0
     real.open()
     real.ledger_id = LEDGER_ID
-    monkeypatch.setattr(sql_ledger, "database_now", lambda _: moment(now))
+    for module in (sql_ledger, sql_updates):
+        monkeypatch.setattr(module, "database_now", lambda _: moment(now))
     both = claimants(rng)
     names = {me.owner: Names(me.owner) for me in both}
     for number in range(60):
@@ -130,6 +173,8 @@ def test_the_model_and_the_database_agree(database, monkeypatch, seed):
             held = names[me.owner].some(rng)
             assert real.may_be_open_unrecognized(me, held) == model.may_be_open_unrecognized(me, held), told
             assert _rounded(real.waiting(me, held)) == _rounded(model.waiting(me, held)), told
+            waiting = _rounded(real.waiting(me, held, None, KEYS)), _rounded(model.waiting(me, held, None, KEYS))
+            assert waiting[0] == waiting[1], told
         assert real.ids_with_rows(me, ["c1", "ck1"]) == model.ids_with_rows(me, ["c1", "ck1"]), told
         references = [f"ref{key}" for key in KEYS]
         assert real.references_with_rows(me, references) == model.references_with_rows(me, references), told

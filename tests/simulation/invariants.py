@@ -12,7 +12,7 @@ from payarc_provider.sync.results import Status
 
 from .loop import Process
 from .payarc import Customer, Request, UpdateRequest
-from .records import CONTROL, KEYS, data_number, person_of
+from .records import CONTROL, KEYS, person_of, version_number
 
 if TYPE_CHECKING:
     from .world import World
@@ -97,7 +97,7 @@ class Updates:
         self.dead: set[str] = set()  # processes that had died before the last attempt began
         self._claims: dict[str, int] = {}  # claim id → its number in the order of all claims
         self._recorded: dict[str, int] = {}  # key → the number of the latest claim whose change was recorded
-        self._data: dict[str, int] = {}  # key → the newest data that was recorded
+        self._version: dict[str, int] = {}  # key → the newest version that was recorded or noted
 
     def change_source(self) -> None:
         """The data of a record changes at the source."""
@@ -126,8 +126,23 @@ class Updates:
             if result.key in keys and result.errors is None:
                 number = self._claims.get(f"{result.key} {result.claim}", 0)
                 self._recorded[result.key] = max(number, self._recorded.get(result.key, 0))
-                data = data_number(self.source[result.digest])
-                self._data[result.key] = max(data, self._data.get(result.key, 0))
+                self._note_version(result.key, result.version)
+
+    def note_unchanged(self, notes: Any, keys: set[str]) -> None:
+        """It was noted that these customers need no change."""
+        customers = {customer.customer_id: customer for customer in self._world.payarc.customers}
+        for note in notes:
+            if note.before.key in keys:
+                self._note_version(note.before.key, note.version)
+                self._check_unchanged(note, customers[note.before.customer_id])
+
+    def _check_unchanged(self, note: Any, customer: Customer) -> None:
+        fields = self.source[note.digest]
+        if self._world.losses.at is None and any(customer.fields.get(name) != fields[name] for name in fields):
+            self._world.violation(f"{note.before.key} needs no change to {fields}, but PayArc has {customer.fields}")
+
+    def _note_version(self, key: str, version: str | None) -> None:
+        self._version[key] = max(version_number(version), self._version.get(key, -1))
 
     def check_sending(self, process: Process, me: Claimant, request: UpdateRequest) -> None:
         """A change is about to be sent: under a lease, and while no earlier change may still be applied."""
@@ -144,14 +159,14 @@ class Updates:
             if earlier.key == request.key and is_open:
                 world.violation(f"{process.name} changes {request.key} while an earlier change may still be applied")
 
-    def check_applied(self, request: UpdateRequest, customer: Customer) -> None:
-        """A change was applied: it must not be older than what was recorded."""
+    def check_applying(self, request: UpdateRequest, customer: Customer) -> None:
+        """A change is about to be applied: it must not be older than what PayArc has or what was recorded."""
         world = self._world
         if world.losses.at is not None:
             return
         if request.claim < self._recorded.get(request.key, 0):
             world.violation(f"an older change of {request.key} replaces a newer one that was recorded")
-        if world.scenario.updates == "versions" and data_number(customer.fields) < self._data.get(request.key, 0):
+        if request.version < max(customer.version, self._version.get(request.key, -1)):
             world.violation(f"{request.key} gets older data than what was recorded")
 
     def check_accepted(self, record: Record, customer: Customer) -> None:
@@ -159,7 +174,9 @@ class Updates:
         world = self._world
         if world.scenario.updates != "versions" or world.losses.at is not None:
             return
-        if data_number(customer.fields) < data_number(record.fields):
+        is_equal = all(customer.fields.get(name) == value for name, value in record.fields.items())
+        has = max(customer.version, self._version.get(record.key or "", -1))
+        if has < version_number(record.version) and not is_equal:
             world.violation(f"{record.key} succeeds with {record.fields}, but PayArc has {customer.fields}")
 
     def check_end(self, records: list[Record]) -> None:

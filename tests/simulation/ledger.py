@@ -112,8 +112,9 @@ class LedgerModel:
             )
         return self.rows(me, [record.key for record in records])
 
-    def under(self, row: Row | None, claims: Any) -> bool:
-        return row is not None and row.state in OPEN_STATES and row.claim is not None and row.claim in claims
+    def under(self, row: Row | None, claims: Any, *states: State) -> bool:
+        states = states or (State.PENDING,)
+        return row is not None and row.state in states and row.claim is not None and row.claim in claims
 
     def elsewhere(self, row: Row, held: Any) -> bool:
         return row.state == State.PENDING and row.lease_until is not None and not self.under(row, held)
@@ -150,21 +151,22 @@ class LedgerModel:
 
     def renew(self, me: Claimant, claims: Any, clock: ClockWatch | None = None) -> dict[str, str]:
         self.measure(clock)
-        mine = {key: row for key, row in self.table.items() if self.under(row, claims) and self.live(row)}
+        mine = {key: row for key, row in self.table.items() if self.under(row, claims, *OPEN_STATES) and self.live(row)}
         for key, row in mine.items():
             self.table[key] = replace(row, lease_until=moment(self.now + me.lease))
         return {key: row.claim or "" for key, row in mine.items()}
 
     def release(self, me: Claimant, unsent: Any, unchanged: Any = None) -> None:
         for key, update in (unchanged or {}).items():
-            if self.under(row := self.table.get(key), {update.claim}) and row is not None:
+            row = self.table.get(key)
+            if row is not None and self.under(row, {update.claim}, State.UPDATING):
                 before = update.before
                 names = {"fingerprints": before.fingerprints, "wanted_version": before.wanted_version}
                 self.table[key] = replace(row, state=State.CREATED, **names, **CLOSED)
         for key, row in list(self.table.items()):
             if row.state not in OPEN_STATES or row.owner != me.owner:
                 continue
-            if row.state == State.UPDATING or not self.under(row, {unsent.get(key)}):
+            if not self.under(row, {unsent.get(key)}):
                 self.table[key] = replace(row, owner=None, claim=None, lease_until=moment(self.now), lease=0.0)
             elif row.attempt == 1:
                 del self.table[key]
@@ -243,7 +245,8 @@ class LedgerModel:
         return self.rows(me, [claim.before.key for claim in claims])
 
     def is_as(self, row: Row, before: Row) -> bool:
-        return replace(row, owner=before.owner) == before
+        names = ("state", "attempt", "claim", "lease_until", "digest", "fingerprints", "version")
+        return all(getattr(row, name) == getattr(before, name) for name in names)
 
     def is_over(self, me: Claimant, row: Row, clock: ClockWatch | None) -> bool:
         return self.ripe(me, row) and (clock is None or clock.proves_end(row))
@@ -270,7 +273,7 @@ class LedgerModel:
         return done
 
     def is_mine(self, row: Row, result: Any) -> bool:
-        return self.under(row, {result.claim})
+        return self.under(row, {result.claim}, State.UPDATING)
 
     def note_unchanged(self, me: Claimant, notes: Any) -> set[str]:
         done = set()
@@ -279,8 +282,10 @@ class LedgerModel:
             new = replace(
                 note.before, digest=note.digest, fingerprints=note.fingerprints, version=note.version, error=None
             )
-            if row in (note.before, new):
-                self.table[key] = new
+            if row is not None and row.state == State.CREATED and (self.is_as(row, note.before) or row == new):
+                self.table[key] = replace(
+                    row, digest=note.digest, fingerprints=note.fingerprints, version=note.version, error=None
+                )
                 done.add(key)
         return done
 
@@ -293,7 +298,7 @@ class LedgerModel:
 
     def created_since(self, me: Claimant, claimed: datetime.datetime) -> dict[str, Control]:
         return {
-            row.customer_id: Control(row.claimed_at, row.reference)
+            row.customer_id: Control(row.claimed_at, row.reference if row.state == State.CREATED else None)
             for row in self.table.values()
             if row.customer_id and row.matched_by != "email" and row.claimed_at and row.claimed_at >= claimed
         }

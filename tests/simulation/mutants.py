@@ -645,8 +645,8 @@ def _rejection_restores_the_row() -> Iterator[type[World]]:
     real = update.Updater.refused
 
     def refused(self: Any, claim: Claim, change: Any, errors: Any) -> Any:
-        first = replace(real(self, claim, change, errors), wanted_version=None)
-        return replace(first, fingerprints=change.claim.before.fingerprints.split("|")[0])
+        result = real(self, claim, change, errors)
+        return replace(result, wanted_version=None, fingerprints=change.claim.before.fingerprints)
 
     with mock.patch.object(update.Updater, "refused", refused):
         yield World

@@ -19,7 +19,7 @@ from payarc_provider.sync.ledger import Claimant
 from payarc_provider.sync.settings import Settings
 
 from .loop import Process
-from .records import CODES, person_of
+from .records import CODES, person_of, version_number
 
 if TYPE_CHECKING:
     from .world import World
@@ -53,6 +53,7 @@ class Request:
     person: str
     checked_at: float
     may_commit_until: float
+    version: int
     customer_id: str | None = None
     harmless: bool = False  # PayArc certainly created nothing
 
@@ -62,12 +63,14 @@ class UpdateRequest:
     """A PATCH that was sent.
 
     :param claim: the number of its claim in the order of all claims
+    :param version: of its data; -1 for none
     """
 
     key: str
     claim: int
     fields: dict[str, str]
     may_apply_until: float
+    version: int
     applied: bool = False
     harmless: bool = False
 
@@ -80,6 +83,7 @@ class Customer:
     key: str
     fields: dict[str, str]
     noise: bool = False
+    version: int = -1
 
     @property
     def shows_own_reference(self) -> bool:
@@ -114,7 +118,9 @@ class Payarc:
             self._world.violation(f"{process.name} sends {key}, which our own rules reject")
             return 0.0, PayarcUnknownOutcome()
         now = self._world.scheduler.now
-        request = Request(key, me.owner, person_of(fields), now, now + settings.settle)
+        row = self._world.ledger.table.get(key)
+        version = version_number(row.version if row is not None else None)
+        request = Request(key, me.owner, person_of(fields), now, now + settings.settle, version)
         self._world.invariants.check_sending(process, me, request)
         self.requests.append(request)
         self._world.log(process.name, "sends", key, idempotency_key)
@@ -151,7 +157,9 @@ class Payarc:
         world, rng = self._world, self._world.rng
         customer = next(one for one in self.customers if one.customer_id == customer_id)
         key, now = customer.key, world.scheduler.now
-        request = UpdateRequest(key, world.updates.claim_of(key), dict(fields), now + settings.settle)
+        row = world.ledger.table.get(key)
+        version = version_number(row.wanted_version if row is not None else None)
+        request = UpdateRequest(key, world.updates.claim_of(key), dict(fields), now + settings.settle, version)
         world.updates.check_sending(process, me, request)
         self.updates.append(request)
         world.log(process.name, "changes", customer_id, "of", key, dict(fields))
@@ -196,10 +204,11 @@ class Payarc:
 
     def _apply_at(self, delay: float, request: UpdateRequest, customer: Customer) -> None:
         def apply() -> None:
-            customer.fields.update(request.fields)
-            request.applied = True
             self._world.log("PayArc changes", customer.customer_id, "of", request.key, request.fields)
-            self._world.updates.check_applied(request, customer)
+            self._world.updates.check_applying(request, customer)
+            customer.fields.update(request.fields)
+            customer.version = request.version
+            request.applied = True
 
         self._world.scheduler.after(delay, apply)
 
@@ -231,6 +240,7 @@ class Payarc:
         if "description" in stored:
             stored["description"] = DAMAGE[self._world.scenario.damage](stored["description"])
         customer = Customer(self._new_id(), self._second(), request.person, request.key, stored)
+        customer.version = request.version
         self.customers.append(customer)
         request.customer_id = customer.customer_id
         self._world.log("PayArc creates", customer.customer_id, "for", request.key, stored)

@@ -51,7 +51,7 @@ def make_records(
         errors = {}
         if scenario.rejections and rng.random() < 0.2 and number != 0:
             errors = {"phone": ["is wrong today"]}
-        if scenario.rejections and rng.random() < 0.15 and not second_source:
+        if scenario.rejections and rng.random() < (0.3 if scenario.duel else 0.15) and not second_source:
             fields["name"] = "Rejected " + rng.choice("ab")
         record = Record(
             index, key, {} if errors else fields, digest_of(*(fields | errors_mark(errors)).items()), errors
@@ -69,13 +69,13 @@ def make_records(
 
 
 def data_of(version: int) -> dict[str, str]:
-    """The fields that change from version to version; every other version has the same data as the one before."""
-    return {"city": f"City {version // 2}", "state": f"State {version // 4}"}
+    """The fields that change with the version. Adjacent versions may have the same data, and old data comes back."""
+    return {"city": f"City {version // 2 % 2}", "state": f"State {version // 4 % 2}"}
 
 
-def data_number(fields: Mapping[str, str]) -> int:
-    """By which newer data is told from older data in the tests."""
-    return int(fields.get("city", "City 0").removeprefix("City "))
+def version_number(version: str | None) -> int:
+    """The number of a version, as records and rows have it; -1 for none."""
+    return -1 if version is None else int(version.removeprefix("n:"))
 
 
 def control_record(index: int) -> Record:

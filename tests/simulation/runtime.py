@@ -57,6 +57,8 @@ class RecordingLedger:
                 world.updates.note_claims(args[1], result)
             if name == "record_updates":
                 world.updates.note_recorded(args[1], result)
+            if name == "note_unchanged":
+                world.updates.note_unchanged(args[1], result)
             if name in ("claim", "claim_updates", "renew", "take_over") and world.scenario.clock_steps:
                 world.note_leases(name, args, result)
             if name == "record_absence":

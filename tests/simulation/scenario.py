@@ -154,6 +154,7 @@ def _choose_updates(rng: random.Random, scenario: Scenario) -> None:
     scenario.equal_records = scenario.other_source = scenario.altering = scenario.changed = False
     scenario.damage = ""
     scenario.duel = rng.random() < 0.4
+    scenario.rejections = scenario.rejections or scenario.duel
 
 
 def choose_fault_rates(rng: random.Random, scenario: Scenario) -> FaultRates:

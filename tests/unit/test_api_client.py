@@ -303,7 +303,7 @@ def test_the_limiter_learns_from_every_response(payarc):
     client = PayarcClient(BASE, lambda refresh: "t", limiter=limiter)
     limit = {"X-RateLimit-Limit": "2", "X-RateLimit-Remaining": "1"}
     payarc.post(URL, status_code=201, json={"data": {"id": "K1"}}, headers=limit)
-    payarc.get(f"{URL}/K1", status_code=404, headers=limit)
+    payarc.get(f"{URL}/K1", status_code=404, headers=limit, json={"message": "no"})
     assert limiter.acquire("POST /customers") == 0.0
     client.create_customer(FIELDS)
     with pytest.raises(errors.PayarcNotFound):

@@ -47,6 +47,19 @@ def hook(connect):
     return connect()
 
 
+@pytest.fixture
+def warnings(monkeypatch):
+    """The warnings that a hook logs."""
+    heard = []
+
+    class Log:
+        def warning(self, text, *values):
+            heard.append(text % values)
+
+    monkeypatch.setattr(PayarcHook, "log", Log())
+    return heard
+
+
 def jwt(**claims):
     def part(value):
         return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
@@ -117,6 +130,30 @@ def test_update_customer_with_an_invalid_value_sends_nothing(hook, requests_mock
         hook.update_customer("c1", {"city": "X"})
     assert list(caught.value.errors) == ["city"]
     assert requests_mock.request_history == []
+
+
+@pytest.mark.parametrize("fields", [{}, {"city": None}, {"city": "  "}])
+def test_update_customer_refuses_an_empty_change(hook, requests_mock, fields):
+    with pytest.raises(PayarcRefused, match="changes nothing") as caught:
+        hook.update_customer("c1", fields)
+    assert caught.value.status is None
+    assert requests_mock.request_history == []
+
+
+@pytest.mark.parametrize("shown", ["", None])
+def test_update_customer_clears_a_field_with_the_empty_text(hook, requests_mock, warnings, shown):
+    requests_mock.patch(f"{CUSTOMERS}/c1", json=answer(name="John Smith", city=shown))
+    hook.update_customer("c1", {"name": "John Smith", "city": "", "phone": None})
+    assert requests_mock.request_history[0].text == "name=John+Smith&city="
+    assert warnings == []
+
+
+def test_update_customer_names_the_fields_that_payarc_has_altered_but_not_their_values(hook, requests_mock, warnings):
+    requests_mock.patch(f"{CUSTOMERS}/c1", json=answer(name="JOHN SMITH", city="Boston", phone="2025550101"))
+    fields = {"name": "John Smith", "city": "", "phone": "(202) 555-0101", "email": "john@example.com"}
+    customer = hook.update_customer("c1", fields)
+    assert (customer["name"], customer["city"]) == ("JOHN SMITH", "Boston")
+    assert warnings == ["PayArc shows other values than were sent to it in city, name"]
 
 
 def test_delete_customer_returns_nothing(hook, requests_mock):
@@ -344,19 +381,6 @@ def test_an_expired_token_raises_before_any_request(connect, requests_mock):
     with pytest.raises(PayarcAuthError, match=r"expired on .*dashboard"):
         hook.get_customer("c1")
     assert requests_mock.request_history == []
-
-
-@pytest.fixture
-def warnings(monkeypatch):
-    """The warnings that a hook logs."""
-    heard = []
-
-    class Log:
-        def warning(self, text, *values):
-            heard.append(text % values)
-
-    monkeypatch.setattr(PayarcHook, "log", Log())
-    return heard
 
 
 def test_a_warning_names_connection_and_days_before_the_token_expires(connect, warnings):

@@ -224,11 +224,12 @@ def test_the_interface_has_the_documented_parameters_and_defaults():
     signature = inspect.signature(CreateCustomerOperator.__init__).parameters
     documented = {
         "payarc_conn_id": "payarc_default", "records": None, "table": None, "sql": None, "sql_conn_id": None,
-        "parameters": None, "key": "id", "fields": None, "source": None, "ledger_conn_id": None,
-            "ledger_table": "payarc_customers",
-        "match_existing": None, "max_rejected": 0, "tolerate_known_rejected": False, "max_new": None, "concurrency": 8,
-        "batch_size": 500, "deferrable": False, "defer_after": 20, "dry_run": False, "reference": True, "settle": 60,
-        "lease": 120, "retry_rejected": False, "push_ids": True, "group_ids": None, "partition": None,
+        "parameters": None, "key": "id", "version": None, "fields": None, "source": None, "ledger_conn_id": None,
+        "ledger_table": "payarc_customers", "match_existing": None, "on_changed": "report", "on_empty": "keep",
+        "on_conflict": "overwrite", "max_rejected": 0, "tolerate_known_rejected": False, "max_new": None,
+        "concurrency": 8, "batch_size": 500, "deferrable": False, "defer_after": 20, "dry_run": False,
+        "reference": True, "settle": 60, "lease": 120, "retry_rejected": False, "push_ids": True, "group_ids": None,
+        "partition": None,
     }  # fmt: skip
     assert {name: signature[name].default for name in signature if name not in ("self", "kwargs")} == documented
 

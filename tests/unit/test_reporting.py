@@ -51,6 +51,17 @@ def test_the_closing_line_adds_up_and_counts_requests():
     )
 
 
+def test_the_closing_line_counts_changes():
+    counts = {"updated": 5, "known": 4, "stale": 1, "altered": 2, "conflicts": 1}
+    progress = make_progress(requests={"PATCH": 5, "GET": 6}, **counts)
+    assert closing_line(progress) == (
+        "9 records in 1.0 s: 0 created, 5 updated, 4 known, 1 stale, 2 altered, 1 in conflict, 0 rejected; "
+        "11 requests, 0 POSTs, 5 PATCHes"
+    )
+    progress = make_progress(requests={"PATCH": 1}, updated=1)
+    assert closing_line(progress).endswith("; 1 request, 0 POSTs, 1 PATCH")
+
+
 def test_lines_use_the_singular_for_one():
     progress = make_progress(requests={"POST": 1}, would_create=1)
     assert closing_line(progress) == (
@@ -212,6 +223,7 @@ def test_the_run_span_gets_its_counts_at_the_end_and_a_deferral_is_no_failure(sp
     assert dict(run.attributes) == {
         "payarc.concurrency": 8,
         "payarc.customers.created": 2,
+        "payarc.customers.updated": 0,
         "payarc.customers.known": 0,
         "payarc.customers.adopted": 0,
         "payarc.customers.rejected": 0,

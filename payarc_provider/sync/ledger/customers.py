@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import and_, case, or_, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -80,7 +80,9 @@ class CustomerTable(LossChecks):
     def created_since(self, me: Claimant, claimed: datetime.datetime) -> dict[str, Control]:
         """Customers created by requests that were claimed at this moment or later, by id."""
         rows = self.schema.rows
-        query = select(rows.c.customer_id, rows.c.claimed_at, rows.c.reference).where(
+        # While a customer is changed, its description may lose the reference.
+        shown = case((rows.c.state == State.CREATED, rows.c.reference))
+        query = select(rows.c.customer_id, rows.c.claimed_at, shown).where(
             in_state(rows, me.account, *WITH_CUSTOMER), rows.c.claimed_at >= claimed
         )
         # Adopted and rebuilt rows may have older customers.

@@ -154,7 +154,7 @@ class Ledger(UpdateTable):
         rows = self._rows
         with self.database.write() as connection:
             now = measured_now(connection, clock)
-            live = and_(claimed(rows, me, claims), rows.c.lease_until >= now)
+            live = and_(claimed(rows, me, claims, *OPEN_STATES), rows.c.lease_until >= now)
             connection.execute(update(rows).where(live).values(lease_until=me.lease_until(now)))
             found = connection.execute(select(rows.c.key, rows.c.claim).where(live))
             return {row[0]: row[1] for row in found}
@@ -173,9 +173,8 @@ class Ledger(UpdateTable):
             now = database_now(connection)
             first = first_attempt(connection, self.schema.facts)
             for these in self._rows_under(me, unsent):
-                is_pending = rows.c.state == State.PENDING
-                connection.execute(delete(rows).where(these, is_pending, rows.c.attempt <= first))
-                connection.execute(update(rows).where(these, is_pending).values(**CLOSED))
+                connection.execute(delete(rows).where(these, rows.c.attempt <= first))
+                connection.execute(update(rows).where(these).values(**CLOSED))
             self.reopen(connection, me, unchanged or {})
             rest = and_(in_state(rows, me.account, *OPEN_STATES), rows.c.owner == me.owner)
             connection.execute(update(rows).where(rest).values(owner=None, claim=None, lease_until=now, lease=0.0))

@@ -137,12 +137,12 @@ class Overview:
             now = database_now(connection)
             for row in connection.execute(self._count_query(now)):
                 counts = counted.setdefault(row.account, AccountCounts(row.account))
-                counts.states[row.state] += row.count
-                counts.sources[row.source] += row.count
+                counts.states[row.state] += row.records
+                counts.sources[row.source] += row.records
                 counts.rejected_changes += int(row.changes)
                 counts.last_update = max(filter(None, (counts.last_update, row.last_update)), default=None)
                 if row.hold is not None:
-                    counts.holds[row.hold] += row.count
+                    counts.holds[row.hold] += row.records
                 if row.state == State.PENDING:
                     counts.oldest_pending = min(filter(None, (counts.oldest_pending, row.oldest)), default=None)
             for name, counts in counted.items():
@@ -158,7 +158,7 @@ class Overview:
         group = (each.c.account, each.c.source, each.c.state, each.c.hold)
         counted = select(
             *group,
-            func.count().label("count"),
+            func.count().label("records"),
             func.min(each.c.claimed_at).label("oldest"),
             func.max(each.c.updated_at).label("last_update"),
             func.sum(each.c.is_change).label("changes"),

@@ -293,13 +293,13 @@ def in_state(table: Table, account: str, *states: State) -> ColumnElement[bool]:
     return and_(table.c.account == account, state == states[0] if len(states) == 1 else state.in_(states))
 
 
-def claimed(table: Table, me: Claimant, claims: Collection[str]) -> ColumnElement[bool]:
-    """The rows under the claims with these ids.
+def claimed(table: Table, me: Claimant, claims: Collection[str], *states: State) -> ColumnElement[bool]:
+    """The rows under the claims with these ids; the pending ones unless other states are given.
 
     Comparing the owner is not enough. After a lease lapsed, other runs may have owned the row and sent a request before
     this run took it over again, under another claim.
     """
-    return and_(in_state(table, me.account, *OPEN_STATES), table.c.claim.in_(sorted(claims)))
+    return and_(in_state(table, me.account, *(states or (State.PENDING,))), table.c.claim.in_(sorted(claims)))
 
 
 def open_elsewhere(table: Table, me: Claimant, claims: Collection[str]) -> ColumnElement[bool]:

@@ -126,7 +126,7 @@ def schema(name: str, schema_name: str | None, dialect: Dialect) -> Schema:
         Column("customer_id", string(64)),
         Column("reference", string(16)),
         Column("digest", string(32), nullable=False),
-        Column("fingerprints", string(1000), nullable=False),
+        Column("fingerprints", string(2000), nullable=False),
         Column("version", string(64)),
         Column("wanted_version", string(64)),
         Column("source", string(MAX_SOURCE), nullable=False),

@@ -154,8 +154,7 @@ class UpdateTable(CustomerTable):
         with self.database.write() as connection:
             now = database_now(connection)
             these = and_(
-                claimed(rows, me, {result.claim for result in results}),
-                rows.c.state == State.UPDATING,
+                claimed(rows, me, {result.claim for result in results}, State.UPDATING),
                 rows.c.key.in_(sorted(result.key for result in results)),
             )
             query = select(rows.c.key, rows.c.claim).where(these).order_by(rows.c.key).with_for_update()
@@ -210,14 +209,14 @@ class UpdateTable(CustomerTable):
         """Give up these claims, whose requests were not sent, so that the rows are as they were before."""
         rows = self._rows
         for key, claim in sorted(claims.items()):
-            this = and_(at_key(rows, me.account, key), claimed(rows, me, {claim.claim}))
+            this = and_(at_key(rows, me.account, key), claimed(rows, me, {claim.claim}, State.UPDATING))
             before = claim.before
             values = {
                 "state": State.CREATED,
                 "fingerprints": before.fingerprints,
                 "wanted_version": before.wanted_version,
             }
-            connection.execute(update(rows).where(this, rows.c.state == State.UPDATING).values(**values, **CLOSED))
+            connection.execute(update(rows).where(this).values(**values, **CLOSED))
 
 
 def _shows(row: Row, note: Note) -> bool:
