@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ class Attempt:
         self.spec = spec
         self.pid = 0
         self.exit: int | None = None
+        self._suspended_at = self._resumed_at = math.inf
         self._started = threading.Event()
         self._stopped = threading.Event()
         self._ended = threading.Event()
@@ -35,6 +38,7 @@ class Attempt:
             self.pid = event["pid"]
             self._started.set()
         if "stopped" in event:
+            self._suspended_at = min(self._suspended_at, time.monotonic())
             self._stopped.set()
         if "exit" in event:
             self.exit = event["exit"]
@@ -68,7 +72,12 @@ class Attempt:
 
     def resume(self) -> None:
         """Continue the process after it was stopped."""
+        self._resumed_at = time.monotonic()
         self.signal(signal.SIGCONT)
+
+    def was_suspended(self, begin: float, end: float) -> bool:
+        """Whether it was stopped at some time between these, by the monotonic clock."""
+        return self._suspended_at <= end and begin <= self._resumed_at
 
     @property
     def killed(self) -> bool:

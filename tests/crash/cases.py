@@ -9,14 +9,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, get_args
 
 import pytest
+
+from payarc_provider.sync.checkpoints import Checkpoint
 
 from .attempts import Attempts
 from .world import MachineTooSlow, Record, World
 
+AnyWorld = TypeVar("AnyWorld", bound=World)
+
 DATABASES = ("sqlite", "postgresql", "mariadb")
+UPDATE_POINTS = tuple(point for point in get_args(Checkpoint) if "update" in point)
+POINTS = tuple(point for point in get_args(Checkpoint) if point not in UPDATE_POINTS)
+"""The checkpoints of runs that change no customer."""
 SEED = int(os.environ.get("PAYARC_SEED") or secrets.randbelow(10**6))
 PARALLEL = int(os.environ.get("PAYARC_CRASH_PARALLEL") or 8)
 
@@ -39,14 +46,16 @@ class Lab:
             pytest.skip(url or f"no {name}")
         return url
 
-    def world(self, name: str, database: str, records: Sequence[Record], **options: Any) -> World:
-        """A new :class:`World`, which takes the options."""
+    def world(
+        self, name: str, database: str, records: Sequence[Record], *, kind: type[AnyWorld] = World, **options: Any
+    ) -> AnyWorld:
+        """A new :class:`World` of the kind, which takes the options."""
         if database == "sqlite":
             (self.folder / name).mkdir(parents=True, exist_ok=True)
             url = f"sqlite:///{self.folder / name}/ledger.db"
         else:
             url = self.database(database) if "://" not in database else database
-        return World(self.attempts, self.folder, name, url, records, **options)
+        return kind(self.attempts, self.folder, name, url, records, **options)
 
     def close(self) -> None:
         """End the fork server and what it still runs."""

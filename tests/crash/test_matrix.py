@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from random import Random
-from typing import get_args
 
 import pytest
 
-from payarc_provider.sync.checkpoints import Checkpoint
-
-from .cases import DATABASES, Lab, ParallelCases
+from .cases import DATABASES, POINTS, Lab, ParallelCases
+from .changing import ChangingWorld, first_generation
 from .world import World, people
 
 LATENCY = 0.08
@@ -69,9 +67,68 @@ class Kill:
         assert attempt.killed, f"{checkpoint} was not reached {nth} times\n{world.report()}"
 
 
+UPDATES = {
+    "before_update_claim": 2,
+    "after_update_claim": 2,
+    "before_update": 12,
+    "sending_update": 12,
+    "after_update_response": 12,
+    "before_record": 2,
+    "after_record": 2,
+}
+"""How often a run that changes 12 customers, and creates 6, reaches a checkpoint at least."""
+
+
+@dataclass(frozen=True)
+class KillWhileUpdating(Kill):
+    """The same for runs that create and change customers."""
+
+    @property
+    def name(self) -> str:
+        """Unique, and valid in a table's name."""
+        return f"update_{super().name}"
+
+    def run(self, lab: Lab, name: str, numbers: Random) -> None:
+        """Kill a run, change more records, run again, and compare each customer's fields."""
+        version = numbers.choice((None, "v"))
+        world = lab.world(
+            name,
+            self.database,
+            first_generation(18),
+            kind=ChangingWorld,
+            table_source=self.source == "table",
+            seed=numbers.randrange(10**6),
+            settings={"on_changed": "update", "version": version},
+            sandbox={"latency": LATENCY / 2},
+        )
+        with world:
+            assert world.run().exit == 0, world.report()
+            first = world.change(numbers, 12 / 18, new=6)
+            late = numbers.uniform(0, LATENCY) if self.checkpoint == "sending_update" else 0.0
+            nth = numbers.randint(1, UPDATES[self.checkpoint])
+            killed = world.run(stop_at=self.checkpoint, stop_nth=nth, stop_after=late)
+            assert killed.killed, f"{self.checkpoint} was not reached {nth} times\n{world.report()}"
+            recorded = {row.key for row in world.rows().values() if row.updated_at and row.state == "created"}
+            second = world.change(numbers, 0.25)
+            done = world.run()
+            assert done.exit == 0, world.report()
+            world.check(done)
+            to_send = {str(key) for key in first} - recorded | {str(key) for key in second if key <= 18}
+            unsure = sum(key > 18 for key in second)  # a record without a customer is created with its newest values
+            assert len(to_send) <= done.result["requests"].get("PATCH", 0) <= len(to_send) + unsure, world.report()
+            rows = world.rows().values()
+            assert {row.state for row in rows} == {"created"}, world.report()
+            assert sorted(row.customer_id for row in rows) == sorted(done.result["ids"])
+
+
 ALL = [
     [Kill(checkpoint, source, database) for source in ("list", "table")]
-    for checkpoint in get_args(Checkpoint)
+    for checkpoint in POINTS
+    for database in DATABASES
+]
+ALL += [
+    [KillWhileUpdating(checkpoint, source, database) for source in ("list", "table")]
+    for checkpoint in UPDATES
     for database in DATABASES
 ]
 CASES = [case for both in ALL for case in both]

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import time
 from random import Random
-from typing import get_args
+from typing import Any
 
 import pytest
 
-from payarc_provider.sync.checkpoints import Checkpoint
-
-from .cases import DATABASES, Lab, ParallelCases, Scenario
+from .cases import DATABASES, POINTS, Lab, ParallelCases, Scenario
+from .changing import ChangingWorld, first_generation
 from .world import content_of, people, twins
 
 LOST = ("lost_after", "status_after", "html_after", "cut_after", "hang_after")
 """The customer is created and the response lost: a reset, a 500, a proxy's 502, half a body, or a hanging request."""
 NOTHING_DONE = ("lost_before", "status_before", "html_before", "cut_before")
 STOPS = ("after_claim", "before_send", "sending", "after_response", "before_record", "after_record")
+UPDATE_STOPS = ("after_update_claim", "before_update", "sending_update", "after_update_response")
+VERSIONED = {"on_changed": "update", "version": "v"}
 SUSPENDED = {"stop_by": "SIGSTOP", "stop_pause": 0.15}
 """The pause lets an open transaction end. A suspended one keeps its locks, which blocks the other runs but is safe."""
 
@@ -51,7 +52,7 @@ def lost_answers_and_kills(lab: Lab, database: str, name: str, numbers: Random) 
             + [{"kind": "late_commit", "probability": 0.01, "seconds": 0.3}]
         )
         for _ in range(4):
-            point = numbers.choice(get_args(Checkpoint))
+            point = numbers.choice(POINTS)
             world.run(stop_at=point, stop_nth=numbers.randint(1, 15), stop_after=numbers.uniform(0, 0.05))
         done = world.run_until_done()
         again = world.run()
@@ -82,7 +83,7 @@ def three_at_once(lab: Lab, database: str, name: str, numbers: Random) -> None:
         for attempt in (suspended, *others):
             attempt.wait()
         assert [attempt.exit for attempt in (suspended, *others)] == [0, 0, 0], world.report()
-        world.check(suspended, *others, suspended=[suspended])
+        world.check(suspended, *others)
         assert suspended.result["ids"] == others[0].result["ids"] == others[1].result["ids"]
 
 
@@ -105,7 +106,7 @@ def _suspended(lab: Lab, database: str, name: str, numbers: Random, point: str, 
         other.wait(8)
         suspended.resume()
         assert (suspended.wait(), other.wait()) == (0, 0), world.report()
-        world.check(suspended, other, suspended=[suspended])
+        world.check(suspended, other)
 
 
 def slow_but_alive(lab: Lab, database: str, name: str, numbers: Random) -> None:
@@ -220,8 +221,107 @@ def nearly_equal_keys(lab: Lab, database: str, name: str, numbers: Random) -> No
         assert len({content_of(customer) for customer in world.customers()}) == len(keys)
 
 
+def _changing(lab: Lab, database: str, name: str, numbers: Random, count: int, **options: Any) -> ChangingWorld:
+    records, seed = first_generation(count), numbers.randrange(10**6)
+    return lab.world(name, database, records, kind=ChangingWorld, seed=seed, **options)
+
+
+def lost_answers_to_changes(lab: Lab, database: str, name: str, numbers: Random) -> None:
+    """The cost: one PATCH for each changed record, and one more for each without a usable response."""
+    patient = {"timeout": 3.0, "settle": 3.0, "lease": 6.0, "batch_size": 30}
+    with _changing(lab, database, name, numbers, 60, settings=VERSIONED | patient) as world:
+        assert world.run().exit == 0, world.report()
+        late = [{"kind": "late_commit", "seconds": 1.5}, {"kind": "late_commit", "seconds": 1.5, "status": 500}]
+        kinds = [{"kind": kind, "seconds": 4} for kind in (*LOST, *NOTHING_DONE)]
+        rules = [{**rule, "method": "PATCH", "skip": numbers.randrange(4), "times": 1} for rule in late + kinds]
+        world.sandbox.faults(rules)
+        world.change(numbers, 1.0)
+        done = world.run()
+        assert done.exit == 0, world.report()
+        world.check(done)
+        assert done.result["counts"]["unknown"] == len(rules), world.report()
+        assert done.result["requests"] == {"GET": 1, "PATCH": 60 + len(rules)}, world.report()
+        assert world.run().result["requests"] == {}, "everything is known, so no request is needed"
+
+
+def changed_after_the_lease(lab: Lab, database: str, name: str, numbers: Random) -> None:
+    """PayArc applies changes long after their sender was killed: after its lease, but within ``settle``."""
+    settings = {"on_changed": "update", "version": numbers.choice((None, "v")), "settle": 3.0}
+    with _changing(lab, database, name, numbers, 18, settings=settings) as world:
+        assert world.run().exit == 0, world.report()
+        world.change(numbers, 1.0)
+        world.sandbox.faults([{"kind": "hang_before", "method": "PATCH", "skip": 3, "times": 3, "seconds": 2.3}])
+        killed = world.run(stop_at="sending_update", stop_nth=6, stop_after=0.2)
+        assert killed.killed, world.report()
+        assert world.sandbox.stats()["faults"] == {"hang_before": 3}, world.report()
+        world.change(numbers, 1.0)
+        done = world.run()
+        assert done.exit == 0, world.report()
+        world.check(done)
+
+
+def older_run_suspended(lab: Lab, database: str, name: str, numbers: Random) -> None:
+    """A run with older data is suspended until a run with newer data has taken its customers over, then resumed."""
+    point = numbers.choice(UPDATE_STOPS)
+    nth = 1 if point == "after_update_claim" else numbers.randint(1, 6)
+    with _changing(lab, database, name, numbers, 6, settings=VERSIONED, sandbox={"latency": 0.03}) as world:
+        assert world.run().exit == 0, world.report()
+        world.change(numbers, 1.0)
+        older = world.start(stop_at=point, stop_nth=nth, **SUSPENDED)
+        assert older.wait_until_stopped(), world.report()
+        world.change(numbers, 1.0)
+        newer = world.start()
+        was_first = newer.wait(8) == 0  # unless the suspended run has locked the rows
+        older.resume()
+        assert (older.wait(), newer.wait()) == (0, 0), world.report()
+        world.check(newer)
+        assert older.result["counts"]["stale"] >= was_first, world.report()
+
+
+def older_run_unversioned(lab: Lab, database: str, name: str, numbers: Random) -> None:
+    """The same without a version: the run that claims last wins, and the next run brings the newest data again."""
+    settings, point = {"on_changed": "update"}, numbers.choice(UPDATE_STOPS)
+    with _changing(lab, database, name, numbers, 6, settings=settings, sandbox={"latency": 0.03}) as world:
+        assert world.run().exit == 0, world.report()
+        world.change(numbers, 1.0)
+        older = world.start(stop_at=point, **SUSPENDED)
+        assert older.wait_until_stopped(), world.report()
+        world.change(numbers, 1.0)
+        newer = world.start()
+        newer.wait(8)
+        older.resume()
+        assert (older.wait(), newer.wait()) == (0, 0), world.report()
+        done = world.run()
+        assert done.exit == 0, world.report()
+        world.check(done, ordered=False)
+
+
+def three_versions_at_once(lab: Lab, database: str, name: str, numbers: Random) -> None:
+    """Three runs with different versions of the same records, one of which is killed; some responses are lost."""
+    sandbox = {"latency": 0.03, "jitter": 0.03}
+    with _changing(lab, database, name, numbers, 18, settings=VERSIONED, sandbox=sandbox) as world:
+        assert world.run().exit == 0, world.report()
+        lost = [{"kind": kind, "probability": 0.03, "seconds": 0.5} for kind in (*LOST, "late_commit", *NOTHING_DONE)]
+        world.sandbox.faults([{**rule, "method": "PATCH"} for rule in lost])
+        versions = [world.records]
+        for _ in range(3):
+            world.change(numbers, 0.7, new=3)
+            versions.append(world.records)
+        killed = {"stop_at": numbers.choice(UPDATE_STOPS), "stop_nth": numbers.randint(1, 3)}
+        order = numbers.sample((1, 2, 3), 3)
+        stops = [killed if number == order[1] else {} for number in order]
+        runs = [world.start(rows=versions[number], **stop) for number, stop in zip(order, stops, strict=True)]
+        for attempt in runs:
+            attempt.wait()
+        world.sandbox.clear_faults()
+        done = world.run_until_done()
+        world.check(done)
+
+
 ALWAYS = [lost_answers_and_kills, three_at_once, suspended_before_sending, slow_but_alive, nearly_equal_keys]
-ONCE = [lost_answers, equal_records, two_sources_in_one_ledger, two_sources_in_two_ledgers]
+ALWAYS += [lost_answers_to_changes, older_run_suspended, three_versions_at_once]
+ONCE = [changed_after_the_lease, older_run_unversioned]
+ONCE += [lost_answers, equal_records, two_sources_in_one_ledger, two_sources_in_two_ledgers]
 ONCE += [times_without_a_zone, suspended_before_the_lease_check, committed_after_the_lease, committed_after_the_answer]
 CASES = [Scenario(play, database) for play in ALWAYS for database in DATABASES]
 CASES += [Scenario(play, DATABASES[number % 3]) for number, play in enumerate(ONCE)]

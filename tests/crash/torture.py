@@ -1,4 +1,6 @@
-"""Runs random cases until a number of processes have been killed. The first duplicate or lost customer ends it.
+"""Runs random cases until a number of processes have been killed. The first violation of the guarantee ends it.
+
+Between the attempts, the records change: most runs create and update customers at the same time.
 
 Run it in the folder ``tests``: ``python -m crash.torture --kills 500``. It prints its seed; ``--seed`` repeats the same
 cases, and ``--case`` one of them. The timing differs from run to run, so a failure may take several tries to repeat.
@@ -19,20 +21,19 @@ from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from payarc_provider import __version__
-from payarc_provider.sync.checkpoints import Checkpoint
 
 from .attempts import Attempt
-from .cases import DATABASES, PARALLEL, SEED, Lab
+from .cases import DATABASES, PARALLEL, POINTS, SEED, UPDATE_POINTS, Lab
+from .changing import ChangingWorld, first_generation
 from .conftest import database_urls
-from .world import MachineTooSlow, World, people, twins
+from .world import MachineTooSlow, Verdict, World, people, twins
 
-POINTS = get_args(Checkpoint)
 MAX_ATTEMPTS = 15
 
 
@@ -62,15 +63,16 @@ class RandomCase:
         self.name = f"case{number}"
         self._numbers = Random(f"{seed}/torture/{number}")
         self._database = self._numbers.choice(databases)
-        self._twins = self._numbers.random() < 0.15
+        self._twins = self._numbers.random() < 0.15  # they do not change
         self._suspended: list[Attempt] = []
+        self._ordered = True
         self._stopped: list[tuple[str, Attempt]] = []
 
     def run(self, lab: Lab, figures: Figures) -> None:
         """Run the case, check the result, and add to the figures."""
         numbers = self._numbers
         count = numbers.randint(10, 50)
-        records = twins(count) if self._twins else people(count, numbers)
+        records = twins(count) if self._twins else first_generation(count)
         owners = numbers.choice((1, 1, 1, 2, 2, 3))
         plans = [self._plan() for _ in range(owners)]
         settings = {
@@ -81,6 +83,9 @@ class RandomCase:
             "batch_size": numbers.choice((3, 8, 20, 100)),
             "reference": numbers.random() < 0.8,
             "margin": numbers.choice((3.0, 300.0)),
+            "held_patience": 20.0,
+            "on_changed": "update",
+            "version": None if self._twins else numbers.choice((None, "v")),
         }
         sandbox = {
             "latency": numbers.choice((0.0, 0.02, 0.05)),
@@ -93,34 +98,50 @@ class RandomCase:
             "rate_window": 1.0,
         }
         source, seed = numbers.random() < 0.5, numbers.randrange(10**6)
-        world = lab.world(
-            self.name, self._database, records, table_source=source, seed=seed, settings=settings, sandbox=sandbox
+        world: World = lab.world(
+            self.name,
+            self._database,
+            records,
+            kind=World if self._twins else ChangingWorld,
+            table_source=source,
+            seed=seed,
+            settings=settings,
+            sandbox=sandbox,
         )
         faults = self._faults(0.6 * settings["settle"])
+        complete_first = numbers.random() < 0.75
+        # Otherwise the run that claims last wins, whichever data it has.
+        self._ordered = settings["version"] is not None or owners == 1
         with world:
             self._seed_older(world, sandbox)
+            if complete_first:
+                self._complete(world)
             world.sandbox.faults(faults)
             with ThreadPoolExecutor(owners) as pool:
                 list(pool.map(lambda plan: self._follow(world, plan), plans))
+            judging = {"interchangeable": True} if self._twins else {"ordered": self._ordered}
             # If two runs hold some of several equal records each, neither can tell whose customers it finds.
             with ThreadPoolExecutor(1 if self._twins else owners) as pool:
                 done = list(pool.map(lambda _: self._complete(world), plans))
-            self._count(world, figures)
-            world.check(*done, suspended=self._suspended, interchangeable=self._twins)
+            verdict = world.check(*done, **judging)
+            self._count(world, verdict, figures)
             figures.numbers["cases"] += 1
             figures.numbers["successful runs"] += len(done)
-            figures.numbers["records"] += count
+            figures.numbers["records"] += len(world.records)
             figures.numbers["customers"] += len(world.customers())
 
     def _plan(self) -> list[dict[str, Any]]:
         """How the attempts of one task are stopped, one after the other, before one may complete."""
         numbers, plan = self._numbers, []
-        for _ in range(numbers.randint(1, 5)):
+        points = POINTS if self._twins else POINTS + 3 * UPDATE_POINTS
+        for _ in range(numbers.randint(1, 5) if self._twins else numbers.randint(2, 7)):
             how = numbers.choices(("at", "any time", "suspended", "terminated"), (7, 2, 2, 1))[0]
             often = numbers.choice((1, 1, 2, 3, numbers.randint(1, 25)))
             after = numbers.choice((0.0, 0.0, numbers.uniform(0, 0.08)))
-            step = {"how": how, "stop_at": numbers.choice(POINTS), "stop_nth": often, "stop_after": after}
-            plan.append(step | {"seconds": numbers.uniform(0, 4.0 if how == "suspended" else 1.5)})
+            step = {"how": how, "stop_at": numbers.choice(points), "stop_nth": often, "stop_after": after}
+            step["seconds"] = numbers.uniform(0, 4.0 if how == "suspended" else 1.5)
+            change = {"numbers": Random(numbers.random()), "share": numbers.choice((0.1, 0.5, 1.0))}
+            plan.append(step | {"change": change | {"new": numbers.choice((0, 2, 8))}})
         return plan
 
     def _faults(self, late: float) -> list[dict[str, Any]]:
@@ -128,7 +149,11 @@ class RandomCase:
         share = numbers.choice((0.0, 0.01, 0.02, 0.04))
         kinds = ("lost_after", "status_after", "html_after", "cut_after", "garbage_after", "hang_after")
         kinds += ("lost_before", "status_before", "html_before", "cut_before", "hang_before", "late_commit")
-        rules = [{"kind": kind, "probability": share, "seconds": late} for kind in kinds]
+        rules = [
+            {"kind": kind, "method": method, "probability": share, "seconds": late}
+            for kind in kinds
+            for method in ("POST", "PATCH")
+        ]
         reading = ("lost_before", "status_before", "garbage_before", "rate_limited")
         return rules + [{"kind": kind, "method": "GET", "probability": share / 2, "seconds": 1} for kind in reading]
 
@@ -148,14 +173,19 @@ class RandomCase:
         world.sandbox.seed({**one, "created_at": hour_ago + index // each_second} for index, one in enumerate(older))
 
     def _complete(self, world: World) -> Attempt:
-        return world.run_until_done(MAX_ATTEMPTS, suspended=self._suspended)
+        return world.run_until_done(MAX_ATTEMPTS)
 
     def _follow(self, world: World, plan: list[dict[str, Any]]) -> None:
-        """Run a task as Airflow does, once for each step of the plan or until it succeeds."""
+        """Run a task as Airflow does: again after a failure, and later with changed records."""
         for step in plan:
+            change = step.pop("change")
+            if isinstance(world, ChangingWorld):
+                world.change(**change)
             attempt = self._stop(world, **step)
             self._stopped.append((step["stop_at"] if step["how"] == "at" else step["how"], attempt))
-            if attempt.exit == 0:
+            if attempt.exit == 0 and isinstance(world, ChangingWorld) and self._ordered:
+                world.expect_values_of(attempt)
+            if attempt.exit == 0 and self._twins:
                 return
 
     def _stop(self, world: World, how: str, seconds: float, **point: Any) -> Attempt:
@@ -175,19 +205,28 @@ class RandomCase:
         attempt.wait()
         return attempt
 
-    def _count(self, world: World, figures: Figures) -> None:
+    def _count(self, world: World, verdict: Verdict, figures: Figures) -> None:
         for where, attempt in self._stopped:
             if attempt.killed:
                 figures.killed_at[where] += 1
                 figures.killed_on[self._database] += 1
-        verdict, posts = world.judge(interchangeable=self._twins), world.sandbox.stats()["posts"]
-        figures.numbers["SIGKILLs"] += sum(attempt.killed for attempt in world.attempts)
+        stats = world.sandbox.stats()
+        posts = stats["posts"]
+        killed = sum(attempt.killed for attempt in world.attempts)
+        figures.numbers["SIGKILLs"] += killed
+        figures.numbers["of them with changing records"] += 0 if self._twins else killed
         figures.numbers["suspensions"] += len(self._suspended)
         figures.numbers["attempts"] += len(world.attempts)
+        waited = sum("still claimed by other runs" in attempt.error for attempt in world.attempts)
+        figures.numbers["runs that waited for others in vain"] += waited
         figures.numbers["POSTs"] += posts["received"]
         figures.numbers["lost responses"] += posts["lost"]
+        figures.numbers["PATCHes"] += stats["requests"].get("PATCH /customers/{id}", 0)
+        figures.numbers["updates"] += len(world.history.changes)
         figures.numbers["duplicates"] += verdict.duplicates
         figures.numbers["lost"] += verdict.lost
+        figures.numbers["customers with old values"] += verdict.old
+        figures.numbers["reordered"] += verdict.reordered
 
 
 def torture(lab: Lab, databases: list[str], seed: int, *, kills: int, minutes: float, only: int | None) -> Figures:
@@ -227,7 +266,7 @@ def torture(lab: Lab, databases: list[str], seed: int, *, kills: int, minutes: f
 
 
 def test_torture(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No duplicate and no lost customer."""
+    """No duplicate, no lost customer, no old value and no change that arrives late."""
     urls = database_urls(request)
     databases = [name for name in DATABASES if "://" in urls[name]]
     print(f"\nseed {SEED}, airflow-provider-payarc {__version__}, Python {platform.python_version()}, "
@@ -250,7 +289,8 @@ def test_torture(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     figures.numbers["seconds"] = round(time.monotonic() - started)
     print("\n".join(figures.lines()))
     # Each case has checked this; here it is checked for the sums.
-    assert figures.numbers["duplicates"] == figures.numbers["lost"] == 0
+    violations = ("duplicates", "lost", "customers with old values", "reordered")
+    assert not any(figures.numbers[name] for name in violations)
     assert figures.numbers["customers"] == figures.numbers["records"]
 
 

@@ -5,12 +5,14 @@ Run as a program, this module is a fork server of such attempts (see :mod:`.fork
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +22,7 @@ from watcher import Watcher
 
 from payarc_provider.api import http
 from payarc_provider.api.client import MAX_PAGE_SIZE, CustomerPage, PayarcClient
+from payarc_provider.api.http import Request, Response
 from payarc_provider.api.token import Identity
 from payarc_provider.exceptions import PayarcError
 from payarc_provider.sync import checkpoints, engine, limit_waits
@@ -65,22 +68,30 @@ class Listener:
 
 
 class TracedClient(PayarcClient):
-    """Writes down when each request checked its lease, so that `World.late_commits` can compare it with ``settle``."""
+    """Writes down when each POST and PATCH checked its lease, so that a `World` can compare it with the sandbox's log.
+
+    PATCHes get a unique ``Idempotency-Key``, by which the sandbox's log knows them.
+    """
 
     def __init__(self, *args: Any, trace: Path, **options: Any) -> None:
         super().__init__(*args, **options)
         self._trace = os.open(trace, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._patches = (f"{trace.stem}-{number}" for number in itertools.count(1))
         self.pages = 0
 
-    def create_customer(self, *args: Any, **options: Any) -> dict[str, Any]:
-        """Create a customer; write down the time of the lease check."""
-        pass_gate = options["before_send"]
+    def _request(
+        self, request: Request, before_send: Callable[[], None] | None = None, attributes: Any = None
+    ) -> Response:
+        if before_send is None:
+            return super()._request(request, None, attributes)
+        if request.method == "PATCH":
+            request = replace(request, idempotency_key=next(self._patches))
 
         def traced() -> None:
-            os.write(self._trace, f"{options['idempotency_key']} {time.monotonic()}\n".encode())
-            pass_gate()
+            os.write(self._trace, f"{request.idempotency_key} {time.monotonic()}\n".encode())
+            before_send()
 
-        return super().create_customer(*args, **{**options, "before_send": traced})
+        return super()._request(request, traced, attributes)
 
     def list_page(self, page: int, limit: int = MAX_PAGE_SIZE) -> CustomerPage:
         """Read one page of PayArc's list; count it unless it is a ping, which asks for one customer."""
@@ -104,7 +115,8 @@ def _source(spec: Spec) -> Source:
         return ListSource(spec.rows, f"task {spec.source}")
     made = sa.create_engine(spec.source_url, hide_parameters=True, pool_pre_ping=True)
     name = f"table {spec.source_table} of {spec.source}"
-    return DatabaseSource(made, check_key(spec.key), None, name=name, table_name=spec.source_table)
+    version = spec.settings.get("version")
+    return DatabaseSource(made, check_key(spec.key), None, name=name, table_name=spec.source_table, version=version)
 
 
 def attempt(spec: Spec) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from payarc_provider.sync.ledger import Ledger
 
 from .attempts import Attempt, Attempts, may_retry
 from .forking import Spec
+from .history import History
 
 Record = dict[str, Any]
 
@@ -31,7 +32,7 @@ FAST = {"timeout": 0.6, "settle": 0.8, "lease": 1.2, "concurrency": 3, "batch_si
 """As short as two busy processors allow, in the same proportions as the defaults."""
 
 _REFERENCE = re.compile(r"(?:^ref)? [0-9a-z]{16}$")
-_SENT = ("name", "email", "phone", "city")
+SENT = ("name", "email", "phone", "city")
 
 
 def people(count: int, numbers: Random, *, first: int = 1, tag: str = "a") -> list[Record]:
@@ -58,7 +59,7 @@ def twins(count: int) -> list[Record]:
 def content_of(fields: Mapping[str, Any]) -> tuple[str, ...]:
     """The values of a record, or of a customer without its reference; equal if one was created from the other."""
     own = _REFERENCE.sub("", fields.get("description") or "")
-    return (*(fields.get(name) or "" for name in _SENT), own)
+    return (*(fields.get(name) or "" for name in SENT), own)
 
 
 class MachineTooSlow(Exception):
@@ -71,6 +72,8 @@ class Verdict:
 
     duplicates: int = 0
     lost: int = 0
+    old: int = 0
+    reordered: int = 0
     problems: list[str] = field(default_factory=list)
 
     def expect(self, condition: object, problem: str) -> None:
@@ -89,6 +92,9 @@ class World:
     :param sandbox: settings of the sandbox
     :param common: more fields of the spec of every attempt
     """
+
+    identity = staticmethod(content_of)
+    """What tells whose customer one is, for a record and for a customer."""
 
     def __init__(
         self,
@@ -113,9 +119,10 @@ class World:
         self.sandbox = SandboxServer(seed=seed, **(sandbox or {}))
         self.attempts: list[Attempt] = []
         self.network: Network | None = None
+        self.history = History(self.sandbox)
         self._attempts = attempts
         self._lock = threading.Lock()
-        self._engine = sa.create_engine(database)
+        self._engine = sa.create_engine(database, **({"connect_args": {"timeout": 30}} if "sqlite" in database else {}))
         self._table_source = table_source
         self._spec = Spec(
             folder=str(self.folder),
@@ -143,6 +150,7 @@ class World:
                 attempt.signal(signal.SIGKILL)
                 attempt.wait()
         self.sandbox.stop()
+        self.history.close()
         self._drop()
         self._engine.dispose()
 
@@ -150,7 +158,8 @@ class World:
         """Create a source table with these records."""
         names = sorted({name for record in records for name in record} - {"id"})
         columns = [sa.Column("id", sa.Integer, primary_key=True, autoincrement=False)]
-        there = sa.Table(table, sa.MetaData(), *columns, *(sa.Column(name, sa.String(60)) for name in names))
+        columns += [sa.Column(name, sa.Integer if name == "v" else sa.String(60)) for name in names]
+        there = sa.Table(table, sa.MetaData(), *columns)
         with self._engine.begin() as connection:
             there.create(connection)
             connection.execute(there.insert(), [dict.fromkeys(names) | record for record in records])
@@ -179,17 +188,14 @@ class World:
         attempt.wait()
         return attempt
 
-    def run_until_done(self, most: int = 8, *, suspended: Sequence[Attempt] = (), **changes: Any) -> Attempt:
-        """Retry as Airflow does, until an attempt succeeds.
-
-        :param suspended: see `check`
-        """
+    def run_until_done(self, most: int = 8, **changes: Any) -> Attempt:
+        """Retry as Airflow does, until an attempt succeeds."""
         for _ in range(most):
             attempt = self.run(**changes)
             if attempt.exit == 0:
                 return attempt
             assert may_retry(attempt), self.report()
-        return self._fail(f"no success in {most} attempts\n{self.report()}", suspended)
+        return self._fail(f"no success in {most} attempts\n{self.report()}")
 
     def wait_for_claims(self) -> None:
         """Wait until any attempt has claimed a record."""
@@ -222,18 +228,15 @@ class World:
         finally:
             ledger.database.engine.dispose()
 
-    def check(self, *done: Attempt, suspended: Sequence[Attempt] = (), **options: Any) -> None:
-        """Fail unless the guarantee held; see `judge`.
-
-        :param suspended: attempts that the case itself suspended; their late requests are no excuse
-        """
+    def check(self, *done: Attempt, **options: Any) -> Verdict:
+        """Fail unless the guarantee held; see `judge`."""
         verdict = self.judge(*done, **options)
         if not verdict.problems:
-            return
-        self._fail("\n".join([*verdict.problems, self.report()]), suspended)
+            return verdict
+        self._fail("\n".join([*verdict.problems, self.report()]))
 
-    def _fail(self, problem: str, suspended: Sequence[Attempt]) -> NoReturn:
-        if late := self.late_commits(suspended):
+    def _fail(self, problem: str) -> NoReturn:
+        if late := self.late_commits():
             raise MachineTooSlow("\n".join([*late, problem]))
         raise AssertionError(problem)
 
@@ -246,9 +249,9 @@ class World:
         """
         self._wait_for_commits()
         verdict = Verdict()
-        wanted = Counter(content_of(record) for record in (self.records if records is None else records))
+        wanted = Counter(self.identity(record) for record in (self.records if records is None else records))
         customers = self.customers()
-        made = Counter(content_of(customer) for customer in customers)
+        made = Counter(self.identity(customer) for customer in customers)
         verdict.duplicates = sum((made - wanted).values())
         verdict.lost = sum((wanted - made).values())
         verdict.expect(not verdict.duplicates, f"{verdict.duplicates} customers too many: {list(made - wanted)[:3]}")
@@ -288,7 +291,7 @@ class World:
         wrong = [
             f"{attempt.spec.name} returned the id {its_id} for {key}, but that is another record's customer"
             for key, its_id in returned.items()
-            if its_id not in by_id or content_of(by_id[its_id]) != content_of(by_key[key])
+            if its_id not in by_id or self.identity(by_id[its_id]) != self.identity(by_key[key])
         ]
         if len(set(returned.values())) < len(returned):
             wrong.append(f"{attempt.spec.name} returned the same id for two records")
@@ -299,24 +302,38 @@ class World:
             wrong.append(f"{attempt.spec.name} neither accepted nor rejected {missing} records")
         return wrong
 
-    def late_commits(self, suspended: Sequence[Attempt] = ()) -> list[str]:
+    def late_commits(self) -> list[str]:
         """Requests that the sandbox committed later than ``settle`` after their lease check.
 
         The guarantee assumes that this does not happen. The sandbox never does it by itself, but it happens when the
-        machine stalls for that long; then the case proves nothing either way.
+        machine stalls for that long; then the case proves nothing either way. If a request is late because a test has
+        suspended its process, that is no excuse.
         """
-        checks: dict[str, list[float]] = defaultdict(list)
+        checks = self.lease_checks()
+        found = []
+
+        def compare(request: str, checked: Sequence[tuple[float, Attempt]], committed: float) -> None:
+            for moment, attempt in checked:
+                took = committed - moment
+                if took > self.settings["settle"] and not attempt.was_suspended(moment, committed):
+                    found.append(f"{request} was committed {took:.2f} s after its lease check")
+
+        for post in self.sandbox.log():
+            before = [check for check in checks[post["idempotency_key"]] if check[0] <= post["arrived"]]
+            if post["committed"] is not None:
+                compare(f"POST {post['sequence']}", before[-1:], post["committed"])
+        for change in self.history.changes:
+            compare(f"PATCH {change.request}", checks[change.request], change.committed)
+        return found
+
+    def lease_checks(self) -> dict[str | None, list[tuple[float, Attempt]]]:
+        """The idempotency key of each request → when it checked its lease, and in which attempt; the last one last."""
+        checks: dict[str | None, list[tuple[float, Attempt]]] = defaultdict(list)
         for attempt in self.attempts:
             trace = attempt.spec.path("trace")
-            for line in trace.read_text().splitlines() if attempt not in suspended and trace.exists() else ():
+            for line in trace.read_text().splitlines() if trace.exists() else ():
                 key, moment = line.split()
-                checks[key].append(float(moment))
-        found = []
-        for post in self.sandbox.log():
-            before = [moment for moment in checks[post["idempotency_key"]] if moment <= post["arrived"]]
-            if post["committed"] is None or not before:
-                continue
-            took = post["committed"] - max(before)
-            if took > self.settings["settle"]:
-                found.append(f"POST {post['sequence']} was committed {took:.2f} s after its lease check")
-        return found
+                checks[key].append((float(moment), attempt))
+        for each in checks.values():
+            each.sort(key=lambda check: check[0])
+        return checks
