@@ -16,7 +16,7 @@ from .attempts import Attempt
 from .world import SENT, Record, Verdict, World, content_of
 
 FIELDS = (*SENT, "description")
-_DESCRIPTIONS = ("Shop", "Donut shop customer", "A description that leaves no room for a code")
+_DESCRIPTIONS = ("Shop", "Donut shop customer", "A description with no room for a code")
 
 
 def _values(key: int, generation: int) -> Record:
