@@ -238,7 +238,7 @@ class Engine:
             except PayarcError as error:
                 log.warning("The loss could not be noted in the ledger, so the next run may not notice it: %s", error)
         closed = {key: claim for key, claim in state.claims.items() if not claim.close_gate()}
-        if not (state.claims or state.taken_over):
+        if not (state.claims or state.taken_over or self._updater.unresolved):
             return
         unsent = {key: claim.id for key, claim in closed.items() if claim.update is None}
         unchanged = {key: claim.update.claim for key, claim in closed.items() if claim.update is not None}

@@ -262,6 +262,12 @@ class RunState:
             self.memory.note_sent(claim.key, claim.attempt, returned_id)
         self.postponed.append(claim.record)
 
+    def give_up(self, claim: Claim) -> None:
+        """Let the lease of an open claim end, so that other runs need not wait for the end of this one."""
+        claim.close_gate()
+        self.claims.pop(claim.key, None)
+        self.memory.note_sent(claim.key, claim.attempt)
+
     # ---- stopping and waiting -------------------------------------------------------------------------------------
 
     def halt(self, error: PayarcError, *, within: float | None = None) -> None:

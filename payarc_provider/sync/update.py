@@ -315,6 +315,7 @@ class Updater:
                 state.postpone(claim)
             elif sender.tries[key] >= state.settings.max_tries:
                 self.unresolved[key] = f"PayArc gave no usable response to {sender.tries[key]} requests; run again"
+                state.give_up(claim)
             else:
                 sender.send(claim)
 

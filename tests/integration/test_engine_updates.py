@@ -639,6 +639,22 @@ def test_a_run_that_is_stopped_before_it_sends_leaves_the_row_as_it_was(bench, l
     assert bench.run([rows[0] | {"name": "New Name"}], UPDATE, run_id="run 3").ok().counts["updated"] == 1
 
 
+def test_a_change_that_a_run_has_given_up_does_not_hold_up_others(bench):
+    rows = people(2)
+    bench.run(rows, UPDATE).ok()
+    bench.sandbox.faults([{"kind": "status_before", "method": "PATCH", "every": 1}])
+    bench.sandbox.settings(latency=0.2)
+    for row in rows:
+        row["name"] = "New Name"
+    settings = dataclasses.replace(
+        UPDATE, timeout=0.5, settle=0.5, lease=1.0, max_tries=1, concurrency=1, batch_size=1, held_patience=8.0
+    )
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(bench.run, each, settings, run_id=f"run {each[0]['id']}") for each in (rows, rows[::-1])]
+        errors = [str(one.result().error) for one in both]
+    assert all("may not have reached PayArc" in error for error in errors), errors
+
+
 def test_a_report_run_leaves_open_changes_alone(bench):
     rows = people(1)
     bench.run(rows, UPDATE).ok()
