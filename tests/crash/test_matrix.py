@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from random import Random
 
@@ -108,6 +109,7 @@ class KillWhileUpdating(Kill):
             nth = numbers.randint(1, UPDATES[self.checkpoint])
             killed = world.run(stop_at=self.checkpoint, stop_nth=nth, stop_after=late)
             assert killed.killed, f"{self.checkpoint} was not reached {nth} times\n{world.report()}"
+            time.sleep(0.3)  # the server may still commit what the killed process has sent
             recorded = {row.key for row in world.rows().values() if row.updated_at and row.state == "created"}
             second = world.change(numbers, 0.25)
             done = world.run()

@@ -64,15 +64,35 @@ def test_get_patch_and_delete(client, sandbox):
     path = "/" + client.create().json()["data"]["customer_id"]
 
     assert client.get(path).json()["data"]["name"] == "John Smith"
+    zip_code = client.get(path).json()["data"]["zip"]
     changed = client.patch(path, json={"name": "Jane Smith", "zip": None})
     assert changed.status_code == 200
     assert changed.json()["data"]["name"] == "Jane Smith"
-    assert client.get(path).json()["data"]["zip"] is None
+    assert client.get(path).json()["data"]["zip"] == zip_code, "empty values are ignored"
     assert client.patch(path, json={"phone": "none"}).status_code == 422
     deleted = client.delete(path)
     assert (deleted.status_code, deleted.content) == (204, b"")
     assert client.get(path).status_code == client.delete(path).status_code == 404
     assert client.get(path).json()["status"] == "error"
+    assert sandbox.customers() == []
+
+
+@pytest.mark.parametrize("empty", [None, ""])
+@pytest.mark.parametrize("empty_values", ["ignored", "cleared"])
+def test_empty_values_clear_a_field_or_not(client, sandbox, empty_values, empty):
+    sandbox.settings(empty_values=empty_values)
+    path = "/" + client.create().json()["data"]["customer_id"]
+    client.patch(path, json={"city": "Springfield"})
+    shown = client.patch(path, json={"city": empty}).json()["data"]["city"]
+    assert shown == client.get(path).json()["data"]["city"] == (None if empty_values == "cleared" else "Springfield")
+
+
+def test_a_deleted_customer_may_still_be_read(client, sandbox):
+    sandbox.settings(deletion="soft")
+    path = "/" + client.create().json()["data"]["customer_id"]
+    client.delete(path)
+    assert client.get(path).status_code == 200
+    assert client.patch(path, json={"name": "Jane Smith"}).status_code == 404
     assert sandbox.customers() == []
 
 
