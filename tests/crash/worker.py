@@ -76,7 +76,7 @@ class TracedClient(PayarcClient):
     def __init__(self, *args: Any, trace: Path, **options: Any) -> None:
         super().__init__(*args, **options)
         self._trace = os.open(trace, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        self._patches = (f"{trace.stem}-{number}" for number in itertools.count(1))
+        self._run, self._patches = trace.stem, itertools.count(1)  # threads share it, which a generator would not allow
         self.pages = 0
 
     def _request(
@@ -85,7 +85,7 @@ class TracedClient(PayarcClient):
         if before_send is None:
             return super()._request(request, None, attributes)
         if request.method == "PATCH":
-            request = replace(request, idempotency_key=next(self._patches))
+            request = replace(request, idempotency_key=f"{self._run}-{next(self._patches)}")
 
         def traced() -> None:
             os.write(self._trace, f"{request.idempotency_key} {time.monotonic()}\n".encode())
