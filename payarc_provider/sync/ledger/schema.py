@@ -1,8 +1,8 @@
 """The ledger's two tables.
 
 ``payarc_customers`` has one row per (account, key). ``payarc_customers_facts`` has facts about the ledger itself, such
-as its random id and which token belongs to which account. No column holds a value of a record: only hashes, PayArc's
-ids, field names, and reasons for rejections with quoted values removed.
+as its random id and which token belongs to which account. Of a record's values, only its key and its version are
+stored; of its fields, only hashes, names, and reasons for rejections with quoted values removed.
 """
 
 from __future__ import annotations
