@@ -14,6 +14,7 @@
     ├── PayarcUnknownOutcome       sent, but no usable response; PayArc may have acted
     ├── PayarcUnexpectedAnswer     a response that is not PayArc's
     ├── PayarcRunStopped           the run stopped early, on purpose
+    │   └── PayarcGuardStopped     a guard or the approved plan stopped it
     └── PayarcRecordsRejected      more records were rejected than ``max_rejected`` allows
 
 The first paragraph of each docstring is the exception's default message. Exceptions never carry a record's values, a
@@ -36,6 +37,7 @@ __all__ = [
     "PayarcConfigError",
     "PayarcConnectionFailed",
     "PayarcError",
+    "PayarcGuardStopped",
     "PayarcLedgerError",
     "PayarcNotFound",
     "PayarcRateLimited",
@@ -167,6 +169,13 @@ class PayarcSourceError(PayarcError):
 
 class PayarcRunStopped(PayarcError):
     """The run stopped early: run it again. It continues where it stopped and sends nothing twice."""
+
+
+class PayarcGuardStopped(PayarcRunStopped):
+    """A guard or the approved plan does not allow the run: check the source, then change the guard or make a new plan.
+
+    A retry would change nothing, so Airflow does not retry the task.
+    """
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.providers.common.compat.sdk import BaseOperator, XComArg, conf
 
 from payarc_provider.exceptions import PayarcConfigError
-from payarc_provider.operators.failures import no_retry_if_misconfigured
+from payarc_provider.operators.failures import no_retry_if_useless
 from payarc_provider.operators.links import PayarcDashboardLink
 from payarc_provider.operators.options import KINDS, Options, is_set_later, read_options, refuse_templates, set_options
 from payarc_provider.operators.records import check_records, set_upstream, set_upstream_of_partial
@@ -35,7 +35,8 @@ class CreateCustomerOperator(BaseOperator):
     XComs: ``return_value``, the customer ids in input order; ``customers``,
     ``[{"key", "customer_id", "status", "changed"}]`` with the status ``created``, ``adopted``, ``updated`` or
     ``known``;
-    ``rejected``, ``[{"key", "errors": {field: [text]}}]``; ``summary``, counts, requests and seconds.
+    ``rejected``, ``[{"key", "errors": {field: [text]}}]``; ``summary``, counts, requests and seconds; and for dry runs
+    ``plan``, ``[{"key", "action", "fields": [name]}]`` with the action ``create``, ``update`` or ``reject``.
 
     Connections, tables, ``sql``, ``parameters`` and all numbers, switches and choices may be templates, outputs of
     tasks or arguments of a mapped task group; ``key``, ``fields`` and ``partition`` may not.
@@ -64,13 +65,19 @@ class CreateCustomerOperator(BaseOperator):
         ``"keep"`` leaves PayArc's value, ``"reject"`` rejects the record. The latter two cost one GET per change.
     :param max_rejected: How many records (int), or which share of them (float), may be rejected before the task fails.
     :param tolerate_known_rejected: Count only records that no earlier run has rejected toward ``max_rejected``.
-    :param max_new: Stop before the first request if more than this many customers would be created.
+    :param approved_plan: The ``plan`` of a dry run's summary. The run stops before its first request if its own plan
+        differs, and sends nothing that was not planned.
+    :param max_new: Stop before the first request if more than this many customers (int), or more than this share of the
+        records (float), would be created, including those that an earlier try of the DAG run has created.
+    :param max_changed: Likewise for customers whose data has changed.
+    :param min_records: Stop before the first request if the source has fewer records.
     :param concurrency: The maximum number of requests in flight.
     :param batch_size: The number of records that are claimed at a time, at most 2,000. A larger one makes the pages
         larger in which a database is read.
     :param deferrable: Release the worker slot during long waits for the rate limit.
     :param defer_after: With ``deferrable``, defer if the wait is at least this many seconds.
-    :param dry_run: Validate the records and compare them with the ledger without sending or writing anything.
+    :param dry_run: Validate the records and compare them with the ledger without sending or writing anything. The
+        summary's ``plan`` can be approved and given to another task as ``approved_plan``.
     :param reference: Add a short code to the customer's description, by which the customer can be found again.
     :param settle: Seconds after which PayArc has either applied a request or never will.
     :param lease: Seconds for which a run holds the records it has claimed, unless it renews the lease.
@@ -116,7 +123,10 @@ class CreateCustomerOperator(BaseOperator):
         on_conflict: Literal["overwrite", "keep", "reject"] = "overwrite",
         max_rejected: int | float = 0,
         tolerate_known_rejected: bool = False,
-        max_new: int | None = None,
+        approved_plan: str | None = None,
+        max_new: int | float | None = None,
+        max_changed: int | float | None = None,
+        min_records: int | None = None,
         concurrency: int = 8,
         batch_size: int = 500,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
@@ -148,7 +158,10 @@ class CreateCustomerOperator(BaseOperator):
             match_existing=match_existing,
             max_rejected=max_rejected,
             tolerate_known_rejected=tolerate_known_rejected,
+            approved_plan=approved_plan,
             max_new=max_new,
+            max_changed=max_changed,
+            min_records=min_records,
             concurrency=concurrency,
             batch_size=batch_size,
             version=version,
@@ -166,7 +179,7 @@ class CreateCustomerOperator(BaseOperator):
             group_ids=group_ids,
         )
         self._given = [name for name in _TEXTS if getattr(self, name) is not None or name in _REQUIRED]
-        with no_retry_if_misconfigured():  # a mapped task is created when it runs
+        with no_retry_if_useless():  # a mapped task is created when it runs
             self._check_sources()
             self.check_texts(rendered=False)
             self.read_options(rendered=False)
@@ -234,6 +247,7 @@ class CreateCustomerOperator(BaseOperator):
 
         :raises PayarcRecordsRejected: more records were rejected than ``max_rejected`` allows; all others have their
             customer
+        :raises PayarcGuardStopped: a guard or the approved plan does not allow the run
         :raises PayarcError: the run could not finish; running it again sends nothing twice
         """
         return self._start(context, resumed=False)
@@ -245,7 +259,7 @@ class CreateCustomerOperator(BaseOperator):
     def _start(self, context: Context, *, resumed: bool) -> Any:
         from payarc_provider.operators.task import TaskRun
 
-        with no_retry_if_misconfigured():
+        with no_retry_if_useless():
             self.check_texts()
             self._run = TaskRun(self, context, self.read_options())
             return self._run.execute(resumed=resumed)

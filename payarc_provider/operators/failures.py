@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from payarc_provider.exceptions import PayarcConfigError, PayarcError
+from payarc_provider.exceptions import PayarcConfigError, PayarcError, PayarcGuardStopped
 
 
 class PayarcRecordsRejected(PayarcError, AirflowFailException):
@@ -27,12 +27,20 @@ class PayarcTaskConfigError(PayarcConfigError, AirflowFailException):
     """The task's connection, arguments or ledger are misconfigured: fix the named setting and run again."""
 
 
+class PayarcTaskGuardStopped(PayarcGuardStopped, AirflowFailException):
+    """A guard or the approved plan does not allow the run: check the source, then change it or make a new plan."""
+
+
+_NOT_RETRIED = {PayarcConfigError: PayarcTaskConfigError, PayarcGuardStopped: PayarcTaskGuardStopped}
+
+
 @contextlib.contextmanager
-def no_retry_if_misconfigured() -> Iterator[None]:
-    """Within this context, a PayarcConfigError fails the task at once."""
+def no_retry_if_useless() -> Iterator[None]:
+    """Within this context, a PayarcConfigError and a PayarcGuardStopped fail the task at once."""
     try:
         yield
-    except PayarcTaskConfigError:
+    except AirflowFailException:
         raise
-    except PayarcConfigError as error:
-        raise PayarcTaskConfigError(str(error)).with_traceback(error.__traceback__) from None
+    except tuple(_NOT_RETRIED) as error:
+        kind = next(kind for base, kind in _NOT_RETRIED.items() if isinstance(error, base))
+        raise kind(str(error)).with_traceback(error.__traceback__) from None

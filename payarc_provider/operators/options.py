@@ -14,7 +14,7 @@ from typing import Any
 from payarc_provider.exceptions import PayarcConfigError
 from payarc_provider.sync.keys import check_key, check_partition
 from payarc_provider.sync.records import check_fields
-from payarc_provider.sync.settings import Settings
+from payarc_provider.sync.settings import Settings, is_limit
 
 _SWITCH: tuple[str, tuple[type, ...]] = ("true or false", (bool,))
 _COUNT: tuple[str, tuple[type, ...]] = ("a whole number", (int,))
@@ -29,7 +29,10 @@ KINDS = {
     "on_conflict": _CHOICE,
     "max_rejected": _NUMBER,
     "tolerate_known_rejected": _SWITCH,
-    "max_new": _COUNT,
+    "approved_plan": _CHOICE,
+    "max_new": _NUMBER,
+    "max_changed": _NUMBER,
+    "min_records": _COUNT,
     "concurrency": _COUNT,
     "batch_size": _COUNT,
     "deferrable": _SWITCH,
@@ -43,7 +46,10 @@ KINDS = {
     "group_ids": _COUNT,
 }
 """Option → what it takes: in words, and as types."""
-_MAY_BE_NONE = ("source", "match_existing", "version", "max_new", "group_ids")
+_MAY_BE_NONE = (
+    *("source", "match_existing", "version", "group_ids"),
+    *("approved_plan", "max_new", "max_changed", "min_records"),
+)
 _OF_THE_TASK = ("max_rejected", "tolerate_known_rejected", "deferrable", "push_ids", "group_ids")
 
 
@@ -91,7 +97,7 @@ def read_options(
     read = Options(settings, **own)
     if read.group_ids is not None and read.group_ids < 1:
         raise PayarcConfigError("group_ids: set a whole number of at least 1, or None for a flat list of ids")
-    if not (read.max_rejected >= 0 if isinstance(read.max_rejected, int) else 0 <= read.max_rejected <= 1):
+    if not is_limit(read.max_rejected):
         raise PayarcConfigError("max_rejected: set a whole number of records, or a share between 0.0 and 1.0")
     return read
 

@@ -23,6 +23,7 @@ def hand_over(operator: CreateCustomerOperator, context: Context, options: Optio
 
     :raises PayarcRecordsRejected: more records were rejected than ``max_rejected`` allows; ``return_value`` is pushed
         all the same
+    :raises PayarcGuardStopped: after a dry run, if a guard or the approved plan would stop a run
     """
     from payarc_provider.operators.reporting import fill_asset_events
 
@@ -35,8 +36,12 @@ def hand_over(operator: CreateCustomerOperator, context: Context, options: Optio
         if options.push_ids:
             push(key="customers", value=results.customers())
             push(key="rejected", value=results.rejected())
+            if options.settings.dry_run:
+                push(key="plan", value=results.plan)
             if failed:
                 push(key="return_value", value=ids)
+    if results.refusal is not None:
+        raise results.refusal
     if failed:
         _fail(operator, options, results)
     fill_asset_events(operator, context, summary, dry_run=options.settings.dry_run)

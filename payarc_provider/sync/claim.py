@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from payarc_provider.sync.checkpoints import reach
 from payarc_provider.sync.existing import ExistingCustomers, Matches
 from payarc_provider.sync.ledger import EPOCH, Evidence, KnownRow, LedgerUnavailable, Row, State, is_free
+from payarc_provider.sync.plan import Action, Step
 from payarc_provider.sync.records import Record
 from payarc_provider.sync.reference import with_reference
 from payarc_provider.sync.results import Status, status_of_this_run
@@ -49,17 +50,22 @@ class Claimer:
         state = self._state
         batch = self._by_key(records)
         if batch:
+            if state.allowance is not None:
+                state.allowance.meet(batch.values())
             known = await state.transact(lambda ledger: ledger.known(state.me, batch.keys()))
+            state.note_begun(batch, known)
             batch = self._accept_known(batch, known)
         if not batch:
             return
         before = await state.transact(lambda ledger: ledger.rows(state.me, batch.keys()))
+        state.note_begun(batch, before)
         if state.settings.on_changed == "update":
             batch = await self._update(batch, before)
         free = {key: record for key, record in batch.items() if self._is_free(key, record, before.get(key))}
         if state.settings.dry_run:
             self._count_dry_run(batch, before, free)
             return
+        state.admit(Step(record, Action.CREATE, record.fields) for record in free.values() if not record.errors)
         matches = Matches()
         if any(not record.errors for record in free.values()):
             await self._contact_payarc()
@@ -207,8 +213,10 @@ class Claimer:
             row = rows.get(key)
             if key in free and not record.errors:
                 self._state.counts["would_create"] += 1
+                self._state.add_to_plan(Step(record, Action.CREATE, record.fields))
             elif not record.errors and row is not None and row.state == State.PENDING:
                 self._state.counts["pending"] += 1
+                self._state.add_to_plan(Step(record, Action.CREATE, record.fields))
             else:
                 self._handle_unclaimed(record, row, row)
 

@@ -93,6 +93,8 @@ class Engine:
             raise state.stop
         self._look_up.raise_if_unresolved()
         self._updater.raise_if_unresolved()
+        if state.allowance is not None:
+            state.allowance.check_complete()
 
     async def _process_input(self) -> None:
         """Claim the input batch by batch, then finish the records that are still open."""

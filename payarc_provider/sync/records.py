@@ -28,6 +28,7 @@ class Record:
     :param unstorable: rejected, and its key's row belongs to another record, so the ledger must not store the rejection
     :param columns: PayArc fields for which its source has a column, whether it has a value or not
     :param version: by which newer data is told from older data, as `versions.version_text` writes it; None without one
+    :param begun: what an earlier try under the same plan has claimed its row for, as `plan.begun_text` writes it
     """
 
     index: int
@@ -38,6 +39,7 @@ class Record:
     unstorable: bool = False
     columns: tuple[str, ...] = ()
     version: str | None = None
+    begun: str = ""
 
 
 class RecordReader:

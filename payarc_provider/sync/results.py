@@ -21,6 +21,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from payarc_provider.api.tracing import NO_TRACER, Tracer
+from payarc_provider.exceptions import PayarcGuardStopped
 from payarc_provider.sync.keys import display_key
 from payarc_provider.sync.records import Errors, Record
 
@@ -119,6 +120,8 @@ class Results:
         self._rejected: list[tuple[int, str | None, Errors]] = []
         self.summary: dict[str, Any] = {}  #: the XCom ``summary``; filled when the run has succeeded
         self.rejection_reasons: list[str] = []  #: of the first rejected records, for an error message
+        self.plan: list[dict[str, Any]] = []  #: the XCom ``plan``; filled by a dry run
+        self.refusal: PayarcGuardStopped | None = None  #: by a dry run: why a run would stop before its first request
 
     def accept(self, record: Record, customer_id: str, status: Status, *, changed: bool, stale: bool = False) -> None:
         """The record has a customer."""

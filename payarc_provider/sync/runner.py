@@ -12,12 +12,13 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from payarc_provider.api.client import PayarcClient
-from payarc_provider.exceptions import PayarcError, PayarcRunStopped
+from payarc_provider.exceptions import PayarcError
 from payarc_provider.sync.deferral import CarryOver, CarryOverStore, Deferral
 from payarc_provider.sync.engine import Engine
 from payarc_provider.sync.key_order import check_key_order
 from payarc_provider.sync.ledger import Claimant, Ledger
 from payarc_provider.sync.patience import wait_for_ledger
+from payarc_provider.sync.plan import Allowance, Plan, check_guards, plan_id
 from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.results import SILENT, Progress, Reporter, Results
 from payarc_provider.sync.runtime import ThreadedRuntime, collecting_less_garbage, run_to_end
@@ -53,20 +54,19 @@ def run(
     :param on_start: called with a function that ends the run within seconds and may be called from any thread
     :return: the results; every accepted record has its id
     :raises Deferral: the rate limit allows no request for ``defer_after`` or longer; run again with ``resumed``
+    :raises PayarcGuardStopped: a guard or the approved plan does not allow the run; a dry run's ``refusal`` says so
     :raises PayarcError: the run stopped early; its results are recorded and its rows released, as far as possible
     """
     if ledger is None and not settings.dry_run:
         raise ValueError("only a dry run works without a ledger")
     termination = _Termination()
     on_start(termination)
-    runner = _Runner(source, client, ledger, account, task, reporter, termination)
+    runner = _Runner(source, client, ledger, account, task, reporter, termination, plan_id(settings, task))
     if ledger is not None:
         _check_key_order(runner, ledger, settings)
     with collecting_less_garbage():
         if ledger is None or settings.dry_run:
-            return runner.run_engine(settings)
-        if settings.max_new is not None:
-            _check_max_new(runner, settings, settings.max_new)
+            return runner.dry_run(settings)
         return _run_slice(runner, ledger, settings, resumed=resumed)
 
 
@@ -97,16 +97,6 @@ def _check_key_order(runner: _Runner, ledger: Ledger, settings: Settings) -> Non
     wait_for_ledger(check, settings.ledger_patience, lambda: runner.termination.was_called)
 
 
-def _check_max_new(runner: _Runner, settings: Settings, max_new: int) -> None:
-    dry_run = dataclasses.replace(settings, dry_run=True, keep_results=False)
-    new = dataclasses.replace(runner, reporter=SILENT).run_engine(dry_run).summary["would_create"]
-    if new > max_new:
-        raise PayarcRunStopped(
-            f"max_new={max_new}: this run would create {new} customers, so nothing was sent. "
-            "Check that key and source are the right ones, then raise max_new"
-        )
-
-
 def _run_slice(runner: _Runner, ledger: Ledger, settings: Settings, *, resumed: bool) -> Results:
     """Run until the end of the input, or until the run is deferred."""
     store = CarryOverStore(ledger, runner.task)
@@ -123,7 +113,8 @@ def _run_slice(runner: _Runner, ledger: Ledger, settings: Settings, *, resumed: 
     if settings.retry_rejected:  # not those rejected by an earlier slice, or each slice would send them again
         settings = dataclasses.replace(settings, retry_rejected=carry_over.started)
     try:
-        results = runner.run_engine(settings, carry_over)
+        allowance = runner.make_allowance(settings) if settings.is_guarded else None
+        results = runner.run_engine(settings, carry_over, allowance=allowance)
     except Deferral:
         patiently(lambda: store.save(carry_over))
         raise
@@ -138,7 +129,7 @@ def _run_slice(runner: _Runner, ledger: Ledger, settings: Settings, *, resumed: 
 
 @dataclasses.dataclass(frozen=True)
 class _Runner:
-    """Holds the arguments of `run`, since ``max_new`` takes two runs of the engine: a dry run, then the real one."""
+    """Holds the arguments of `run`: plans and guards take two runs of the engine, a dry run and then the real one."""
 
     source: Source
     client: PayarcClient
@@ -147,8 +138,41 @@ class _Runner:
     task: TaskIdentity
     reporter: Reporter
     termination: _Termination
+    plan_id: str | None
 
-    def run_engine(self, settings: Settings, carry_over: CarryOver | None = None) -> Results:
+    def dry_run(self, settings: Settings, allowance: Allowance | None = None) -> Results:
+        """Find out what a run would do, and whether the guards and the approved plan allow it.
+
+        :param allowance: receives what the run may send
+        """
+        plan = Plan(self.account, keep=settings.keep_results, allowance=allowance)
+        results = self.run_engine(settings, plan=plan)
+        results.plan, results.summary["plan"] = plan.entries(), plan.digest
+        results.refusal = check_guards(plan, settings, results.summary)
+        if allowance is not None:
+            allowance.begin(plan, results.summary["records"])
+        return results
+
+    def make_allowance(self, settings: Settings) -> Allowance:
+        """What the run may send.
+
+        :raises PayarcGuardStopped: a guard or the approved plan does not allow the run
+        """
+        allowance = Allowance(settings)
+        dry_run = dataclasses.replace(settings, dry_run=True, keep_results=False)
+        results = dataclasses.replace(self, reporter=SILENT).dry_run(dry_run, allowance)
+        if results.refusal is not None:
+            raise results.refusal
+        return allowance
+
+    def run_engine(
+        self,
+        settings: Settings,
+        carry_over: CarryOver | None = None,
+        *,
+        plan: Plan | None = None,
+        allowance: Allowance | None = None,
+    ) -> Results:
         """Run the engine once over the whole input, with an owner id of its own."""
         ledger_id = self.ledger.ledger_id if self.ledger is not None else uuid.uuid4().hex
         me, reader = (
@@ -159,7 +183,7 @@ class _Runner:
         results = Results(keep=settings.keep_results)
         deferral: Deferral | None = None
         with ThreadedRuntime(self.client, self.ledger, batches, me=me, concurrency=settings.concurrency) as runtime:
-            state = RunState(me, ledger_id, settings, reader, runtime, results)
+            state = RunState(me, ledger_id, settings, reader, runtime, results, plan=plan, allowance=allowance)
             engine, meter = Engine(state, self.reporter), _Meter(state, batches, self.client)
             with self.reporter.span("payarc.run", _attributes(settings)):
                 try:
@@ -198,6 +222,7 @@ class _Runner:
             dag_id=self.task.dag_id,
             run_id=self.task.run_id,
             task_id=self.task.task_id,
+            plan=self.plan_id,
         )
 
 

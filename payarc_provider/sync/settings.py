@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -28,6 +29,14 @@ _CHOICES = {
     "on_empty": ("keep", "clear", "reject"),
     "on_conflict": ("overwrite", "keep", "reject"),
 }
+
+
+_PLAN = re.compile("plan-[0-9a-f]{32}")
+
+
+def is_limit(value: object) -> bool:
+    """Whether this says how many records are allowed: a number from 0 (int), or a share of all (float)."""
+    return 0 <= value <= 1 if isinstance(value, float) else type(value) is int and value >= 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +66,10 @@ class Settings:
     batch_size: int = 500
     reference: bool = True
     retry_rejected: bool | datetime.datetime = False
-    max_new: int | None = None
+    approved_plan: str | None = None
+    max_new: int | float | None = None
+    max_changed: int | float | None = None
+    min_records: int | None = None
     match_existing: Literal["email"] | None = None
     version: str | None = None
     on_changed: Literal["report", "update"] = "report"
@@ -84,8 +96,7 @@ class Settings:
         for name in ("concurrency", "batch_size"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 1:
                 raise PayarcConfigError(f"{name}: give a whole number from 1")
-        if self.max_new is not None and (type(self.max_new) is not int or self.max_new < 0):
-            raise PayarcConfigError("max_new: give a whole number from 0, or None for no limit")
+        self._check_guards()
         if self.source is not None:
             check_source(self.source)
         if self.match_existing not in (None, "email"):
@@ -102,6 +113,15 @@ class Settings:
             if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
                 raise PayarcConfigError(f"{name}: give a number of seconds above 0")
 
+    def _check_guards(self) -> None:
+        for name in ("max_new", "max_changed"):
+            if (most := getattr(self, name)) is not None and not is_limit(most):
+                raise PayarcConfigError(f"{name}: give a whole number of records, or a share between 0.0 and 1.0")
+        if self.min_records is not None and (type(self.min_records) is not int or self.min_records < 0):
+            raise PayarcConfigError("min_records: give a whole number from 0, or None for no limit")
+        if self.approved_plan is not None and not _PLAN.fullmatch(str(self.approved_plan)):
+            raise PayarcConfigError('approved_plan: give the value of "plan" in the summary of a dry run')
+
     def check_timing(self) -> None:
         """Reject a ``settle`` or ``lease`` that is too short for the connection's timeout.
 
@@ -117,6 +137,11 @@ class Settings:
                 f"lease: {self.lease:g} s does not cover a request of up to {self.timeout:g} s between renewals; "
                 f"give at least {1.5 * self.timeout:g}, or a shorter timeout in the connection"
             )
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether something has to be decided before the first request, which takes one more reading of the source."""
+        return any(one is not None for one in (self.approved_plan, self.max_new, self.max_changed, self.min_records))
 
     @property
     def renew_every(self) -> float:

@@ -20,6 +20,7 @@ from payarc_provider.sync.ledger import (
     Carrier,
     Claimant,
     Evidence,
+    KnownRow,
     Ledger,
     LedgerLost,
     LedgerUnavailable,
@@ -30,6 +31,7 @@ from payarc_provider.sync.limit_waits import LimitWaits
 from payarc_provider.sync.listing import PatientReader
 from payarc_provider.sync.outcomes import LeaseTooShort
 from payarc_provider.sync.patience import LONGEST_PAUSE, LedgerWaits
+from payarc_provider.sync.plan import Action, Allowance, Plan, Step
 from payarc_provider.sync.records import Record, RecordReader
 from payarc_provider.sync.reference import find_reference, reference, reference_tag
 from payarc_provider.sync.results import ResultSink, Status, status_of_this_run
@@ -129,7 +131,8 @@ class RunState:
     rows or a look-up has freed them. ``memory``: what the ledger's rows must show. ``payarc``: reads from PayArc.
     ``clock``: compares the clock of the ledger's database with others. ``payarc_clock``: None until PayArc was
     contacted. ``ledger_waits``: logs the waits for the ledger. ``limit_waits``: logs and bounds those for the rate
-    limit. ``stop``: what ends the run.
+    limit. ``plan``: what a dry run collects. ``allowance``: what may be sent; None for anything. ``stop``: what ends
+    the run.
     """
 
     def __init__(
@@ -140,6 +143,9 @@ class RunState:
         reader: RecordReader,
         runtime: Runtime,
         results: ResultSink,
+        *,
+        plan: Plan | None = None,
+        allowance: Allowance | None = None,
     ) -> None:
         self.me = me
         self.ledger_id = ledger_id
@@ -147,6 +153,8 @@ class RunState:
         self.reader = reader
         self.runtime = runtime
         self.results = results
+        self.plan = plan
+        self.allowance = allowance
         self.counts: Counter[str] = Counter()
         self.claims: dict[str, Claim] = {}
         self.taken_over: dict[str, str] = {}
@@ -239,6 +247,37 @@ class RunState:
         self.counts["rejected"] += 1
         self.counts["rejected_new"] += new
         self.results.reject(record, errors, new=new)
+        self.add_to_plan(Step(record, Action.REJECT, errors))
+
+    # ---- plans ----------------------------------------------------------------------------------------------------
+
+    def note_begun(self, records: Mapping[str, Record], rows: Mapping[str, Row | KnownRow]) -> None:
+        """Note which of these records an earlier try under the same plan has begun, as their rows show."""
+        if self.me.plan is None:
+            return
+        for key, row in rows.items():
+            record = records[key]
+            if record.begun or record.errors or not (begun := self.me.begun(row.plan)):
+                continue
+            record.begun = begun
+            if self.plan is not None:
+                self.plan.add_begun(record)
+
+    def add_to_plan(self, *steps: Step) -> None:
+        """Add to the plan what a run would do, if this is a dry run."""
+        if self.plan is not None:
+            for step in steps:
+                self.plan.add(*step)
+
+    def admit(self, steps: Iterable[Step]) -> None:
+        """Check that the plan and the guards allow these steps.
+
+        :raises PayarcGuardStopped: they do not
+        """
+        if self.allowance is not None:
+            self.allowance.admit(steps)
+
+    # ---- rows -----------------------------------------------------------------------------------------------------
 
     def is_from_this_dag_run(self, row: Row | None) -> bool:
         """Whether this DAG run wrote the row, in this try or an earlier one."""

@@ -22,6 +22,7 @@ from payarc_provider.sync.keys import display_key
 from payarc_provider.sync.ledger import EPOCH, Note, Row, State, UpdateClaim, UpdateResult
 from payarc_provider.sync.ledger.rows import should_retry
 from payarc_provider.sync.outcomes import LeaseTooShort, Outcome, Rejected, Updated, outcome_of
+from payarc_provider.sync.plan import Action, Step, begun_text
 from payarc_provider.sync.records import Errors, Record
 from payarc_provider.sync.reference import with_reference
 from payarc_provider.sync.results import Status
@@ -87,11 +88,14 @@ class Updater:
                 updates[key] = record, decided
             elif isinstance(decided, Note):
                 notes[key] = record, decided
+        steps = [Step(record, Action.UPDATE, update.fields) for record, update in updates.values()]
         if settings.dry_run:
             state.counts["would_update"] += len(updates)
+            state.add_to_plan(*steps)
             for key, (record, _) in notes.items():
                 state.accept(record, rows[key].customer_id or "", Status.KNOWN, changed=False)
             return
+        state.admit(steps)
         if notes:
             await self._note(notes)
         if updates:
@@ -139,16 +143,23 @@ class Updater:
             self._reject(record, problem)
         elif record.version is not None and is_newer(row.version, record.version):
             self._accept_older(record, row, stale=not is_same or row.error is not None)
-        elif row.state == State.UPDATING and (row.takeover_at >= now or row.key in state.claims):
+        elif self._is_open_elsewhere(row, now) and not settings.dry_run:
             state.postponed.append(record)
         elif record.version is not None and is_newer(row.wanted_version, record.version):
-            self.unresolved[record.key or ""] = NEWER_OPEN
+            if self._is_open_elsewhere(row, now):
+                self._accept_older(record, row, stale=True)
+            else:
+                self.unresolved[record.key or ""] = NEWER_OPEN
         elif is_same and row.error is not None and not should_retry(row, settings.retry_rejected):
             state.counts["known_rejected"] += not state.is_from_this_dag_run(row)
             state.reject(record, row.errors, new=state.is_from_this_dag_run(row))
         else:
             return True
         return False
+
+    def _is_open_elsewhere(self, row: Row, now: datetime.datetime) -> bool:
+        """Whether another run may be changing the customer."""
+        return row.state == State.UPDATING and (row.takeover_at >= now or row.key in self._state.claims)
 
     def _plan(
         self, record: Record, row: Row, claim_id: str, reference_for: Callable[[Record], str | None]
@@ -168,7 +179,8 @@ class Updater:
         reference = row.reference
         if "description" in fields and (reference := reference_for(record)):
             fields["description"] = with_reference(fields["description"], reference) or ""
-        claim = UpdateClaim(claim_id, row, while_open(row.fingerprints, sent), record.version)
+        mark = state.me.mark(record.begun or begun_text(Action.UPDATE, fields))
+        claim = UpdateClaim(claim_id, row, while_open(row.fingerprints, sent), record.version, mark)
         return Update(row.customer_id or "", fields, sent, claim, reference, is_open=row.state == State.UPDATING)
 
     def _accept_older(self, record: Record, row: Row, *, stale: bool) -> None:

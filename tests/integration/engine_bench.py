@@ -87,7 +87,7 @@ class Bench:
     ):
         """Run once. An error is part of the outcome and is not raised.
 
-        :param ledger: the ledger's class; a test may pass one that fails in some way
+        :param ledger: the ledger's class; a test may pass one that fails in some way, or None for a dry run without one
         :param on_start: called with a function that tells the run to stop
         """
         client = PayarcClient(
@@ -107,7 +107,7 @@ class Bench:
             results = runner.run(
                 rows,
                 client,
-                self.open(ledger),
+                self.open(ledger) if ledger is not None else None,
                 settings,
                 account=ACCOUNT,
                 task=TaskIdentity("dag", run_id, "task"),

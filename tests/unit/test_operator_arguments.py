@@ -21,6 +21,7 @@ from payarc_provider.operators.customer import CreateCustomerOperator
 
 RECORDS = [{"id": 1, "name": "John Smith"}]
 FROM_TABLE = {"table": "people", "sql_conn_id": "crm"}
+PLAN = "plan-0123456789abcdef0123456789abcdef"
 FROM_XCOM = {"records": RECORDS, "ledger_conn_id": "crm"}
 
 
@@ -131,9 +132,20 @@ def test_parameters_belong_to_sql():
         ("max_rejected", None),
         ("max_rejected", float("nan")),
         ("max_new", -1),
-        ("max_new", 1.0),
+        ("max_new", -0.1),
         ("max_new", True),
         ("max_new", "5.0"),
+        ("max_changed", -1),
+        ("max_changed", 1.5),
+        ("max_changed", "5%"),
+        ("min_records", -1),
+        ("min_records", 0.5),
+        ("min_records", True),
+        ("approved_plan", "yes"),
+        ("approved_plan", ""),
+        ("approved_plan", True),
+        ("approved_plan", PLAN.upper()),
+        ("approved_plan", PLAN[:-1]),
         ("concurrency", 0),
         ("concurrency", 2.0),
         ("concurrency", True),
@@ -175,6 +187,9 @@ def test_an_invalid_argument_is_rejected_by_name(argument, value):
         {"max_new": 0},
         {"max_new": 100},
         {"max_new": None},
+        {"max_new": 0.05, "max_changed": 1.0, "min_records": 1},
+        {"approved_plan": PLAN},
+        {"approved_plan": "{{ ti.xcom_pull('plan', key='summary')['plan'] }}"},
         {"concurrency": 1},
         {"batch_size": 1},
         {"settle": 60, "lease": 120.5},
@@ -226,7 +241,8 @@ def test_the_interface_has_the_documented_parameters_and_defaults():
         "payarc_conn_id": "payarc_default", "records": None, "table": None, "sql": None, "sql_conn_id": None,
         "parameters": None, "key": "id", "version": None, "fields": None, "source": None, "ledger_conn_id": None,
         "ledger_table": "payarc_customers", "match_existing": None, "on_changed": "report", "on_empty": "keep",
-        "on_conflict": "overwrite", "max_rejected": 0, "tolerate_known_rejected": False, "max_new": None,
+        "on_conflict": "overwrite", "max_rejected": 0, "tolerate_known_rejected": False, "approved_plan": None,
+        "max_new": None, "max_changed": None, "min_records": None,
         "concurrency": 8, "batch_size": 500, "deferrable": False, "defer_after": 20, "dry_run": False,
         "reference": True, "settle": 60, "lease": 120, "retry_rejected": False, "push_ids": True, "group_ids": None,
         "partition": None,
@@ -241,7 +257,10 @@ def test_the_interface_has_the_documented_parameters_and_defaults():
     ("argument", "values"),
     {
         "dry_run": {True: True, "true": True, "True": True, " FALSE\n": False},
-        "max_new": {0: 0, "0": 0, " 25 ": 25},
+        "max_new": {0: 0, "0": 0, " 25 ": 25, "0.05": 0.05},
+        "max_changed": {"25": 25, "1.0": 1.0},
+        "min_records": {"1000": 1000},
+        "approved_plan": {PLAN: PLAN},
         "max_rejected": {"5": 5, "0.05": 0.05, "1e-05": 1e-05, "1.0": 1.0},
         "settle": {"60": 60, "60.5": 60.5},
         "match_existing": {"email": "email"},
@@ -280,6 +299,9 @@ def test_rendered_options_are_parsed(argument, values):
             "-1",
             "[5]",
         ],
+        "max_changed": ["many", "3.0", None, "None", "", "-1", "nan", True],
+        "min_records": ["many", "0.5", None, "None", "", "-1", False],
+        "approved_plan": [None, "None", "", "true", True, 7, f" {PLAN}", PLAN + "0"],
         "max_rejected": ["5%", "1,000", None, "nan", "NaN", "Infinity", float("nan"), "-0.1", "1.5", True, "True"],
         "group_ids": [None, "0", "ten"],
         "settle": ["60 s", "0", "1e999", float("inf"), None],

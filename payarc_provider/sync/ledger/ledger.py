@@ -80,6 +80,7 @@ class Ledger(UpdateTable):
             rows.c.matched_by,
             rows.c.version,
             rows.c.updated_at.is_not(None).label("was_updated"),
+            rows.c.plan,
         ]
         with self.database.read() as connection:
             # Other rows are skipped below: a condition could lead the database away from its primary key.
@@ -281,7 +282,8 @@ class Ledger(UpdateTable):
                 if row.takeover_at < now and (clock is None or clock.proves_end(row)):
                     change = update(rows).where(at_key(rows, me.account, row.key), rows.c.state == State.PENDING)
                     change = change.where(rows.c.claim == row.claim, rows.c.lease_until == row.lease_until)
-                    connection.execute(change.values(**lease_values(me, claim, now)))
+                    mark = me.mark(me.begun(row.plan) or "create") or row.plan
+                    connection.execute(change.values(**lease_values(me, claim, now), plan=mark))
             return read_rows(connection, rows, claimed(rows, me, {claim}))
 
     def waiting(

@@ -97,6 +97,7 @@ class Row:
     version: str | None = None
     wanted_version: str | None = None
     updated_at: datetime.datetime | None = None
+    plan: str | None = None
 
     @property
     def errors(self) -> Errors:
@@ -123,6 +124,7 @@ class KnownRow(NamedTuple):
     :param same_source: whether the row comes from the claimant's source
     :param this_run: whether the claimant's DAG run wrote the row, in this try or an earlier one
     :param was_updated: whether the customer has been updated since it was created
+    :param plan: what its row was last claimed for, as `Claimant.mark` writes it
     """
 
     customer_id: str
@@ -132,6 +134,7 @@ class KnownRow(NamedTuple):
     matched_by: str | None
     version: str | None = None
     was_updated: bool = False
+    plan: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +145,7 @@ class Claimant:
     :param source: where its records come from
     :param lease: seconds for which a claim holds without being renewed
     :param settle: seconds within which PayArc applies a request after the lease check that precedes it
+    :param plan: the id of its plan, see `plan.plan_id`; None without a plan or a guard
     """
 
     account: str
@@ -152,10 +156,20 @@ class Claimant:
     dag_id: str | None = None
     run_id: str | None = None
     task_id: str | None = None
+    plan: str | None = None
 
     def lease_until(self, now: datetime.datetime) -> datetime.datetime:
         """When a lease taken now ends."""
         return now + datetime.timedelta(seconds=self.lease)
+
+    def mark(self, begun: str) -> str | None:
+        """The column ``plan`` of a row that is claimed for this, as `plan.begun_text` writes it."""
+        return f"{self.plan} {begun}" if self.plan else None
+
+    def begun(self, mark: str | None) -> str:
+        """What a row with this mark was claimed for under this attempt's plan; empty if under none or another."""
+        plan, _, begun = (mark or "").partition(" ")
+        return begun if plan == self.plan else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +262,7 @@ def claim_values(
         "task_id": me.task_id,
         "claimed_at": now,
         "version": record.version,
+        "plan": me.mark(record.begun or "create"),
     }
     if record.errors:
         error = errors_as_json(record.errors)

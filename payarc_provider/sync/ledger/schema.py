@@ -145,6 +145,7 @@ def schema(name: str, schema_name: str | None, dialect: Dialect) -> Schema:
         Column("claimed_at", UtcTime()),
         Column("resolved_at", UtcTime()),
         Column("updated_at", UtcTime()),
+        Column("plan", string(250)),
         UniqueConstraint("account", "customer_id", name=f"{name}_customer"[:60]),
         Index(f"{name}_pending"[:60], "account", "state", "lease_until"),
         schema=schema_name,

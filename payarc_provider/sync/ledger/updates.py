@@ -38,12 +38,14 @@ class UpdateClaim:
     :param before: the row as the run has read it; if it has changed since, it is not claimed
     :param fingerprints: the row's fingerprints while the request may be applied
     :param version: of the new data
+    :param plan: the row's mark, as `Claimant.mark` writes it
     """
 
     claim: str
     before: Row
     fingerprints: str
     version: str | None
+    plan: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,7 @@ class UpdateTable(CustomerTable):
                     "dag_id": me.dag_id,
                     "run_id": me.run_id,
                     "task_id": me.task_id,
+                    "plan": claim.plan,
                 }
                 this = and_(at_key(self._rows, me.account, key), self._is_as(claim.before))
                 connection.execute(update(self._rows).where(this).values(**values))
@@ -215,6 +218,7 @@ class UpdateTable(CustomerTable):
                 "state": State.CREATED,
                 "fingerprints": before.fingerprints,
                 "wanted_version": before.wanted_version,
+                "plan": before.plan,
             }
             connection.execute(update(rows).where(this).values(**values, **CLOSED))
 
