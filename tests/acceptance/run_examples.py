@@ -1,7 +1,8 @@
 """Import the example DAGs, run each according to the plan, and write a report to a file.
 
 Arguments: the file with the plan, ``[[DAG, logical date or null, conf, SQL, environment]]``, and the file for the
-report. The SQL changes the CRM before the run.
+report. The SQL changes the CRM before the run. Where the conf has an ``answer``, somebody chooses it when the DAG run
+asks for an approval, after the conf's SQL ``meanwhile`` has changed the CRM.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import json
 import os
 import sqlite3
 import sys
+import threading
+import time
+import traceback
 import warnings
 from pathlib import Path
 from typing import Any
@@ -36,8 +40,9 @@ def main(plan: Path, report: Path) -> None:
 
 def _run(dag: Any, when: str | None, conf: dict[str, Any], sql: str, environment: dict[str, str]) -> dict[str, Any]:
     os.environ |= environment
-    with contextlib.closing(sqlite3.connect(json.loads(environment["AIRFLOW_CONN_CRM"])["host"])) as crm:
-        crm.executescript(sql)
+    _change_crm(sql)
+    if "answer" in conf:
+        threading.Thread(target=_answer, args=(dag.dag_id, conf["answer"], conf["meanwhile"]), daemon=True).start()
     if airflow_version.startswith("3.0."):  # its dag.test() rejects assets that no scheduler has seen
         for task in dag.tasks:
             task.outlets = []
@@ -49,10 +54,45 @@ def _run(dag: Any, when: str | None, conf: dict[str, Any], sql: str, environment
     return {"dag": dag.dag_id, "state": str(dag_run.state), "tasks": tasks}
 
 
+def _change_crm(sql: str) -> None:
+    path = json.loads(os.environ["AIRFLOW_CONN_CRM"])["host"]
+    with contextlib.closing(sqlite3.connect(path)) as crm:
+        crm.executescript(sql)
+
+
+def _answer(dag_id: str, answer: str, meanwhile: str) -> None:
+    """Answer the next request for an approval, as a person in the UI does. Without an answer, a DAG run never ends."""
+    try:
+        while not _has_answered(dag_id, answer, meanwhile):
+            time.sleep(0.1)
+    except BaseException:  # noqa: BLE001 - nothing else would end this process
+        traceback.print_exc()
+        os._exit(1)
+
+
+def _has_answered(dag_id: str, answer: str, meanwhile: str) -> bool:
+    from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+    from airflow.api_fastapi.core_api.datamodels.hitl import UpdateHITLDetailPayload
+    from airflow.api_fastapi.core_api.routes.public.hitl import update_hitl_detail
+    from airflow.models.hitl import HITLDetail
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        open_details = session.query(HITLDetail).filter(HITLDetail.responded_at.is_(None)).all()
+        asked = [one.task_instance for one in open_details if one.task_instance.dag_id == dag_id]
+        if not asked or asked[0].state not in ("awaiting_input", "deferred"):
+            return False
+        _change_crm(meanwhile)
+        payload = UpdateHITLDetailPayload(chosen_options=[answer], params_input={})
+        user = SimpleAuthManagerUser(username="ana", role="admin")
+        update_hitl_detail(dag_id, asked[0].run_id, asked[0].task_id, payload, user, session)
+        return True
+
+
 def _xcom(task: Any) -> dict[str, Any]:
     return {
         key: task.xcom_pull(task_ids=task.task_id, key=key, map_indexes=task.map_index)
-        for key in ("return_value", "rejected", "summary")
+        for key in ("return_value", "rejected", "summary", "plan")
     }
 
 

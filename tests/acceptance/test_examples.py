@@ -14,12 +14,17 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from airflow import __version__ as airflow_version
+from packaging.version import Version
 
 from payarc_provider.sandbox import SandboxServer, make_token
 
 PROGRAM = Path(__file__).with_name("run_examples.py")
 CHECKOUT = PROGRAM.parents[2]
-EXAMPLES = {path.stem for path in (CHECKOUT / "example_dags").glob("*.py")}
+HAS_APPROVALS = Version(Version(airflow_version).base_version) >= Version("3.1")
+EXAMPLES = {path.stem for path in (CHECKOUT / "example_dags").glob("*.py")} - (
+    {"payarc_approval"} if not HAS_APPROVALS else set()
+)
 PEOPLE = [
     (1, "Zoë O'Brien", "zoe@example.com", "Donut shop", "(202) 555-0101", "US", "2026-01-01 09:00:00"),
     (2, "Jean-Luc Žižka", "jean-luc.example.com", "Tea house", "(202) 555-0102", "US", "2026-03-05 23:59:59"),
@@ -50,6 +55,15 @@ PLAN: list[tuple[str, str | None, dict[str, Any], str]] = [
     ("payarc_fan_out", None, {}, ""),
     ("payarc_merchants", None, {}, ""),
 ]
+RENAME = "UPDATE people SET full_name = 'Zoë Park', updated_at = '2026-03-08 09:00:00' WHERE id = 1"
+APPROVAL: list[tuple[str, str | None, dict[str, Any], str]] = [
+    ("payarc_approval", None, {"answer": "Reject", "meanwhile": ""}, ""),
+    ("payarc_approval", None, {"answer": "Approve", "meanwhile": RENAME}, ""),
+    ("payarc_approval", None, {"answer": "Approve", "meanwhile": ""}, ""),
+    ("payarc_approval", None, {"answer": "Approve", "meanwhile": ""}, EDIT),
+]
+if HAS_APPROVALS:
+    PLAN += APPROVAL
 CHANGE = """
     UPDATE people SET full_name = 'Kofi Park-Ito' WHERE id = 3;
     INSERT INTO people
@@ -158,7 +172,9 @@ def test_all_examples_are_documented_and_succeed(ran):
     assert ran["import_errors"] == {}
     assert set(ran["docs"]) == {name for name, *_ in PLAN} >= EXAMPLES
     assert all(ran["docs"].values())
-    assert [(run["dag"], run["state"]) for run in ran["runs"]] == [(what[0], "success") for what in [*PLAN, *SHARED]]
+    refused = [name == "payarc_approval" and bool(conf["meanwhile"]) for name, _, conf, _ in [*PLAN, *SHARED]]
+    assert [run["dag"] for run in ran["runs"]] == [name for name, *_ in [*PLAN, *SHARED]]
+    assert [run["state"] for run in ran["runs"]] == ["failed" if refuse else "success" for refuse in refused]
 
 
 @pytest.mark.parametrize(
@@ -239,6 +255,31 @@ def test_the_fan_out_example_maps_over_groups_of_ids(ran):
 
 def test_the_merchants_example_has_a_task_for_each_merchant(ran):
     assert [task["map_index"] for task in tasks(ran, "payarc_merchants", "create_customers")] == [0, 1]
+
+
+@pytest.mark.skipif(not HAS_APPROVALS, reason="approvals came with Airflow 3.1")
+def test_the_approval_example_carries_out_what_was_approved(ran, sandbox):
+    states, plans, applied = [], [], []
+    for nth in range(4):
+        (plan,), (apply,) = (tasks(ran, "payarc_approval", name, nth) for name in ("plan_customers", "apply_plan"))
+        states.append(apply["state"])
+        plans.append([(step["key"], step["action"], step["fields"]) for step in plan["xcom"]["plan"]])
+        applied.append(apply["xcom"]["summary"])
+
+    # refused by the person; refused because somebody was renamed in between; carried out; carried out after an edit
+    assert states == ["skipped", "failed", "success", "success"]
+    first = [
+        ("1", "create", ["email", "name", "phone"]),
+        ("2", "create", ["email", "name", "phone"]),
+        ("3", "create", ["email", "name"]),
+    ]
+    assert plans[:3] == [first] * 3
+    assert plans[3] == [("2", "reject", ["email"]), ("3", "update", ["name"]), ("4", "create", ["email", "name"])]
+    assert applied[:2] == [None, None], "nothing was sent"
+    assert [applied[2][name] for name in ("created", "rejected", "posts")] == [2, 1, 3]
+    assert [applied[3][name] for name in ("created", "updated", "posts", "patches")] == [1, 1, 1, 1]
+    names = {customer["email"]: customer["name"] for customer in sandbox.customers("payarc_approval")}
+    assert names == {"zoe@example.com": "Zoë Park", "kofi@example.com": "Kofi Park-Ito", "ana@example.com": "Ana Park"}
 
 
 def test_every_count_of_the_summary_is_documented(ran):

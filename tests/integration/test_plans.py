@@ -222,17 +222,17 @@ SLOWLY = {"concurrency": 1, "batch_size": 3}
 
 
 @pytest.mark.parametrize("run_id", ["run 1", "another run"])
-def test_a_retry_continues_an_approved_plan(sqlite_bench, run_id):
-    sqlite_bench.run(people(4), UPDATE, run_id="before").ok()
+def test_a_retry_continues_an_approved_plan(bench, run_id):
+    bench.run(people(4), UPDATE, run_id="before").ok()
     rows = [row | {"name": "Ana Park", "zip": "10469"} for row in people(12)]
-    digest = planned(sqlite_bench, rows).summary["plan"]
+    digest = planned(bench, rows).summary["plan"]
     for method, count in (("PATCH", 2), ("POST", 3)):
-        stop_after(sqlite_bench, count, method)
-        assert sqlite_bench.run(rows, approved(digest, **SLOWLY)).error is not None
-    assert 0 < sum(row["name"] == "Ana Park" for row in customers(sqlite_bench)) < 12
-    sqlite_bench.run(rows, approved(digest, **SLOWLY), run_id=run_id).ok()
-    assert {row["name"] for row in customers(sqlite_bench)} == {"Ana Park"}
-    assert len(customers(sqlite_bench)) == 12
+        stop_after(bench, count, method)
+        assert bench.run(rows, approved(digest, **SLOWLY)).error is not None
+    assert 0 < sum(row["name"] == "Ana Park" for row in customers(bench)) < 12
+    bench.run(rows, approved(digest, **SLOWLY), run_id=run_id).ok()
+    assert {row["name"] for row in customers(bench)} == {"Ana Park"}
+    assert len(customers(bench)) == 12
 
 
 @pytest.mark.parametrize("number", [0, 3, 6, 11])

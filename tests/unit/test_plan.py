@@ -112,7 +112,7 @@ def test_an_approved_plan_admits_what_was_planned_or_less():
         Step(record(2, city="Springfield"), UPDATE, ["name"]),
         Step(record(3), UPDATE, ["name"]),
     ):
-        with pytest.raises(PayarcGuardStopped, match="^approved_plan: record"):
+        with pytest.raises(PayarcGuardStopped, match="approved_plan: record"):
             allowance.admit([other])
 
 
@@ -142,7 +142,7 @@ def test_a_guard_admits_other_records_up_to_its_limit():
     allowance.begin(plan, 10)
     allowance.admit([create(1), create(1, city="Springfield"), create(2), create(2), create(3)])
     allowance.admit(Step(record(key), UPDATE, ["name"]) for key in range(100))
-    with pytest.raises(PayarcGuardStopped, match="^max_new=3: this run would create 4 customers"):
+    with pytest.raises(PayarcGuardStopped, match="this run would create 4 customers"):
         allowance.admit([create(4)])
     allowance.check_complete()
 
