@@ -143,10 +143,10 @@ class Updater:
             self._reject(record, problem)
         elif record.version is not None and is_newer(row.version, record.version):
             self._accept_older(record, row, stale=not is_same or row.error is not None)
-        elif self._is_open_elsewhere(row, now) and not settings.dry_run:
+        elif self._is_open(row, now) and not settings.dry_run:
             state.postponed.append(record)
         elif record.version is not None and is_newer(row.wanted_version, record.version):
-            if self._is_open_elsewhere(row, now):
+            if self._is_open(row, now):
                 self._accept_older(record, row, stale=True)
             else:
                 self.unresolved[record.key or ""] = NEWER_OPEN
@@ -157,9 +157,10 @@ class Updater:
             return True
         return False
 
-    def _is_open_elsewhere(self, row: Row, now: datetime.datetime) -> bool:
-        """Whether another run may be changing the customer."""
-        return row.state == State.UPDATING and (row.takeover_at >= now or row.key in self._state.claims)
+    def _is_open(self, row: Row, now: datetime.datetime) -> bool:
+        """Whether a request may still change the customer, of another run or of this one."""
+        # A claim of this run may have been lost without its knowing.
+        return row.key in self._state.claims or (row.state == State.UPDATING and row.takeover_at >= now)
 
     def _plan(
         self, record: Record, row: Row, claim_id: str, reference_for: Callable[[Record], str | None]
@@ -260,7 +261,9 @@ class Updater:
         if ignored := altered & cleared:
             errors = {name: [IGNORED] for name in sorted(ignored)}
             return Updated(self._result(claim, update, sent=True, without=ignored, errors=errors))
-        state.counts["altered"] += bool(altered)
+        if not altered:
+            return Updated(self._result(claim, update, sent=True))
+        state.counts["altered"] += 1
         if new := altered - self.altered:
             self.altered |= new
             log.warning("PayArc shows other values than were sent to it in %s", ", ".join(sorted(new)))
@@ -347,8 +350,8 @@ def other_source_error(row: Row, source: str) -> Errors:
     """Why a record of this source is rejected whose key belongs to another source."""
     return {
         "key": [
-            f"already belongs to customer {row.customer_id}, created from another source ({row.source}) with other "
-            f"data. If the source was renamed, set source={json.dumps(row.source, ensure_ascii=False)}, or run "
+            f"already belongs to a customer with other data (it is {row.customer_id}), created from another source, "
+            f"{row.source}. If the source was renamed, set source={json.dumps(row.source, ensure_ascii=False)}, or run "
             f"python -m payarc_provider.ledger rename-source {shlex.quote(row.source)} {shlex.quote(source)}. "
             "If they are different people, give this source a key or a ledger_table of its own"
         ]
@@ -367,6 +370,6 @@ def _version_problem(record: Record, row: Row, column: str | None) -> Errors | N
 
 def _gone(customer_id: str) -> str:
     return (
-        f"PayArc has no customer {customer_id} any more. To create it again, forget its key with "
+        f"PayArc has no such customer any more (it is {customer_id}). To create it again, forget its key with "
         "python -m payarc_provider.ledger forget, and run again"
     )
