@@ -118,7 +118,7 @@ def test_every_xcom_and_what_is_in_it_is_documented(built):
     results = Results()
     results.summarize(Progress(), {}, 0.0, dry_run=True)  # the others: test_examples.py
 
-    assert pushed == {"return_value", "customers", "rejected", "summary"}
+    assert pushed == {"return_value", "customers", "rejected", "summary", "plan"}
     mentioned(html, [*pushed, *results.summary, *Status])
 
 
