@@ -139,8 +139,8 @@ class Updater:
             self._reject(record, problem)
         elif record.version is not None and is_newer(row.version, record.version):
             self._accept_older(record, row, stale=not is_same or row.error is not None)
-        elif row.state == State.UPDATING and (row.takeover_at >= now or row.key in state.claims):
-            state.postponed.append(record)
+        elif row.key in state.claims or (row.state == State.UPDATING and row.takeover_at >= now):
+            state.postponed.append(record)  # a claim of this run may have been lost without its knowing
         elif record.version is not None and is_newer(row.wanted_version, record.version):
             self.unresolved[record.key or ""] = NEWER_OPEN
         elif is_same and row.error is not None and not should_retry(row, settings.retry_rejected):
@@ -248,7 +248,9 @@ class Updater:
         if ignored := altered & cleared:
             errors = {name: [IGNORED] for name in sorted(ignored)}
             return Updated(self._result(claim, update, sent=True, without=ignored, errors=errors))
-        state.counts["altered"] += bool(altered)
+        if not altered:
+            return Updated(self._result(claim, update, sent=True))
+        state.counts["altered"] += 1
         if new := altered - self.altered:
             self.altered |= new
             log.warning("PayArc shows other values than were sent to it in %s", ", ".join(sorted(new)))
@@ -335,8 +337,8 @@ def other_source_error(row: Row, source: str) -> Errors:
     """Why a record of this source is rejected whose key belongs to another source."""
     return {
         "key": [
-            f"already belongs to customer {row.customer_id}, created from another source ({row.source}) with other "
-            f"data. If the source was renamed, set source={json.dumps(row.source, ensure_ascii=False)}, or run "
+            f"already belongs to a customer with other data (it is {row.customer_id}), created from another source, "
+            f"{row.source}. If the source was renamed, set source={json.dumps(row.source, ensure_ascii=False)}, or run "
             f"python -m payarc_provider.ledger rename-source {shlex.quote(row.source)} {shlex.quote(source)}. "
             "If they are different people, give this source a key or a ledger_table of its own"
         ]
@@ -355,6 +357,6 @@ def _version_problem(record: Record, row: Row, column: str | None) -> Errors | N
 
 def _gone(customer_id: str) -> str:
     return (
-        f"PayArc has no customer {customer_id} any more. To create it again, forget its key with "
+        f"PayArc has no such customer any more (it is {customer_id}). To create it again, forget its key with "
         "python -m payarc_provider.ledger forget, and run again"
     )
