@@ -51,6 +51,7 @@ class PatientReader:
     """Reads from PayArc and retries with backoff, which is safe because a read changes nothing.
 
     :param on_rate_limited: called for each 429
+    :param on_failure: called with the error of each attempt that got no usable response
     :param limit_waits: logs and bounds the waits for the rate limit
     :param max_failures: how many attempts in a row may fail
     :param sleep: may return early when the run is stopped
@@ -62,6 +63,7 @@ class PatientReader:
         runtime: Runtime,
         *,
         on_rate_limited: Callable[[], None] = lambda: None,
+        on_failure: Callable[[PayarcError], None] = lambda error: None,
         limit_waits: LimitWaits | None = None,
         max_failures: int = MAX_FAILURES,
         sleep: Callable[[float], Awaitable[None]] | None = None,
@@ -69,6 +71,7 @@ class PatientReader:
     ) -> None:
         self._runtime = runtime
         self._on_rate_limited = on_rate_limited
+        self._on_failure = on_failure
         self._limit_waits = limit_waits or LimitWaits(runtime.now)
         self._max_failures = max_failures
         self._sleep = sleep or runtime.sleep
@@ -94,6 +97,7 @@ class PatientReader:
                 self._limit_waits.note_429(LIST)
             except (PayarcConnectionFailed, PayarcUnknownOutcome) as error:
                 failures += 1
+                self._on_failure(error)
                 if failures > self._max_failures or self._stop():
                     raise
                 pause = min(30.0, 0.25 * 2**failures)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from payarc_provider.sync.keys import display_key
 from payarc_provider.sync.records import Errors
+from payarc_provider.sync.wording import counted
 
 MAX_GROUPS = 50
 MAX_KEYS = 5
@@ -33,8 +34,7 @@ class Group:
 
     def __str__(self) -> str:
         """For a log: ``145 records: name must have at least 3 characters (keys c-00005, c-00012, …)``."""
-        records = "1 record" if self.records == 1 else f"{self.records} records"
-        return f"{records}: {self.reason}{self._shown_keys()}"
+        return f"{counted(self.records, 'record')}: {self.reason}{self._shown_keys()}"
 
     def _shown_keys(self) -> str:
         shown: list[str] = []

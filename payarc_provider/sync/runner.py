@@ -166,6 +166,9 @@ class _Runner:
                     run_to_end(_run_and_report(engine, self.reporter, meter.progress, self.termination))
                 except Deferral as caught:  # must not mark the span as failed
                     deferral = caught
+                except PayarcRunStopped as error:
+                    error.about(None if self.termination.was_called else self.client.conn_id)
+                    raise
                 finally:
                     final = meter.progress()
                     if carry_over is not None:
@@ -221,6 +224,8 @@ class _Meter:
             repeated=batches.repeated,
             seconds=self._state.runtime.now() - self._started,
             requests=Counter(self._client.requests_sent) - self._sent_before,
+            problems=Counter(self._state.problems),
+            waiting=self._state.waits.text,
             rate_limit_wait=self._client.limiter.waited - self._waited_before,
             columns=reader.columns_found,
             lookalikes=reader.lookalike_columns,
