@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from payarc_provider.sync.results import Results
     from payarc_provider.sync.sources import Source
 
-SHOWN_REASONS = 10
 SHOWN_IN_ERROR = 3
 
 
@@ -62,11 +61,9 @@ def _too_many_rejected(options: Options, summary: dict[str, Any]) -> bool:
 def _log_rejected(operator: CreateCustomerOperator, options: Options, results: Results, *, failed: bool) -> None:
     """Log the rejected records by reason, the most frequent reasons first."""
     level = logging.ERROR if failed else logging.WARNING
-    rejections = results.rejections
-    groups = rejections.groups()
-    for group in groups[:SHOWN_REASONS]:
-        operator.log.log(level, "Rejected %s", group)
-    if len(groups) > SHOWN_REASONS or rejections.others:
+    for reason in results.summary["reasons"]:
+        operator.log.log(level, "Rejected %s", reason)
+    if len(results.rejections.groups()) > len(results.summary["reasons"]):
         operator.log.log(level, "Rejected more records for other reasons; %s", _where(operator, options))
 
 
@@ -82,7 +79,7 @@ def _fail(operator: CreateCustomerOperator, options: Options, results: Results) 
     summary = results.summary
     rejected = summary["rejected"]
     new = f", {summary['rejected_new']} of them new" if options.tolerate_known_rejected else ""
-    shown = "".join(f"\n{group}" for group in results.rejections.groups()[:SHOWN_IN_ERROR])
+    shown = "".join(f"\n{reason}" for reason in summary["reasons"][:SHOWN_IN_ERROR])
     raise PayarcRecordsRejected(
         f"Rejected {rejected} of {counted(summary['records'], 'record')}{new}, but max_rejected is "
         f"{options.max_rejected:g}. Fix them and run again; {_where(operator, options)}:{shown}",

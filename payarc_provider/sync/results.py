@@ -25,6 +25,7 @@ from payarc_provider.api.tracing import NO_TRACER, Tracer
 from payarc_provider.sync.records import Errors, Record
 from payarc_provider.sync.rejections import Rejections
 
+SHOWN_REASONS = 10
 SUMMARY = (
     "created",
     "adopted",
@@ -165,6 +166,7 @@ class Results:
         for name in SUMMARY:
             self.summary[name] = counts[name]
         self.summary["repeated"] = progress.repeated
+        self.summary["reasons"] = [str(group) for group in self.rejections.groups()[:SHOWN_REASONS]]
         if dry_run:
             dry = ("would_create", "would_update", "pending")
             self.summary |= {"dry_run": True} | {name: counts[name] for name in dry}
