@@ -292,7 +292,8 @@ class LookUp:
         for key in findings.found.keys() | findings.absent:
             self.undecided.pop(key, None)
         for key, customer_ids in findings.undecided.items():
-            self.undecided[key] = f"it may be one of the customers {', '.join(customer_ids[:5])}"
+            which = "the customer" if len(customer_ids) == 1 else "one of the customers"
+            self.undecided[key] = f"it may be {which} {', '.join(customer_ids[:5])}"
         for key in findings.absent & self._sender.tries.keys():
             tries = self._sender.tries[key]
             if tries >= state.settings.max_tries:
