@@ -54,8 +54,8 @@ learns both from its ledger. dlt takes the records with a newer `updated_at`, an
 
 - *Killed halfway, changed and run again*: one request in {LATE_EVERY} takes {LATE:.0f} s longer, and is carried out
   even if its sender is gone by then. The process is killed with SIGKILL when half of the requests have been sent. Then
-  all people change once more, and the same command runs again to its end. *Old values*: customers that do not have the
-  newest values {LATE:.0f} s later.
+  all people change once more, and the same command runs again to its end. *Old values*: customers that do not have
+  the newest values {LATE:.0f} s later.
 - After a kill, dlt's next run loads what the killed one has left, and nothing that has changed since; the run after
   that one does.
 - drt's REST destination has one URL for all records, so it cannot change a customer: it creates another one.
