@@ -199,7 +199,7 @@ def progress_line(progress: Progress, earlier: Sequence[Progress] = ()) -> str:
     done, last = progress.records_done, earlier[-1] if earlier else Progress()
     parts = [f"{_records(progress)}: {_outcomes(progress)}"]
     if progress.waiting:
-        parts.append(f"waiting for {progress.waiting}")
+        parts.append(f"waiting {progress.waiting}")
     since = earlier[0] if earlier else Progress()
     moved, seconds = done - since.records_done, progress.seconds - since.seconds
     is_moving = RATE_LIMIT in progress.waiting or (done > last.records_done and not progress.waiting)

@@ -188,7 +188,7 @@ class Engine:
             log.info("Waiting for %s claimed by another run%s%s", records, await self._owners(keys), until)
         if free_in == 0.0:  # a transaction has locked them, perhaps one whose host has vanished
             free_in = LOCKED_PAUSE
-        what = f"{records} claimed by another run, until {{}} unless it renews its lease"
+        what = f"for {records} claimed by another run, until {{}} unless it renews its lease"
         with state.waits.during(what, free_in or 0.0):
             await state.sleep(max(0.05, min(free_in or 0.0, settings.lease / 4, 10.0)))
 

@@ -17,7 +17,7 @@ REPORT_SECONDS = 60.0
 MAX_SECONDS = 1800.0
 MAX_WINDOWS = 5  # where a single wait is so long that it takes most of MAX_SECONDS
 _SAME_WINDOW = 1.0
-LIMIT = "PayArc's rate limit until {}"
+LIMIT = "for PayArc's rate limit until {}"
 _GAP = 60.0  # if nothing was asked for so long after a wait, there was nothing to send
 
 

@@ -14,13 +14,14 @@ from payarc_provider.sync.ledger import EPOCH, Alterations, Resolution, Row
 from payarc_provider.sync.listing import is_before
 from payarc_provider.sync.proof import ListProof
 from payarc_provider.sync.records import Errors
+from payarc_provider.sync.rejections import Group
 from payarc_provider.sync.send import Sender
 from payarc_provider.sync.state import RunState
-from payarc_provider.sync.wording import clock_time, counted
+from payarc_provider.sync.wording import clock_time, counted, tally
 
 log = logging.getLogger(__name__)
 
-SHOWN_KEYS = 10
+SHOWN_REASONS = 10
 MAX_CHECKED = 20  # customers that a look-up reads by id because the list does not show them
 NO_CONTROL = "no other customer has been created since, by which to check PayArc's list"
 OTHERS_OPEN = "the customer with its values may belong to a record of another run"
@@ -85,16 +86,21 @@ class LookUp:
         unresolved = self.undecided | self.exhausted | unproved
         if not unresolved:
             return
-        reasons = [f"{display_key(key)}: {why}" for key, why in list(unresolved.items())[:SHOWN_KEYS]]
-        for reason in reasons:
-            log.error("Left pending: %s", reason)
-        more = f" and {len(unresolved) - 1} more" if len(unresolved) > 1 else ""
+        groups = {why: Group(why) for why in unresolved.values()}
+        for key, why in unresolved.items():
+            groups[why].add(key)
+        for group in list(groups.values())[:SHOWN_REASONS]:
+            log.error("Left pending: %s", group)
+        first, why = next(iter(unresolved.items()))
+        more = f" (and {len(unresolved) - 1} more)" if len(unresolved) > 1 else ""
+        if self._state.problems:
+            more += f"; instead of responses: {tally(self._state.problems)}"
         records = counted(len(unresolved), "record is", "records are")
         remedy = "Run again later; nothing is sent twice"
         if self.undecided:
             which = "" if len(self.undecided) == len(unresolved) else f" for {len(self.undecided)} of them"
             remedy = f"Record the right customer{which}: python -m payarc_provider.ledger resolve. Then run again"
-        raise PayarcRunStopped(f"{records} left pending: {reasons[0]}{more}. {remedy}")
+        raise PayarcRunStopped(f"{records} left pending: {display_key(first)}: {why}{more}. {remedy}")
 
     async def _wait_until_final(self) -> None:
         """Wait until PayArc can no longer process any request of this run that got no response."""
@@ -114,7 +120,7 @@ class LookUp:
         else:
             log.info("No usable response for %s: looking up in PayArc's list", records)
         while wait > 0 and not state.stop:
-            with state.waits.during(f"looking up {records} at {{}}", wait):
+            with state.waits.during(f"to look up {records} at {{}}", wait):
                 await state.sleep(wait)
             wait = final_at - state.runtime.now()
 
@@ -159,7 +165,7 @@ class LookUp:
         reach("after_lookup_record")
         await self._note_undecided(findings, claims)
         log.info(
-            "Looked up %s in PayArc's list: %d found, %d absent, %d undecided",
+            "Looked up %s in PayArc's list: %d found, %d absent, %d still open",
             counted(len(rows), "record"),
             len(findings.found),
             len(findings.absent),

@@ -32,6 +32,11 @@ class Group:
     records: int = 0
     keys: list[str] = field(default_factory=list, repr=False)
 
+    def add(self, *keys: str | None, records: int = 1) -> None:
+        """Add records with these keys, or of which some have these keys."""
+        self.records += records
+        self.keys += [key for key in keys[: MAX_KEYS - len(self.keys)] if key is not None]
+
     def __str__(self) -> str:
         """For a log: ``145 records: name must have at least 3 characters (keys c-00005, c-00012, …)``."""
         return f"{counted(self.records, 'record')}: {self.reason}{self._shown_keys()}"
@@ -77,8 +82,7 @@ class Rejections:
                     is_other = True
                     continue
                 group = self._groups[reason] = Group(reason)
-            group.records += records
-            group.keys += [key for key in keys[: MAX_KEYS - len(group.keys)] if key is not None]
+            group.add(*keys, records=records)
         self.others += records * is_other
 
     def groups(self) -> list[Group]:

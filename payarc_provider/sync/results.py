@@ -85,7 +85,7 @@ class Progress:
     :param seconds: seconds since the run started
     :param requests: requests sent, by HTTP method
     :param problems: what came instead of usable responses, such as ``503`` or ``timeout``, and how often
-    :param waiting: what the run waits for and until when; empty if for nothing
+    :param waiting: what follows the word "waiting": for what and until when; empty if the run waits for nothing
     :param rate_limit_wait: seconds for which the rate limit has held requests back
     :param columns: PayArc field → source column, for the columns that are sent
     :param lookalikes: source column that is not sent → the PayArc field whose name it resembles

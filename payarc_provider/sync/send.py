@@ -306,7 +306,7 @@ class Sender:
             state.halt(error)
         pause = min(30.0, 0.5 * 2**rounds)
         self._not_before = state.runtime.now() + pause
-        state.waits.begin("a connection to PayArc, trying again at {}", pause)
+        state.waits.begin("for a connection to PayArc, trying again at {}", pause)
         if self._unreachable_in_a_row % state.settings.concurrency == 1 % state.settings.concurrency:  # once per round
             log.warning("No connection to PayArc could be made: trying again in %.1f s", pause)
 
@@ -326,7 +326,7 @@ class Sender:
                 )
             )
         log.warning(
-            "No usable response %s in a row: %s. No new requests until these customers are looked up",
+            "No usable response %s in a row; so far: %s. No new requests until these customers are looked up",
             times(self._unknown_in_a_row),
             tally(state.problems),
         )

@@ -339,7 +339,7 @@ class Updater:
         else:
             log.info("No usable response to %s: sending again", changes)
         while wait > 0 and not state.stop:
-            with state.waits.during(f"sending {changes} again at {{}}", wait):
+            with state.waits.during(f"to send {changes} again at {{}}", wait):
                 await state.sleep(wait)
             wait = final_at - state.runtime.now()
 

@@ -23,7 +23,7 @@ class Waits:
     def begin(self, what: str, seconds: float) -> None:
         """A wait begins, or ends later than was known.
 
-        :param what: what is waited for, with ``{}`` where the time stands at which the wait ends
+        :param what: continues the word "waiting", with ``{}`` for the time at which the wait ends
         :param seconds: how long it lasts, from now; a short wait is not worth a word
         """
         if seconds >= SHORT:
@@ -44,6 +44,6 @@ class Waits:
 
     @property
     def text(self) -> str:
-        """What the run waits for at the moment, and until when; empty if for nothing."""
+        """What follows the word "waiting" at the moment; empty if the run waits for nothing."""
         now = self._now()
         return " and ".join(what.format(clock_time(until - now)) for what, until in self._until.items() if until > now)

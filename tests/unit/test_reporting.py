@@ -69,16 +69,16 @@ def test_there_is_no_estimate_while_nothing_moves():
     progress = make_progress(seconds=40.0, known=5)
     progress.total = 100
     assert progress_line(progress, earlier) == "5 of 100 records: 0 created, 5 known, 0 rejected; no result for 30 s"
-    progress.waiting = "looking up 3 records at 09:05:00 UTC"
+    progress.waiting = "to look up 3 records at 09:05:00 UTC"
     assert progress_line(progress, earlier) == (
-        "5 of 100 records: 0 created, 5 known, 0 rejected; waiting for looking up 3 records at 09:05:00 UTC"
+        "5 of 100 records: 0 created, 5 known, 0 rejected; waiting to look up 3 records at 09:05:00 UTC"
     )
 
 
 def test_a_wait_for_the_rate_limit_is_part_of_the_rate():
     earlier = [make_progress(seconds=10.0), make_progress(seconds=20.0, created=30)]
     progress = make_progress(seconds=40.0, created=30)
-    progress.total, progress.waiting = 90, "PayArc's rate limit until 09:05:00 UTC"
+    progress.total, progress.waiting = 90, "for PayArc's rate limit until 09:05:00 UTC"
     assert progress_line(progress, earlier).endswith(
         "; waiting for PayArc's rate limit until 09:05:00 UTC; 1.0/s, about 1 min 0 s left"
     )

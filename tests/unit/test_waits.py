@@ -24,12 +24,12 @@ def test_a_wait_is_shown_with_its_end_until_it_is_over():
     clock = Clock()
     waits = Waits(clock.now)
     assert waits.text == ""
-    with waits.during("looking up 3 records at {}", 30.0):
-        assert re.fullmatch(r"looking up 3 records at \d\d:\d\d:\d\d UTC", waits.text)
-        waits.begin("PayArc's rate limit until {}", 5.0)
-        assert re.fullmatch(r"looking up 3 records at \S+ UTC and PayArc's rate limit until \S+ UTC", waits.text)
+    with waits.during("to look up 3 records at {}", 30.0):
+        assert re.fullmatch(r"to look up 3 records at \d\d:\d\d:\d\d UTC", waits.text)
+        waits.begin("for PayArc's rate limit until {}", 5.0)
+        assert re.fullmatch(r"to look up 3 records at \S+ UTC and for PayArc's rate limit until \S+ UTC", waits.text)
         clock.seconds += 6
-        assert waits.text.startswith("looking up 3 records at ")
+        assert waits.text.startswith("to look up 3 records at ")
         assert "rate limit" not in waits.text
     assert waits.text == ""
 
