@@ -72,7 +72,7 @@ def _where(operator: CreateCustomerOperator, options: Options) -> str:
     if options.push_ids and operator.do_xcom_push:
         return 'the XCom "rejected" lists all'
     off = "do_xcom_push" if options.push_ids else "push_ids"
-    return f'with {off}=True the XCom "rejected" lists all'
+    return f'the log has the reasons, and with {off}=True the XCom "rejected" lists all'
 
 
 def _fail(operator: CreateCustomerOperator, options: Options, results: Results) -> None:
