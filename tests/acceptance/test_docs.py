@@ -31,7 +31,7 @@ OUR_METHODS = {
 # The languages whose blocks are run, for each page. test_ledger_docs.py and test_ledger_command.py run docs/ledger.md.
 RUN = {
     "README.md": {"python", "bash"},
-    "docs/testing.md": {"python"},
+    "docs/testing.md": {"python", "bash"},
     "docs/hook.md": {"python"},
     "docs/operator.md": {"python"},  # test_alerts.py
     "docs/observability.md": {"python"},
