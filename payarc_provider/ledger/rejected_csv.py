@@ -37,7 +37,7 @@ def as_csv(rows: Iterable[RejectedRow]) -> Iterator[str]:
 
 def _line(cells: Iterable[str]) -> str:
     line = io.StringIO()
-    csv.writer(line).writerow([_cell(cell) for cell in cells])
+    csv.writer(line, lineterminator="\n").writerow([_cell(cell) for cell in cells])
     return line.getvalue()
 
 

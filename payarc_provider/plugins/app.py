@@ -34,7 +34,7 @@ from payarc_provider.sync.keys import display_key, looks_like_email, natural_ord
 from payarc_provider.sync.ledger.overview import Overview
 from payarc_provider.sync.ledger.runs import DagRunCounts
 from payarc_provider.sync.ledger.snapshot import COUNTED, LISTED, AccountStates, Snapshot, all_accounts, take_snapshot
-from payarc_provider.sync.rejections import Rejections, reasons
+from payarc_provider.sync.rejections import reasons
 
 PAGE = 50
 LATEST_RUNS = 20
@@ -106,13 +106,13 @@ def account(request: Request, connection_id: str, table: str, account: str) -> R
     shown, links = _snapshot(request, connection_id, table, account)
     if not (shown.runs or any(shown.states.values())) and account not in _accounts(connection_id, table).names:
         raise LedgerNotShown("This ledger has no such account.", 404)
-    groups, latest = _by_reason(shown).groups(), shown.runs[:LATEST_RUNS]
+    latest = shown.runs[:LATEST_RUNS]
     return _html(
         "account.html",
         links=links,
         shown=shown,
-        groups=groups[:FIRST_GROUPS],
-        more_groups=len(groups) - FIRST_GROUPS,
+        groups=shown.groups[:FIRST_GROUPS],
+        more_groups=len(shown.groups) - FIRST_GROUPS,
         runs=latest,
         charts=charts(latest),
     )
@@ -239,13 +239,6 @@ def _snapshot(request: Request, conn_id: str, table: str, account: str) -> tuple
 
     shown = cache.get((conn_id, table, account), read)
     return shown, _links(request, conn_id=conn_id, table=table, ledger_id=shown.ledger_id, account=account)
-
-
-def _by_reason(shown: Snapshot) -> Rejections:
-    found = Rejections()
-    for row in shown.rejected:
-        found.add(row.errors, row.key)
-    return found
 
 
 def _links(request: Request, **shown: str) -> Links:

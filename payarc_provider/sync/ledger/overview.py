@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -168,14 +167,7 @@ class Overview:
 
     def count_pending(self) -> int:
         """How many rows are pending or updating."""
-        return self._count(self._pending_rows)
-
-    def count_rejected(self) -> int:
-        """How many records, or changes of customers, are rejected."""
-        return self._count(is_rejected(self._rows))
-
-    def _count(self, condition: ColumnElement[bool]) -> int:
-        query = select(func.count()).select_from(self._rows).where(*self._conditions(condition))
+        query = select(func.count()).select_from(self._rows).where(*self._conditions(self._pending_rows))
         with self._ledger.database.read() as connection:
             return int(connection.execute(query).scalar_one())
 
@@ -191,14 +183,12 @@ class Overview:
             query = query.order_by(*self._oldest_first("claimed_at")).limit(limit).offset(offset)
             return [_pending_row(row) for row in connection.execute(query).mappings()]
 
-    def rejected(self, limit: int, *, offset: int = 0) -> list[RejectedRow]:
-        """A page of rejected records, the oldest rejections first."""
-        return self._rejected(self._oldest_first("resolved_at"), limit, offset=offset)
-
-    def rejected_by_key(self, limit: int, after: str | None = None) -> list[RejectedRow]:
-        """A page of rejected records in key order, starting after the key ``after``."""
-        after_key = [self._rows.c.key > after] if after is not None else []
-        return self._rejected([self._rows.c.key], limit, after_key)
+    def rejected(self, limit: int | None = None) -> list[RejectedRow]:
+        """The rejected records, the oldest rejections first; at most ``limit`` if it is given."""
+        query = select(self._rows).where(*self._conditions(is_rejected(self._rows)))
+        query = query.order_by(*self._oldest_first("resolved_at")).limit(limit)
+        with self._ledger.database.read() as connection:
+            return [_rejected_row(row) for row in connection.execute(query).mappings()]
 
     def rejected_record(self, key: str) -> RejectedRow | None:
         """A rejected record, or None if the key is not rejected."""
@@ -207,16 +197,10 @@ class Overview:
             row = connection.execute(query).mappings().one_or_none()
         return _rejected_row(row) if row is not None else None
 
-    def _rejected(
-        self, order: list[Any], limit: int, where: Sequence[ColumnElement[bool]] = (), *, offset: int = 0
-    ) -> list[RejectedRow]:
-        query = select(self._rows).where(*self._conditions(is_rejected(self._rows), *where))
-        with self._ledger.database.read() as connection:
-            found = connection.execute(query.order_by(*order).limit(limit).offset(offset)).mappings()
-            return [_rejected_row(row) for row in found]
-
     def find(self, start: str, limit: int) -> list[FoundRow]:
         """The rows whose keys begin with this text, in key order; needs an account."""
+        if "\0" in start:  # no key has it, and PostgreSQL does not take it
+            return []
         rows = self._rows
         names = ("key", "state", "customer_id", "resolved_at", "claimed_at", "dag_id", "run_id", "task_id")
         columns = [*(rows.c[name] for name in names), is_rejected(rows).label("is_rejected")]

@@ -171,7 +171,7 @@ def _rejected_index(name: str, dialect: Dialect) -> list[Index]:
     if dialect.name in MYSQL:
         return []
     has_error = text("error IS NOT NULL")
-    return [Index(name, "account", "key", postgresql_where=has_error, sqlite_where=has_error)]
+    return [Index(name, "account", "resolved_at", postgresql_where=has_error, sqlite_where=has_error)]
 
 
 def check_account(account: str) -> str:

@@ -21,6 +21,7 @@ from payarc_provider.sync.ledger.ledger import Ledger
 from payarc_provider.sync.ledger.overview import Overview, PendingRow, RejectedRow
 from payarc_provider.sync.ledger.rows import Hold, State, in_state
 from payarc_provider.sync.ledger.runs import DagRunCounts, RunLog
+from payarc_provider.sync.rejections import Group, Rejections
 
 COUNTED = 1_000_000
 LISTED = 10_000
@@ -34,6 +35,7 @@ class Snapshot:
     :param states: how many rows are in each state; `COUNTED` + 1 stands for more than `COUNTED`
     :param rejected: rejected records and changes, the oldest `LISTED` of them, in natural order of their keys
     :param pending: pending and updating rows, likewise
+    :param groups: the rejected records by reason, the most frequent first
     :param runs: the DAG runs, the latest first
     :param is_complete: whether ``rejected`` and ``pending`` have every row, by these names
     """
@@ -44,6 +46,7 @@ class Snapshot:
     states: Mapping[State, int]
     rejected: Sequence[RejectedRow]
     pending: Sequence[PendingRow]
+    groups: Sequence[Group]
     runs: Sequence[DagRunCounts]
     is_complete: Mapping[str, bool]
 
@@ -63,7 +66,7 @@ class AccountStates:
     """All accounts of a ledger at one moment.
 
     :param states: account → how many rows are in each state; None if counting them takes too long
-    :param oldest_pending: account → when its oldest pending row was claimed
+    :param oldest_pending: account → when its oldest pending row was claimed, for accounts with pending rows
     """
 
     at: datetime.datetime
@@ -79,16 +82,15 @@ def all_accounts(ledger: Ledger) -> AccountStates:
     """
     rows, names, at = ledger.schema.rows, Overview(ledger).accounts(), ledger.now()
     columns = (rows.c.account, rows.c.state)
-    states: dict[str, dict[str, int]] | None = {name: dict.fromkeys(State, 0) for name in names}
-    oldest: dict[str, datetime.datetime] = {}
+    states: dict[str, dict[str, int]] = {name: dict.fromkeys(State, 0) for name in names}
     try:
         with ledger.database.read() as connection:
             for account, state, count in connection.execute(select(*columns, func.count()).group_by(*columns)):
                 states.setdefault(account, dict.fromkeys(State, 0))[state] = count
             claimed = select(rows.c.account, func.min(rows.c.claimed_at)).where(rows.c.state == State.PENDING)
-            oldest = {name: at for name, at in connection.execute(claimed.group_by(rows.c.account)) if at is not None}
+            oldest = {row[0]: row[1] for row in connection.execute(claimed.group_by(rows.c.account))}
     except LedgerUnavailable:
-        states = None
+        return AccountStates(at, names, None, {})
     return AccountStates(at, names, states, oldest)
 
 
@@ -102,15 +104,21 @@ def take_snapshot(ledger: Ledger, account: str) -> Snapshot:
         now = database_now(connection)
         states = {state: _count(connection, ledger, account, state) for state in State}
     rejected, pending = overview.rejected(LISTED + 1), overview.pending(LISTED + 1)
+    is_complete = {"rejected": len(rejected) <= LISTED, "pending": len(pending) <= LISTED}
+    rejected = sorted(rejected[:LISTED], key=lambda row: natural_order(row.key))
+    reasons = Rejections()
+    for row in rejected:
+        reasons.add(row.errors, row.key)
     return Snapshot(
         ledger_id=ledger.ledger_id,
         account=account,
         at=now,
         states=states,
-        rejected=sorted(rejected[:LISTED], key=lambda row: natural_order(row.key)),
+        rejected=rejected,
         pending=sorted(pending[:LISTED], key=lambda row: natural_order(row.key)),
+        groups=reasons.groups(),
         runs=RunLog(ledger, account).latest(),
-        is_complete={"rejected": len(rejected) <= LISTED, "pending": len(pending) <= LISTED},
+        is_complete=is_complete,
     )
 
 
