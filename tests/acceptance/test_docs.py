@@ -31,8 +31,9 @@ OUR_METHODS = {
 # The languages whose blocks are run, for each page. test_ledger_docs.py and test_ledger_command.py run docs/ledger.md.
 RUN = {
     "README.md": {"python", "bash"},
-    "docs/testing.md": {"python"},
+    "docs/testing.md": {"python", "bash"},
     "docs/hook.md": {"python"},
+    "docs/operator.md": {"python"},  # test_alerts.py
     "docs/observability.md": {"python"},
     "docs/rate_limit.md": {"python"},
     "docs/tutorial.md": {"python", "bash"},
