@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from payarc_provider.api.client import PayarcClient
-from payarc_provider.exceptions import PayarcError, PayarcRunStopped, PayarcUnknownOutcome
+from payarc_provider.exceptions import PayarcError, PayarcGuardStopped, PayarcRunStopped, PayarcUnknownOutcome
 from payarc_provider.sync.deferral import CarryOver, CarryOverStore, Deferral
 from payarc_provider.sync.engine import Engine
 from payarc_provider.sync.key_order import check_key_order
@@ -197,6 +197,8 @@ class _Runner:
                     run_to_end(_run_and_report(engine, self.reporter, meter.progress, self.termination))
                 except Deferral as caught:  # must not mark the span as failed
                     deferral = caught
+                except PayarcGuardStopped:  # which is not about the connection
+                    raise
                 except (PayarcRunStopped, PayarcUnknownOutcome) as error:
                     error.about(None if self.termination.was_called else self.client.conn_id)
                     raise
