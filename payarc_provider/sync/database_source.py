@@ -52,7 +52,7 @@ class DatabaseSource:
     :param page_size: rows per page; rows with equal keys are never split, so a page may have more
     :param version: the column by which newer data is told from older data
     :param page_bytes: about how many bytes the values of a page may take; then it has fewer rows
-    :param write_back: a column of the table that receives the ids of customers; it is read as `StoredRows`
+    :param write_back: a column of the table that receives the ids of customers; it is read as `StoredRows`, or None
     :raises PayarcConfigError: if ``table_name`` or ``sql`` is malformed
     """
 
@@ -239,15 +239,15 @@ class DatabaseSource:
         return dicts
 
     def _add_stored_rows(self, dicts: list[SourceRow], write_back: str, rows: list[Row]) -> None:
-        """Put `StoredRows` in the place of the column's values. Rows of one key have one object for all of them."""
+        """Put `StoredRows` in the place of the column's values: in the first row of each key; None in the others."""
         last: StoredRows | None = None
         for page_row, row in zip(dicts, rows, strict=True):
             key, value = tuple(self._key_of(row)), page_row[write_back]
             if last is not None and last.key == key:  # rows of one key follow each other
                 last.values.append(value)
+                page_row[write_back] = None
             else:
-                last = StoredRows(key, [value])
-            page_row[write_back] = last
+                last = page_row[write_back] = StoredRows(key, [value])
 
     def _check_write_back(self, others: Mapping[str, str], found: Mapping[str, str]) -> None:
         for name in self._write_back:

@@ -66,7 +66,7 @@ class RecordReader:
     :param fields: PayArc field → source column; None sends the columns that are named like PayArc fields
     :param secret: keys the digests; the ledger's random id
     :param version: the column by which newer data is told from older data
-    :param write_back: the column whose values are `StoredRows`
+    :param write_back: the column whose values are `StoredRows` or None
     :raises PayarcConfigError: if ``key`` names no column, or ``fields`` an unknown PayArc field
     """
 

@@ -86,7 +86,7 @@ class Batches:
 
     :param size: records per batch
     :param partition: (i, n) takes partition i of n only; None takes all records
-    :param on_repeat: called with each record that is skipped, and with the earlier one if this is in the same batch
+    :param on_repeat: called with each record that is skipped because it repeats an earlier one
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Batches:
         reader: RecordReader,
         size: int,
         partition: tuple[int, int] | None = None,
-        on_repeat: Callable[[Record | None, Record], None] = lambda original, record: None,
+        on_repeat: Callable[[Record], None] = lambda record: None,
     ) -> None:
         self.total = source.total() if partition is None else None
         """Number of records in the source; None if unknown."""
@@ -144,7 +144,7 @@ class Batches:
                 left.append(record)
             elif short_hash(record.digest) == (short_hash(original.digest) if earlier is None else earlier):
                 self.repeated += 1
-                self._on_repeat(original if earlier is None else None, record)
+                self._on_repeat(record)
             else:
                 left.append(self._with_key_conflict(record))
         if left:

@@ -45,16 +45,10 @@ class MissingIds:
         """The record is rejected, so its rows stay as they are."""
         self._results.reject(record, errors, new=new)
 
-    def note_repeat(self, original: Record | None, record: Record) -> None:
-        """A record is skipped because it repeats an earlier one, whose rows the database may take for other ones.
-
-        :param original: the earlier one; None if it was in another batch
-        """
-        if record.rows is None or record.errors or (original is not None and original.rows is record.rows):
-            return
-        rows = self._repeats.setdefault(record.key or "", [])
-        if not rows or rows[-1] is not record.rows:
-            rows.append(record.rows)
+    def note_repeat(self, record: Record) -> None:
+        """A record is skipped because it repeats an earlier one. For the database, its rows may have another key."""
+        if record.rows is not None and not record.errors:
+            self._repeats.setdefault(record.key or "", []).append(record.rows)
 
     def take(self) -> list[MissingId]:
         """The next batch, empty if nothing is waiting."""
