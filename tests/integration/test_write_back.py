@@ -222,11 +222,12 @@ def test_keys_that_the_database_takes_for_equal_fail_the_run(bench, crm):
         "mariadb": "id VARCHAR(9) COLLATE utf8mb4_general_ci",
     }[bench.database.kind]
     if bench.database.kind == "postgresql":
-        if not bench.database.execute("SELECT 1 FROM pg_collation WHERE collprovider = 'i'"):
+        try:
+            bench.database.execute(
+                "CREATE COLLATION insensitive (provider = icu, locale = 'und-u-ks-level2', deterministic = false)"
+            )
+        except bench.database.shared.dialect.dbapi.Error:
             pytest.skip("this PostgreSQL was built without ICU, which has collations without case")
-        bench.database.execute(
-            "CREATE COLLATION insensitive (provider = icu, locale = 'und-u-ks-level2', deterministic = false)"
-        )
         bench.database.at_end("DROP COLLATION insensitive")
     table = crm([("a", "John Smith", "j1@example.com", None), ("A", "John Smith", "j2@example.com", None)],
                 column, *COLUMNS[1:])  # fmt: skip
