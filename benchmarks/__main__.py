@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import known, limits, load, report, speed
+from benchmarks import known, limits, load, report, speed, updates
 from benchmarks.imports import import_time
 from benchmarks.roster import DLT, DRT, POOL, POSTGRESQL_LEDGER, ROSTER, SDK, SQLITE_LEDGER
 from benchmarks.sandbox import Sandbox
 from benchmarks.world import World, say
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-PHASES = ("sandbox", "imports", "speed", "killed", "known", "limits")
+PHASES = ("sandbox", "imports", "speed", "killed", "changes", "known", "limits")
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ def _phases(world: World, sandbox: Sandbox, size: Size) -> dict[str, Callable[[]
         "imports": lambda: import_time(world, 7),
         "speed": lambda: speed.speed(world, sandbox, ROSTER, size.records, size.rounds),
         "killed": lambda: speed.killed(world, sandbox, ROSTER, size.killed),
+        "changes": lambda: updates.changes(world, sandbox, size.records, size.rounds, size.killed),
         "known": lambda: known.reruns(world, sandbox, size.known, 200, size.known_rounds),
         "limits": lambda: limits.all_at_once(jobs),
     }

@@ -23,7 +23,7 @@ class Check:
 
 def checks(results: Results) -> list[Check]:
     """Return all requirements, in the order of the table."""
-    return [*_speed(results), *_limits(results), *_known(results), *_rest(results)]
+    return [*_speed(results), *_changes(results), *_limits(results), *_known(results), *_rest(results)]
 
 
 def _speed(results: Results) -> Iterator[Check]:
@@ -37,6 +37,27 @@ def _speed(results: Results) -> Iterator[Check]:
                 ratio >= 0.95,
             )
             yield Check(f"POSTs per customer: {contender.name}", "1.000", f"{posts:.3f}", posts == 1)
+
+
+def _changes(results: Results) -> Iterator[Check]:
+    found = results.get("changes", {"speed": {}, "killed": {}})
+    for name, fast in found["speed"].items():
+        ratio, patches = fast["ratio"]["median"], fast["patches"]
+        yield Check(
+            f"changes compared with a bare pool of PATCHes: {name}, {fast['records']:,} records",
+            "≥ 0.95",
+            f"{ratio:.3f}",
+            ratio >= 0.95,
+        )
+        yield Check(f"PATCHes per changed record: {name}", "1.000", f"{patches:.3f}", patches == 1)
+    for name, done in found["killed"].items():
+        if name in (SQLITE_LEDGER.name, POSTGRESQL_LEDGER.name):
+            yield Check(
+                f"changes, killed halfway and run again with newer data: {name}",
+                "0 old values, 0 duplicates",
+                f"{done['old']}, {done['duplicates']}",
+                done["old"] == done["duplicates"] == 0,
+            )
 
 
 def _limits(results: Results) -> Iterator[Check]:
@@ -75,6 +96,13 @@ def _known(results: Results) -> Iterator[Check]:
             rate >= 50_000 or ratio >= 0.4,
         )
         yield Check("POSTs for them", "0", str(found["posts"]), found["posts"] == 0)
+        update = found["update"]["median"]
+        yield Check(
+            f'{found["records"]:,} known records with `on_changed="update"`: speed compared with `"report"`',
+            "≥ 0.98",
+            f"{update:.3f}",
+            update >= 0.98,
+        )
         more = found["rss_peak"] - found["rss_peak_few"]
         yield Check(f"peak memory above that of {found['few']} records", "≤ 60 MB", f"{more:.0f} MB", more <= 60)
     few, many = results["limits"].get("first run, few"), results["limits"].get("first run, many")

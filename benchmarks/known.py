@@ -97,6 +97,7 @@ def reruns(world: World, sandbox: Sandbox, records: int, few: int, rounds: int) 
         "rss_peak": max(many["rss_peak"]),
         "rss_peak_few": min(found[few]["rss_peak"]),
         "cpu_per_1000": statistics.median(many["cpu"]) / records * 1000,
+        "update": median_spread(many["update"]),
     }
 
 
@@ -107,8 +108,6 @@ def _known(world: World, sandbox: Sandbox, count: int, rounds: int) -> dict[str,
     crm = write_crm(Path(fresh["state"]) / "crm.db", count, as_written=True)
     account = _remember_merchant(file, sandbox)
     fill(file, count, account, "table people of crm")
-    changed = change_some(crm, 50)
-    say(f"known: {count} rows are in the ledger, {changed} of them have changed since")
     arguments = {
         "url": sandbox.url,
         "token": sandbox.token,
@@ -117,7 +116,10 @@ def _known(world: World, sandbox: Sandbox, count: int, rounds: int) -> dict[str,
         "limit": None,
         **fresh,
     }
-    figures: dict[str, Any] = {"rates": [], "bare": [], "rss_peak": [], "cpu": [], "changed": changed}
+    update = _update_beside_report(world, arguments, count, rounds)
+    changed = change_some(crm, 50)
+    say(f"known: {count} rows are in the ledger, {changed} of them have changed since")
+    figures: dict[str, Any] = {"rates": [], "bare": [], "rss_peak": [], "cpu": [], "changed": changed, "update": update}
     for turn in range(rounds):
         bare = world.run("benchmarks.known:bare_loop", {"count": count})
         mine = world.run(SQLITE_LEDGER.call, {**arguments, "run_id": f"run-{turn}"})
@@ -133,3 +135,19 @@ def _known(world: World, sandbox: Sandbox, count: int, rounds: int) -> dict[str,
         )
     stats = sandbox.stats()
     return figures | {"posts": stats["posts"]["received"], "requests": sum(stats["requests"].values())}
+
+
+def _update_beside_report(world: World, arguments: dict[str, Any], count: int, rounds: int) -> list[float]:
+    """The speed with ``on_changed="update"``, divided by that with ``"report"``, if nothing has changed."""
+    ratios = []
+    for turn in range(rounds):
+        seconds = {}
+        for on_changed in ("report", "update"):
+            done = world.run(
+                SQLITE_LEDGER.call, {**arguments, "on_changed": on_changed, "run_id": f"{on_changed}-{turn}"}
+            )
+            assert done["said"]["known"] == count, done["said"]
+            seconds[on_changed] = done["seconds"]
+        ratios.append(seconds["report"] / seconds["update"])
+        say(f"known: on_changed=update at {ratios[-1]:.3f} of the speed with report")
+    return ratios

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ FIELDS = ("name", "email", "description", "phone", "country")
 _GIVEN = ["Ana", "Béatrice", "Dmitri", "Eoin", "Fatima", "Håkon", "Jean-Luc", "Kofi", "Mary-Ann", "Núria", "Zoë"]
 _FAMILY = ["Álvarez", "Brontë", "D'Angelo", "García-López", "Ito", "Jönsson", "N'Diaye", "O'Brien", "Smith-Jones"]
 _COMPANIES = ["Bagel bar", "Bike workshop", "Book café", "Donut shop", "Flower stall", "Print studio", "Tea house"]
+
+CHANGED = ("email", "phone")
+"""The fields that `write_generation` changes."""
 
 Person = dict[str, Any]
 
@@ -62,6 +65,29 @@ def change_some(path: Path, every: int) -> int:
     """Change the country of every n-th person; returns how many changed."""
     with contextlib.closing(sqlite3.connect(path)) as database, database:
         return database.execute("UPDATE people SET country = 'CA' WHERE id % ? = 0", (every,)).rowcount
+
+
+def write_generation(path: Path, generation: int, customer_ids: Mapping[int, str]) -> None:
+    """Give every person another email address and phone number, and ``updated_at`` the number of the generation.
+
+    :param customer_ids: id of a person → id of the customer, for tools that cannot find it out
+    """
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        if "updated_at" not in {row[1] for row in database.execute("PRAGMA table_info(people)")}:
+            database.execute("ALTER TABLE people ADD COLUMN updated_at INTEGER")
+            database.execute("ALTER TABLE people ADD COLUMN customer_id TEXT")
+        database.executemany(
+            "UPDATE people SET email = ?, phone = ?, updated_at = ?, customer_id = ? WHERE id = ?",
+            (
+                (email_of(number, generation), f"{generation:03}555{number % 10_000:04}", generation, customer, number)
+                for number, customer in customer_ids.items()
+            ),
+        )
+
+
+def email_of(number: int, generation: int) -> str:
+    """The email address of a person in a generation."""
+    return f"person.{number}.{generation}@example.com"
 
 
 def payload(row: Person) -> Person:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from benchmarks.world import World
@@ -84,6 +84,9 @@ DRT = Contender(
     "`rate_limit: requests_per_second`",
     ("drt-core",),
 )
+POOL_CHANGES = replace(POOL, call=f"{_MODULE}.pool:change")
+DLT_CHANGES = replace(DLT, call=f"{_MODULE}.load_tool:change")
+DRT_CHANGES = replace(DRT, call=f"{_MODULE}.reverse_tool:change")
 OPERATOR = Contender(
     "this provider * (SQLite)",
     f"{_MODULE}.in_airflow:operator",

@@ -52,6 +52,15 @@ class Sandbox:
         self._call("settings", settings)
         self._cpu = self._cpu_now()
 
+    def set(self, **settings: Any) -> None:
+        """Change settings, and keep the customers."""
+        self._call("settings", settings)
+
+    def fail(self, *rules: dict[str, Any]) -> None:
+        """Let requests fail by these rules, in place of those before."""
+        self._call("faults", method="DELETE")
+        self._call("faults", list(rules))
+
     def stats(self) -> dict[str, Any]:
         """Return its counts since it began, including ``cpu`` in seconds."""
         return {**self._call("stats"), "cpu": self._cpu_now() - self._cpu}
@@ -79,9 +88,9 @@ class Sandbox:
             fields = stat.read().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def _call(self, path: str, body: Any = None) -> Any:
+    def _call(self, path: str, body: Any = None, method: str | None = None) -> Any:
         data = json.dumps(body).encode() if body is not None else None
-        request = urllib.request.Request(f"{self.origin}/_sandbox/{path}", data)
+        request = urllib.request.Request(f"{self.origin}/_sandbox/{path}", data, method=method)
         with urllib.request.urlopen(request, timeout=120) as answer:
             text = answer.read()
         return json.loads(text) if text else None

@@ -20,7 +20,7 @@ crm:
 """
 _SYNC = """\
 name: share_{share}
-model: "SELECT id, name, email, description, phone, country FROM people WHERE id % {shares} = {share} ORDER BY id"
+model: "SELECT {cursor}, name, email, description, phone, country FROM people WHERE id % {shares} = {share} ORDER BY 1"
 destination:
   type: rest_api
   url: "{url}/customers"
@@ -31,10 +31,10 @@ destination:
      "description": {{{{ row.description | tojson }}}}, "phone": {{{{ row.phone | tojson }}}},
      "country": {{{{ row.country | tojson }}}}}}
   auth: {{type: bearer, token_env: BENCH_PAYARC_TOKEN}}
-  native_idempotency_key: "{{{{ row.id }}}}"
+  native_idempotency_key: "{key}"
 sync:
   mode: incremental
-  cursor_field: id
+  cursor_field: {cursor}
   batch_size: 100
   rate_limit: {{requests_per_second: {per_second}}}
   retry: {{max_attempts: 30, max_backoff: {most}}}
@@ -43,7 +43,18 @@ sync:
 
 
 def run(url: str, token: str, crm: str, state: str, threads: int, limit: list[float] | None) -> dict[str, Any]:
-    """``drt run --threads N``."""
+    """``drt run --threads N`` for the records that are new since the last run."""
+    return _run("id", "{{ row.id }}", url, token, crm, state, threads, limit)
+
+
+def change(url: str, token: str, crm: str, state: str, threads: int, limit: list[float] | None) -> dict[str, Any]:
+    """The same for the records that have changed. Its REST destination has one URL for all, so it POSTs them, too."""
+    return _run("updated_at", "{{ row.email }}", url, token, crm, state, threads, limit)
+
+
+def _run(
+    cursor: str, key: str, url: str, token: str, crm: str, state: str, threads: int, limit: list[float] | None
+) -> dict[str, Any]:
     home = Path(state)
     (home / "syncs").mkdir(exist_ok=True)
     (home / ".drt").mkdir(exist_ok=True)
@@ -52,7 +63,15 @@ def run(url: str, token: str, crm: str, state: str, threads: int, limit: list[fl
     shares = 1 if limit else threads  # its limiter counts per sync
     per_second = limit[0] / limit[1] if limit else 100_000
     for share in range(shares):
-        text = _SYNC.format(share=share, shares=shares, url=url, per_second=per_second, most=limit[1] if limit else 5)
+        text = _SYNC.format(
+            share=share,
+            shares=shares,
+            url=url,
+            cursor=cursor,
+            key=key,
+            per_second=per_second,
+            most=limit[1] if limit else 5,
+        )
         (home / "syncs" / f"share_{share}.yml").write_text(text)
     os.environ |= {"HOME": state, "BENCH_PAYARC_TOKEN": token, "DRT_TELEMETRY": "false", "DO_NOT_TRACK": "1"}
     os.chdir(home)

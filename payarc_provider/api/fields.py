@@ -4,7 +4,8 @@
 rules "letters" and "alphanumeric" are not checked: the guide's own examples break them, and real names have apostrophes
 and accents. PayArc returns 422 for values that pass these checks and break its rules.
 
-No error text quotes a value. It states the limit, the actual length, at most one character, and the remedy.
+No error text quotes a value. It states the limit, in parentheses the actual length or at most one character, and the
+remedy.
 """
 
 from __future__ import annotations
@@ -74,9 +75,9 @@ FIELDS: dict[str, Rule] = {
 
 _DIGITS = frozenset("0123456789")
 _ALLOWED = {
-    "email": "an email address must not",
-    "zip": "only digits and hyphens are allowed",
-    "phone": "only digits and + - . ( ) / between them are allowed",
+    "email": "must not contain white space",
+    "zip": "must contain only digits and hyphens",
+    "phone": "must contain only digits and + - . ( ) / between them",
 }
 
 # Most values already match their field's pattern. For these, one match replaces a dozen steps.
@@ -136,7 +137,9 @@ def _clean_value(rule: Rule, value: object) -> tuple[str, list[str]]:
         if fault:
             return "", [fault]
     if not text.isprintable() and (bad := _UNSENDABLE.search(text)):
-        return "", [f"contains the character U+{ord(bad.group()):04X}, which cannot be sent: remove it at the source"]
+        return "", [
+            f"contains a character that cannot be sent (it is U+{ord(bad.group()):04X}): remove it at the source"
+        ]
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)
     if not text:
@@ -151,17 +154,17 @@ def _clean_value(rule: Rule, value: object) -> tuple[str, list[str]]:
 def _faults(rule: Rule, text: str) -> Iterator[str]:
     invalid = next((char for char in text if not _is_allowed(rule.kind, char)), None)
     if invalid is not None:
+        kind = _kind_of(invalid)
         # A value of one character would be shown completely, so it is not shown.
-        shown = f' "{invalid}"' if len(text) > 1 and not invalid.isspace() else ""
-        yield f"contains {_describe(invalid)}{shown}; {_ALLOWED[rule.kind]}"
+        what = kind if invalid.isspace() else f'the {kind} "{invalid}"' if len(text) > 1 else f"a {kind}"
+        yield _ALLOWED[rule.kind] + (f" (it has {what})" if rule.kind != "email" else "")
     if rule.kind == "phone" and invalid is not None:
         return  # its length means nothing
     length, unit = len(text), "digit" if rule.kind == "phone" else "character"
-    has = f"has {length} {unit}{'' if length == 1 else 's'}"
     if length < rule.min_length:
-        yield f"{has}; at least {rule.min_length} are required"
+        yield f"must have at least {rule.min_length} {unit}s (it has {length})"
     if length > rule.max_length:
-        yield f"{has}; at most {rule.max_length} are allowed"
+        yield f"must have at most {rule.max_length} {unit}s (it has {length})"
 
 
 def _is_allowed(kind: Kind, char: str) -> bool:
@@ -176,10 +179,10 @@ def _is_allowed(kind: Kind, char: str) -> bool:
             return True
 
 
-def _describe(char: str) -> str:
+def _kind_of(char: str) -> str:
     if char.isspace():
         return "white space"
-    return "the letter" if char.isalpha() else "the digit" if char.isdigit() else "the character"
+    return "letter" if char.isalpha() else "digit" if char.isdigit() else "character"
 
 
 def _number_text(rule: Rule, value: object) -> tuple[str, str | None]:

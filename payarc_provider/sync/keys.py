@@ -47,7 +47,7 @@ def key_text(value: object) -> str:
     if not text.strip():
         raise UnusableKey("is empty: give every record a key")
     if len(text) > MAX_KEY:
-        raise UnusableKey(f"has {len(text)} characters, but at most {MAX_KEY} are allowed: use a shorter column")
+        raise UnusableKey(f"must have at most {MAX_KEY} characters (it has {len(text)}): use a shorter column")
     if _CONTROL_CHARACTER.search(text):
         raise UnusableKey("contains control characters: use another column")
     if not _is_valid_unicode(text):
@@ -66,9 +66,7 @@ def composite_key_text(values: Iterable[object]) -> str:
     """
     text = json.dumps([key_text(value) for value in values], ensure_ascii=False, separators=(",", ":"))
     if len(text) > MAX_KEY:
-        raise UnusableKey(
-            f"has {len(text)} characters together, but at most {MAX_KEY} are allowed: use shorter columns"
-        )
+        raise UnusableKey(f"must have at most {MAX_KEY} characters together (it has {len(text)}): use shorter columns")
     return text
 
 

@@ -233,8 +233,8 @@ class LookUp:
         return {
             key: {
                 "email": [
-                    f"PayArc returned customer {customer_id}, which belongs to the record "
-                    f"{display_key(keys.get(customer_id))}, since it keeps one customer per email. Give the records "
+                    "PayArc keeps one customer per email and returned that of another record (it is "
+                    f"{customer_id} of {display_key(keys.get(customer_id))}). Give the records "
                     "different emails, or make them one record"
                 ]
             }

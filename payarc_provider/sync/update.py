@@ -335,8 +335,8 @@ def other_source_error(row: Row, source: str) -> Errors:
     """Why a record of this source is rejected whose key belongs to another source."""
     return {
         "key": [
-            f"already belongs to customer {row.customer_id}, created from another source ({row.source}) with other "
-            f"data. If the source was renamed, set source={json.dumps(row.source, ensure_ascii=False)}, or run "
+            f"already belongs to a customer with other data (it is {row.customer_id}), created from another source, "
+            f"{row.source}. If the source was renamed, set source={json.dumps(row.source, ensure_ascii=False)}, or run "
             f"python -m payarc_provider.ledger rename-source {shlex.quote(row.source)} {shlex.quote(source)}. "
             "If they are different people, give this source a key or a ledger_table of its own"
         ]
@@ -355,6 +355,6 @@ def _version_problem(record: Record, row: Row, column: str | None) -> Errors | N
 
 def _gone(customer_id: str) -> str:
     return (
-        f"PayArc has no customer {customer_id} any more. To create it again, forget its key with "
+        f"PayArc has no such customer any more (it is {customer_id}). To create it again, forget its key with "
         "python -m payarc_provider.ledger forget, and run again"
     )

@@ -98,18 +98,18 @@ def test_empty_values_are_left_out(field, value):
 @pytest.mark.parametrize(
     ("field", "value", "text"),
     [
-        ("country", "U", "has 1 character; at least 2 are required: fix it at the source"),
-        ("name", "Al", "has 2 characters; at least 3 are required: fix it at the source"),
-        ("name", "a" * 51, "has 51 characters; at most 50 are allowed: fix it at the source"),
-        ("address_1", "1 St", "has 4 characters; at least 5 are required: fix it at the source"),
-        ("description", "d" * 51, "has 51 characters; at most 50 are allowed: fix it at the source"),
-        ("email", "a" * 38 + "@xyz.example", "has 50 characters; at most 40 are allowed: fix it at the source"),
-        ("send_email_address", "a@b", "has 3 characters; at least 5 are required: fix it at the source"),
-        ("cc_email_address", "c" * 41, "has 41 characters; at most 40 are allowed: fix it at the source"),
-        ("zip", "10469-23456", "has 11 characters; at most 10 are allowed: fix it at the source"),
-        ("phone", "+49 (151) 1234-56789", "has 14 digits; at most 11 are allowed: fix it at the source"),
-        ("phone", "5", "has 1 digit; at least 2 are required: fix it at the source"),
-        ("phone", "---", "has 0 digits; at least 2 are required: fix it at the source"),
+        ("country", "U", "must have at least 2 characters (it has 1): fix it at the source"),
+        ("name", "Al", "must have at least 3 characters (it has 2): fix it at the source"),
+        ("name", "a" * 51, "must have at most 50 characters (it has 51): fix it at the source"),
+        ("address_1", "1 St", "must have at least 5 characters (it has 4): fix it at the source"),
+        ("description", "d" * 51, "must have at most 50 characters (it has 51): fix it at the source"),
+        ("email", "a" * 38 + "@xyz.example", "must have at most 40 characters (it has 50): fix it at the source"),
+        ("send_email_address", "a@b", "must have at least 5 characters (it has 3): fix it at the source"),
+        ("cc_email_address", "c" * 41, "must have at most 40 characters (it has 41): fix it at the source"),
+        ("zip", "10469-23456", "must have at most 10 characters (it has 11): fix it at the source"),
+        ("phone", "+49 (151) 1234-56789", "must have at most 11 digits (it has 14): fix it at the source"),
+        ("phone", "5", "must have at least 2 digits (it has 1): fix it at the source"),
+        ("phone", "---", "must have at least 2 digits (it has 0): fix it at the source"),
     ],
 )
 def test_a_wrong_length_names_limit_length_and_remedy(field, value, text):
@@ -135,26 +135,26 @@ def test_a_phone_with_letters_has_one_fault():
 def test_zero_is_a_value():
     assert clean({"zip": 0, "phone": Decimal("0.0")}) == (
         {"zip": "0"},
-        {"phone": ["has 1 digit; at least 2 are required: fix it at the source"]},
+        {"phone": ["must have at least 2 digits (it has 1): fix it at the source"]},
     )
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "start"),
+    ("field", "value", "words"),
     [
-        ("zip", "ABCDE", 'contains the letter "A"; only digits and hyphens'),
-        ("zip", "10469 2345", "contains white space; only digits and hyphens"),
-        ("zip", "١٠٤٦٩", 'contains the digit "١"; only digits and hyphens'),
-        ("zip", "10469–2345", 'contains the character "–"; only digits and hyphens'),
-        ("phone", "541 754 301 x12", 'contains the letter "x"; only digits'),
-        ("phone", "541*754", 'contains the character "*"; only digits'),
-        ("email", "two words@xyz.com", "contains white space; an email address must not"),
-        ("zip", "A", "contains the letter; only digits"),
+        ("zip", "ABCDE", '(it has the letter "A")'),
+        ("zip", "10469 2345", "must contain only digits and hyphens (it has white space)"),
+        ("zip", "١٠٤٦٩", '(it has the digit "١")'),
+        ("zip", "10469–2345", '(it has the character "–")'),
+        ("phone", "541 754 301 x12", '(it has the letter "x")'),
+        ("phone", "541*754", '(it has the character "*")'),
+        ("email", "two words@xyz.com", "must not contain white space: fix"),
+        ("zip", "A", "must contain only digits and hyphens (it has a letter)"),
     ],
 )
-def test_an_invalid_character_is_named(field, value, start):
+def test_an_invalid_character_is_named(field, value, words):
     text = fault(field, value)
-    assert text.startswith(start)
+    assert words in text
     assert text.count("fix it at the source") >= 1
 
 

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import report
 from benchmarks.checks import checks
 from benchmarks.limits import figures, ideal
-from benchmarks.roster import HTTP, POOL, ROSTER, SQLITE_LEDGER
+from benchmarks.roster import DRT_CHANGES, HTTP, POOL, ROSTER, SQLITE_LEDGER
 
 
 def spread(value: float) -> dict[str, float]:
@@ -90,3 +90,22 @@ def test_every_tool_has_a_row_with_all_columns() -> None:
     lines = report.table(results(speed={contender.name: fast() for contender in ROSTER})).splitlines()
     assert len(lines) == 2 + len(ROSTER)
     assert len({line.count(" | ") for line in lines}) == 1
+
+
+def changes(**killed: Any) -> dict[str, Any]:
+    """Results of the tools that bring changes."""
+    speed = {"records": 2000, "rate": spread(300), "ratio": spread(0.96), "cpu_per_1000": spread(2), "patches": 1.0}
+    one = {"records": 100, "old": 0, "duplicates": 0, "rerun_seconds": 1.0} | killed
+    found = {"speed": {SQLITE_LEDGER.name: speed}, "pool": spread(310)}
+    return found | {"killed": {POOL.name: one, SQLITE_LEDGER.name: one, DRT_CHANGES.name: one}}
+
+
+def test_every_tool_that_brings_changes_has_a_row_with_all_columns() -> None:
+    lines = report.changes_table(results(changes=changes())).splitlines()
+    assert len(lines) == 2 + 3
+    assert len({line.count(" | ") for line in lines}) == 1
+
+
+@pytest.mark.parametrize(("killed", "held"), [({}, True), ({"old": 1}, False), ({"duplicates": 1}, False)])
+def test_an_old_value_is_a_missed_requirement(killed: dict[str, int], held: bool) -> None:
+    assert [check.held for check in checks(results(changes=changes(**killed)))] == [True, True, held]

@@ -84,7 +84,7 @@ def test_the_documentation_has_every_type_and_every_reason():
     in_code = re.findall(r'UnusableKey\(\s*f?"([^"]+)"', inspect.getsource(keys))
     assert len(in_code) >= len(set(reasons)) > 10
     for text in in_code:
-        pattern = re.sub(r"\{.*?\}", ".*", re.split("[:,]", text)[0]).removesuffix(" .*")
+        pattern = re.sub(r"\{.*?\}", ".*", re.split(r"[:,]| \(", text)[0]).removesuffix(" .*")
         assert any(re.match(pattern, reason) for reason in reasons), text
 
 
@@ -146,9 +146,9 @@ def test_one_instant_has_the_same_key_in_every_time_zone():
         ({"id": 42}, "dict"),
         (Decimal("NaN"), "not a number"),
         (Decimal("Infinity"), "not a number"),
-        ("k" * (MAX_KEY + 1), "256 characters"),
-        (10**300, "301 characters"),
-        (Decimal(10) ** 300, "301 characters"),
+        ("k" * (MAX_KEY + 1), "(it has 256)"),
+        (10**300, "(it has 301)"),
+        (Decimal(10) ** 300, "(it has 301)"),
         ("a\x00b", "control"),
         ("a\nb", "control"),
         ("a\x7f", "control"),
@@ -226,7 +226,7 @@ def test_a_composite_key_needs_all_of_its_values():
 
 def test_a_composite_key_has_at_most_255_characters_together():
     assert len(composite_key_text(["x" * 125, "y" * 123])) == MAX_KEY
-    with pytest.raises(UnusableKey, match="267 characters together"):
+    with pytest.raises(UnusableKey, match=r"characters together \(it has 267\)"):
         composite_key_text(["x" * 130, "y" * 130])
 
 
