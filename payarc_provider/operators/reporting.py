@@ -198,7 +198,9 @@ def closing_line(progress: Progress) -> str:
     methods = [method for method in ("POST", "PATCH") if method == "POST" or progress.requests[method]]
     sent = [_plural(progress.requests[method], method) for method in methods]
     requests = ", ".join([_plural(progress.requests.total(), "request"), *sent])
-    return f"{_records(progress)} in {progress.seconds:.1f} s: {_outcomes(progress)}; {requests}"
+    written = progress.counts["written_back"]
+    back = f"; {_plural(written, 'id')} written back" if written else ""
+    return f"{_records(progress)} in {progress.seconds:.1f} s: {_outcomes(progress)}; {requests}{back}"
 
 
 def _done(progress: Progress) -> int:

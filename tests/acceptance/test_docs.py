@@ -28,7 +28,8 @@ PACKAGE = pages.CHECKOUT / "payarc_provider"
 OUR_METHODS = {
     name: member for name, member in vars(PayarcHook).items() if not name.startswith("_") and inspect.isfunction(member)
 }
-# The languages whose blocks are run, for each page. test_ledger_docs.py and test_ledger_command.py run docs/ledger.md.
+# The languages whose blocks are run, for each page. test_ledger_docs.py and test_ledger_command.py run docs/ledger.md,
+# test_write_back.py runs docs/operator.md.
 RUN = {
     "README.md": {"python", "bash"},
     "docs/testing.md": {"python"},
@@ -36,6 +37,7 @@ RUN = {
     "docs/observability.md": {"python"},
     "docs/rate_limit.md": {"python"},
     "docs/tutorial.md": {"python", "bash"},
+    "docs/operator.md": {"sql", "python"},
     "docs/ledger.md": {"sql", "postgresql", "bash"},
 }
 DATA = {"ini"}  # not code
