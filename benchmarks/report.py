@@ -52,10 +52,10 @@ Every person gets another email address and phone number, and each customer is t
 have changed, and the ids of the customers. This provider runs with `on_changed="update"` and `version="updated_at"`; it
 learns both from its ledger. dlt takes the records with a newer `updated_at`, and is told the ids, too.
 
-- *Killed halfway, changed and run again*: one request in {LATE_EVERY} takes {LATE:.0f} s longer, and is carried out even
-  if its sender is gone by then. The process is killed with SIGKILL when half of the requests have been sent. Then all
-  people change once more, and the same command runs again to its end. *Old values*: customers that do not have the
-  newest values {LATE:.0f} s later.
+- *Killed halfway, changed and run again*: one request in {LATE_EVERY} takes {LATE:.0f} s longer, and is carried out
+  even if its sender is gone by then. The process is killed with SIGKILL when half of the requests have been sent. Then
+  all people change once more, and the same command runs again to its end. *Old values*: customers that do not have
+  the newest values {LATE:.0f} s later.
 - After a kill, dlt's next run loads what the killed one has left, and nothing that has changed since; the run after
   that one does.
 - drt's REST destination has one URL for all records, so it cannot change a customer: it creates another one.

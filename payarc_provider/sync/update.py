@@ -248,7 +248,9 @@ class Updater:
         if ignored := altered & cleared:
             errors = {name: [IGNORED] for name in sorted(ignored)}
             return Updated(self._result(claim, update, sent=True, without=ignored, errors=errors))
-        state.counts["altered"] += bool(altered)
+        if not altered:
+            return Updated(self._result(claim, update, sent=True))
+        state.counts["altered"] += 1
         if new := altered - self.altered:
             self.altered |= new
             log.warning("PayArc shows other values than were sent to it in %s", ", ".join(sorted(new)))

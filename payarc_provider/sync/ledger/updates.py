@@ -9,7 +9,6 @@ from typing import Any
 
 from sqlalchemy import Table, and_, bindparam, func, select, update
 from sqlalchemy.engine import Connection
-from sqlalchemy.sql.elements import ColumnElement
 
 from payarc_provider.sync.clock import ClockWatch
 from payarc_provider.sync.ledger.customers import CustomerTable
@@ -23,7 +22,6 @@ from payarc_provider.sync.ledger.rows import (
     at_key,
     claimed,
     errors_as_json,
-    in_state,
     lease_values,
     read_rows,
 )
@@ -121,20 +119,18 @@ class UpdateTable(CustomerTable):
         with self.database.write() as connection:
             now = measured_now(connection, clock)
             self.check_evidence(connection, me.account, evidence or {}, self.read(connection, me, wanted))
-            for key, claim in wanted.items():
-                if claim.before.state == State.UPDATING and not self._is_over(claim.before, now, clock):
-                    continue
-                values = lease_values(me, claim.claim, now) | {
-                    "state": State.UPDATING,
-                    "fingerprints": claim.fingerprints,
-                    "wanted_version": claim.version,
-                    "attempt": claim.before.attempt + 1,
-                    "dag_id": me.dag_id,
-                    "run_id": me.run_id,
-                    "task_id": me.task_id,
-                }
-                this = and_(at_key(self._rows, me.account, key), self._is_as(claim.before))
-                connection.execute(update(self._rows).where(this).values(**values))
+            run = {"dag_id": me.dag_id, "run_id": me.run_id, "task_id": me.task_id, "state": State.UPDATING}
+            changes = [
+                (
+                    claim.before,
+                    lease_values(me, claim.claim, now)
+                    | {"fingerprints": claim.fingerprints, "wanted_version": claim.version}
+                    | {"attempt": claim.before.attempt + 1, **run},
+                )
+                for claim in wanted.values()
+                if claim.before.state != State.UPDATING or self._is_over(claim.before, now, clock)
+            ]
+            self._change(connection, me, changes)
             return self.read(connection, me, wanted)
 
     @staticmethod
@@ -142,11 +138,29 @@ class UpdateTable(CustomerTable):
         """Whether no request of the row's owner can be applied any more."""
         return row.takeover_at < now and (clock is None or clock.proves_end(row))
 
-    def _is_as(self, row: Row) -> ColumnElement[bool]:
-        """The row is as it was read. Each claim raises the number of the attempt, and a renewal changes the lease."""
+    def _change(self, connection: Connection, me: Claimant, changes: Sequence[tuple[Row, Mapping[str, Any]]]) -> None:
+        """Change these rows if they are still as they were read; one statement for all of them.
+
+        Each claim raises the number of the attempt, and a renewal changes the lease.
+
+        :param changes: the row as it was read, and column → value; the same columns for all rows
+        """
+        if not changes:
+            return
         columns = self._rows.c
-        names = ("state", "attempt", "claim", "lease_until", "digest", "fingerprints", "version")
-        return and_(*(columns[name].is_not_distinct_from(getattr(row, name)) for name in names))
+        was = ("state", "attempt", "claim", "lease_until", "digest", "fingerprints", "version")
+        same = [columns[name].is_not_distinct_from(bindparam(f"was_{name}", type_=columns[name].type)) for name in was]
+        new: dict[str, Any] = {name: bindparam(f"new_{name}") for name in changes[0][1]}
+        this = and_(columns.account == me.account, columns.key == bindparam("this_key"))
+        connection.execute(
+            update(self._rows).where(this, *same).values(**new),
+            [
+                {"this_key": row.key}
+                | {f"was_{name}": getattr(row, name) for name in was}
+                | {f"new_{name}": one for name, one in values.items()}
+                for row, values in changes
+            ],
+        )
 
     def record_updates(self, me: Claimant, results: Sequence[UpdateResult]) -> set[str]:
         """Record the results for those rows that are still under their claims; returns their keys."""
@@ -186,24 +200,20 @@ class UpdateTable(CustomerTable):
 
     def note_unchanged(self, me: Claimant, notes: Sequence[Note]) -> set[str]:
         """Note these about created rows that are still as they were read; returns the keys of these rows."""
-        rows = self._rows
+        wanted = {note.before.key: note for note in sorted(notes, key=lambda note: note.before.key)}
         with self.database.write() as connection:
-            done: set[str] = set()
-            for note in sorted(notes, key=lambda note: note.before.key):
-                this = and_(at_key(rows, me.account, note.before.key), self._is_as(note.before))
-                values = {
-                    "digest": note.digest,
-                    "fingerprints": note.fingerprints,
-                    "version": note.version,
-                    "error": errors_as_json(note.errors) if note.errors is not None else None,
-                }
-                change = update(rows).where(in_state(rows, me.account, State.CREATED), this)
-                if connection.execute(change.values(**values)).rowcount:
-                    done.add(note.before.key)
-            missed = {note.before.key: note for note in notes if note.before.key not in done}
-            # Not changed if the same was noted before: MySQL counts changed rows only, and a commit may be repeated.
-            now = self.read(connection, me, missed)
-            return done | {key for key, note in missed.items() if key in now and _shows(now[key], note)}
+            changes = [
+                (
+                    note.before,
+                    {"digest": note.digest, "fingerprints": note.fingerprints, "version": note.version}
+                    | {"error": errors_as_json(note.errors) if note.errors is not None else None},
+                )
+                for note in wanted.values()
+                if note.before.state == State.CREATED
+            ]
+            self._change(connection, me, changes)
+            # Whoever has written it: a commit whose answer was lost is repeated.
+            return {key for key, row in self.read(connection, me, wanted).items() if _shows(row, wanted[key])}
 
     def reopen(self, connection: Connection, me: Claimant, claims: Mapping[str, UpdateClaim]) -> None:
         """Give up these claims, whose requests were not sent, so that the rows are as they were before."""
