@@ -98,6 +98,14 @@ def test_several_sources_are_rejected_by_name(arguments, named):
     assert named in error_of(sql_conn_id="crm", ledger_conn_id="crm", **arguments)
 
 
+@pytest.mark.parametrize("arguments", [FROM_XCOM, {"sql": "SELECT 1 AS id", "sql_conn_id": "crm"}])
+@pytest.mark.parametrize("value", ["payarc_id", "{{ params.column }}"])
+def test_only_a_table_can_receive_ids(arguments, value):
+    assert error_of(**arguments, write_back=value) == (
+        "write_back: only a table can receive ids. Read one with table, or remove write_back"
+    )
+
+
 @pytest.mark.parametrize("source", ["table", "sql"])
 def test_a_database_source_needs_its_connection(source):
     assert error_of(**{source: "people"}).startswith(f"{source}: also set sql_conn_id")
