@@ -139,8 +139,8 @@ class Updater:
             self._reject(record, problem)
         elif record.version is not None and is_newer(row.version, record.version):
             self._accept_older(record, row, stale=not is_same or row.error is not None)
-        elif row.state == State.UPDATING and (row.takeover_at >= now or row.key in state.claims):
-            state.postponed.append(record)
+        elif row.key in state.claims or (row.state == State.UPDATING and row.takeover_at >= now):
+            state.postponed.append(record)  # a claim of this run may have been lost without its knowing
         elif record.version is not None and is_newer(row.wanted_version, record.version):
             self.unresolved[record.key or ""] = NEWER_OPEN
         elif is_same and row.error is not None and not should_retry(row, settings.retry_rejected):
