@@ -25,7 +25,7 @@ $(INSTALLED): requirements-dev.txt pyproject.toml
 	@$(BIN)/pip install -q --no-build-isolation --no-deps -e .
 	@touch $@
 
-demo: env  ## watch the provider work: 200 people, two runs, no duplicate
+demo: env  ## watch the provider work: 200 people, a killed task, no duplicate
 	@$(BIN)/python demo/run.py
 
 check: lint  ## check style and types and run the unit tests, in under 30 seconds

@@ -14,6 +14,9 @@ COMPANIES = ["Bagel bar", "Bike workshop", "Book café", "Donut shop", "Flower s
 # Mistakes that only PayArc detects: person → column, the right text, the text in the CRM.
 MISTAKES = {42: ("email", "@", "."), 101: ("email", ".com", ""), 160: ("country", "US", "U.S.")}
 
+MOVED, NEW_PHONE = 7, "(202) 555-0199"
+INSERT = "INSERT INTO people VALUES (:id, :full_name, :email, :company, :phone, :country)"
+
 
 def people(count: int = 200) -> list[dict[str, object]]:
     """Return the rows of the table."""
@@ -45,9 +48,20 @@ def write_crm(path: Path) -> int:
             "CREATE TABLE people "
             "(id INTEGER PRIMARY KEY, full_name TEXT, email TEXT, company TEXT, phone TEXT, country TEXT)"
         )
-        database.executemany("INSERT INTO people VALUES (:id, :full_name, :email, :company, :phone, :country)", rows)
+        database.executemany(INSERT, rows)
     database.close()
     return len(rows)
+
+
+def change_overnight(path: Path) -> dict[str, object]:
+    """Give one person a new phone number, add a new person, and return the first one's row."""
+    moved = people()[MOVED - 1] | {"phone": NEW_PHONE}
+    database = sqlite3.connect(path)
+    with database:
+        database.execute("UPDATE people SET phone = :phone WHERE id = :id", moved)
+        database.execute(INSERT, people(201)[-1])
+    database.close()
+    return moved
 
 
 def _plain(name: str) -> str:

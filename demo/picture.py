@@ -1,4 +1,4 @@
-"""Draw the output of the demo for the README: ``make demo | .venv/bin/python demo/picture.py``."""
+"""Draw the output of the demo for the README: ``.venv/bin/python demo/run.py | .venv/bin/python demo/picture.py``."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import sys
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+import story
+
 PICTURE = Path(__file__).resolve().parent.parent / "docs" / "images" / "demo.svg"
-LAST = "The ledger remembers"  # the README needs nothing from this line on
-WIDTH, LINE, MARGIN = 780, 19, 18
+COLORS = {"blue": "#8fb8de", "red": "#f2877c", "green": "#9be3b0", "gray": "#93a1b0", None: "#d5dde6"}
+WIDTH, LINE, MARGIN = 820, 19, 18
 STYLE = "font: 13px ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 
 
 def draw(output: str) -> str:
     """Return the output as an SVG that looks like a terminal."""
-    shown = ["$ make demo", *output.partition(LAST)[0].rstrip().splitlines()]
+    shown = ["$ make demo", *output.partition(story.LAST)[0].rstrip().splitlines()]
     height = 2 * MARGIN + LINE * len(shown)
     return "\n".join(
         [
@@ -22,7 +24,8 @@ def draw(output: str) -> str:
             f'<rect width="{WIDTH}" height="{height}" rx="8" fill="#1b2430"/>',
             f'<g style="{STYLE}">',
             *(
-                f'<text x="{MARGIN}" y="{MARGIN + LINE * number - 5}" fill="{_color(line)}">{_text(line)}</text>'
+                f'<text x="{MARGIN}" y="{MARGIN + LINE * number - 5}" fill="{COLORS[story.color(line)]}">'
+                f"{_text(line)}</text>"
                 for number, line in enumerate(shown, start=1)
                 if line
             ),
@@ -35,12 +38,6 @@ def draw(output: str) -> str:
 
 def _text(line: str) -> str:
     return escape(line).replace("  ", "\u00a0\u00a0")  # SVG viewers collapse white space
-
-
-def _color(line: str) -> str:
-    if line.startswith("$"):
-        return "#8fb8de"
-    return "#9be3b0" if "created" in line or "POSTs" in line else "#d5dde6"
 
 
 if __name__ == "__main__":

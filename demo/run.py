@@ -1,4 +1,4 @@
-"""``make demo``: run the same DAG twice in a real Airflow, with 200 people and the PayArc sandbox.
+"""``make demo``: a real Airflow turns 200 people into customers, loses a process halfway, and creates nobody twice.
 
 Everything happens on this machine and inside ``.demo/``, which is emptied first.
 """
@@ -6,226 +6,187 @@ Everything happens on this machine and inside ``.demo/``, which is emptied first
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import shlex
 import shutil
-import socket
-import subprocess
+import signal
+import sqlite3
 import sys
 import time
-import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-from people import write_crm
+import requests
+import services
+import story
+from airflow_api import AirflowApi
+from people import NEW_PHONE, change_overnight, write_crm
+from services import Processes
 
-CHECKOUT = Path(__file__).resolve().parent.parent
-HOME = CHECKOUT / ".demo"
-LOG = HOME / "airflow.log"
-UI = HOME / "ui.sh"
-FIRST, SECOND = "First run", "Second run, as after clearing the task"
-TERMINAL = os.fdopen(os.dup(1), "w")  # while Airflow runs, file descriptor 1 leads to its log
+DAG = "payarc_demo"
+KILL_AT = 100  # customers
+ANSI: dict[str | None, int] = {"red": 31, "green": 32, "gray": 90}
+PATIENCE = 300  # seconds, on a machine that is busy with other things
 
 
-@dataclass(frozen=True)
-class Run:
-    """One run of the DAG. The sandbox has counted ``posts`` and ``created``."""
+class DemoError(Exception):
+    """The demo cannot continue."""
 
-    state: str
-    summary: dict[str, Any]
-    rejected: list[dict[str, Any]]
-    posts: int
-    created: int
-    seconds: float
+
+class PayArc:
+    """What the demo asks of the sandbox.
+
+    :param port: its port
+    """
+
+    def __init__(self, port: int) -> None:
+        self._control = f"http://127.0.0.1:{port}/_sandbox"
+        self._session = requests.Session()
+        self._session.trust_env = False
+
+    def posts(self) -> dict[str, int]:
+        """Counts of POSTs: ``received``, ``created`` and still ``open``."""
+        return dict(self._get("stats")["posts"])
+
+    def patches(self) -> int:
+        """How many PATCHes it has received."""
+        return int(self._get("stats")["requests"].get("PATCH /customers/{id}", 0))
+
+    def customers(self) -> list[dict[str, Any]]:
+        """All customers."""
+        return list(self._get("customers"))
+
+    def _get(self, what: str) -> Any:
+        return self._session.get(f"{self._control}/{what}", timeout=60).json()
+
+
+class Demo:
+    """The two DAG runs.
+
+    :param processes: those that the runs need
+    """
+
+    def __init__(self, airflow: AirflowApi, payarc: PayArc, processes: Processes) -> None:
+        self._airflow = airflow
+        self._payarc = payarc
+        self._processes = processes
+
+    def first_run(self) -> story.Run:
+        """Run the DAG, and kill the task's process halfway."""
+        payarc = self._payarc
+        run = self._airflow.trigger(DAG)
+        self._wait_until(lambda: payarc.posts()["received"])
+        pid = int(self._airflow.task(run)["pid"])
+        self._wait_until(lambda: payarc.posts()["created"] >= KILL_AT)
+        if pid not in self._processes.pids():
+            raise DemoError(f"The task's process {pid} does not belong to the demo, so it is not killed")
+        os.kill(pid, signal.SIGKILL)
+        self._wait_until(lambda: not payarc.posts()["open"])
+        say(*story.kill_report(story.Kill(pid, len(payarc.customers()), known_to_ledger())))
+        return self._finish(run, posts=0)
+
+    def second_run(self) -> story.Run:
+        """Run the DAG again."""
+        posts = self._payarc.posts()["received"]
+        return self._finish(self._airflow.trigger(DAG), posts)
+
+    def _finish(self, run: str, posts: int) -> story.Run:
+        airflow, payarc = self._airflow, self._payarc
+        self._wait_until(lambda: airflow.state(run) in ("success", "failed"))
+        if airflow.state(run) == "failed":
+            raise DemoError("The DAG run has failed. Look at it with .demo/ui.sh")
+        customers, task = payarc.customers(), airflow.task(run)
+        return story.Run(
+            tries=task["try_number"],
+            rejected=airflow.xcom(run, "rejected"),
+            log=airflow.log(run, task["try_number"])[1:],  # without the names of connection, table and ledger
+            posts=payarc.posts()["received"] - posts,
+            patches=payarc.patches(),
+            customers=len(customers),
+            twice=len(customers) - len({customer["email"] for customer in customers}),
+        )
+
+    def _wait_until(self, done: Callable[[], object]) -> None:
+        def waiting() -> str:
+            created = self._payarc.posts()["created"]
+            return f"  {'█' * (created // 5):40} {created} customers at PayArc"
+
+        wait_until(done, self._processes, waiting)
 
 
 def main() -> None:
     """Run the demo."""
-    port = prepare_home()
-    people = write_crm(HOME / "crm.db")
-    with payarc_sandbox(port) as (origin, connection):
-        environment = airflow_environment(connection)
-        write_scripts(environment)
-        say(*introduction(people, origin))
-        with airflow_output_in_log():
-            os.environ.update(environment)
-            dag = set_up_airflow()
-            first = run(dag, origin)
-            say(*run_report(FIRST, first))
-            second = run(dag, origin)
-            say(*run_report(SECOND, second))
-    say(*closing(first, second))
-    if second.posts or second.created or {first.state, second.state} != {"success"}:
-        raise SystemExit("The demo did not end as expected. Please report this, with .demo/airflow.log.")
+    began = time.monotonic()
+    with services.home(empty=True):
+        ports = services.ports()
+        settings = services.settings(ports)
+        services.write_scripts(settings)
+        shutil.copytree(services.CHECKOUT / "demo" / "dags", services.HOME / "dags")
+        say(*story.introduction(write_crm(services.CRM)))
+        airflow, payarc = AirflowApi(ports["airflow"]), PayArc(ports["sandbox"])
+        with services.services(ports, settings) as processes:
+            wait_for_airflow(airflow, processes)
+            say(*story.airflow_started(settings["AIRFLOW__API__BASE_URL"]))
+            demo = Demo(airflow, payarc, processes)
+            say(*story.first_run())
+            first = demo.first_run()
+            say(*story.run_report(first))
+            moved = change_overnight(services.CRM)
+            say(*story.second_run(str(moved["full_name"])))
+            second = demo.second_run()
+            say(*story.run_report(second))
+            [phone] = [one["phone"] for one in payarc.customers() if one["email"] == moved["email"]]
+    say(*story.closing(second, time.monotonic() - began))
+    ended = (first.customers, second.customers, first.twice + second.twice, second.posts, second.patches, phone)
+    digits = "".join(filter(str.isdigit, NEW_PHONE))  # as PayArc stores it
+    if ended != (197, 198, 0, 1, 1, digits):
+        raise DemoError(f"The demo did not end as expected: {ended}. Please report this, with .demo/airflow.log")
 
 
-def prepare_home() -> int:
-    """Empty ``.demo/`` and return a free port for the sandbox."""
-    noted = HOME / "port"
-    with contextlib.suppress(OSError, ValueError):
-        socket.create_connection(("127.0.0.1", int(noted.read_text())), timeout=1).close()
-        raise SystemExit("The UI of the last demo is still running. Stop .demo/ui.sh with Ctrl-C first.")
-    shutil.rmtree(HOME, ignore_errors=True)
-    HOME.mkdir()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    noted.write_text(str(port))
-    return port
+def wait_until(done: Callable[[], object], processes: Processes, waiting: Callable[[], str]) -> None:
+    """Wait until ``done()`` is true, and show ``waiting()`` meanwhile."""
+    began = time.monotonic()
+    while not done():
+        if not processes.alive():
+            raise DemoError("Airflow or the sandbox has ended. See .demo/airflow.log and .demo/sandbox.log")
+        if time.monotonic() - began > PATIENCE:
+            raise DemoError(f"Nothing has happened for {PATIENCE} s. See .demo/airflow.log")
+        show(waiting())
+        time.sleep(0.1)
+    show("")
 
 
-def sandbox_command(port: int) -> list[str]:
-    """Return the command that starts the sandbox."""
-    return [sys.executable, "-m", "payarc_provider.sandbox", "--port", str(port), "--state", str(HOME / "payarc.db")]
-
-
-@contextlib.contextmanager
-def payarc_sandbox(port: int) -> Iterator[tuple[str, str]]:
-    """Run the sandbox as a process of its own; yields its address and an Airflow connection to it."""
-    with subprocess.Popen(sandbox_command(port), stdout=subprocess.PIPE, text=True) as process:
-        try:
-            greeting = [process.stdout.readline() for _ in range(4)] if process.stdout else []
-            connection = next(line for line in greeting if "AIRFLOW_CONN_" in line)
-            yield f"http://127.0.0.1:{port}", shlex.split(connection)[-1].partition("=")[2]
-        finally:
-            process.terminate()
-
-
-def airflow_environment(connection: str) -> dict[str, str]:
-    """Return the settings of an Airflow that stays inside ``.demo/`` and needs no login."""
-    return {
-        "AIRFLOW_HOME": str(HOME),
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{HOME / 'airflow.db'}",
-        "AIRFLOW__DATABASE__LOAD_DEFAULT_CONNECTIONS": "False",
-        "AIRFLOW__CORE__DAGS_FOLDER": str(CHECKOUT / "example_dags"),
-        "AIRFLOW__CORE__PLUGINS_FOLDER": str(HOME / "plugins"),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
-        "AIRFLOW__CORE__AUTH_MANAGER": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
-        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
-        "AIRFLOW_CONN_PAYARC_DEFAULT": connection,
-        "AIRFLOW_CONN_CRM": json.dumps({"conn_type": "sqlite", "host": str(HOME / "crm.db")}),
-        "AIRFLOW_CONN_PAYARC_LEDGER": json.dumps({"conn_type": "sqlite", "host": str(HOME / "ledger.db")}),
-    }
-
-
-def write_scripts(environment: dict[str, str]) -> None:
-    """Write a script that sets the demo's environment, and one that starts Airflow's UI."""
-    exports = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
-    path = f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"
-    (HOME / "env.sh").write_text("\n".join([*exports, path, ""]))
-    # It needs no login, so it listens on this machine only.
-    UI.write_text(f"""#!/bin/sh
-# Airflow's UI with the runs of `make demo`. Stop it with Ctrl-C.
-. {shlex.quote(str(HOME / "env.sh"))}
-export AIRFLOW__API__HOST=127.0.0.1
-export AIRFLOW__API__PORT="${{PORT:-8080}}"
-export AIRFLOW__API__BASE_URL="http://localhost:$AIRFLOW__API__PORT"
-exec python {shlex.quote(str(CHECKOUT / "demo" / "ui.py"))}  # `airflow standalone` and the sandbox
-""")
-    UI.chmod(0o755)
-
-
-def set_up_airflow() -> Any:
-    """Create Airflow's database and return the DAG."""
-    from airflow.dag_processing.dagbag import DagBag
-    from airflow.utils.db import initdb
-
-    initdb()
-    bag = DagBag(CHECKOUT / "example_dags")
-    if bag.import_errors:
-        raise SystemExit(f"The DAGs cannot be imported: {bag.import_errors}")
-    return bag.dags["payarc_from_table"]
-
-
-def run(dag: Any, origin: str) -> Run:
-    """Run the DAG once, to its end."""
-    before, started = count(origin), time.monotonic()
-    dag_run = dag.test()
-    task = dag_run.get_task_instance("create_customers")
-    return Run(
-        state=str(dag_run.state),
-        summary=task.xcom_pull(task_ids=task.task_id, key="summary"),
-        rejected=task.xcom_pull(task_ids=task.task_id, key="rejected"),
-        posts=count(origin)["received"] - before["received"],
-        created=count(origin)["created"] - before["created"],
-        seconds=time.monotonic() - started,
+def wait_for_airflow(airflow: AirflowApi, processes: Processes) -> None:
+    """Wait until Airflow can run the DAG."""
+    began = time.monotonic()
+    wait_until(
+        lambda: airflow.is_ready(DAG), processes, lambda: f"Airflow is starting: {time.monotonic() - began:.0f} s"
     )
 
 
-def count(origin: str) -> dict[str, int]:
-    """Return how many POSTs the sandbox has received, and how many customers they created."""
-    with urllib.request.urlopen(f"{origin}/_sandbox/stats") as response:
-        return dict(json.load(response)["posts"])
-
-
-@contextlib.contextmanager
-def airflow_output_in_log() -> Iterator[None]:
-    """Redirect all output, that of child processes too, to the log. `say` still prints to the terminal."""
-    sys.stdout.flush()
-    kept = os.dup(1), os.dup(2)
-    with LOG.open("w") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        for descriptor, copy in enumerate(kept, start=1):
-            os.dup2(copy, descriptor)
+def known_to_ledger() -> int:
+    """How many customers the ledger knows."""
+    with contextlib.closing(sqlite3.connect(services.CRM)) as database:
+        return int(database.execute("SELECT count(customer_id) FROM payarc_customers").fetchone()[0])
 
 
 def say(*lines: str) -> None:
-    """Print lines to the terminal."""
-    print(*lines, sep="\n", file=TERMINAL, flush=True)
+    """Print lines, in color if this is a terminal."""
+    colored = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    for line in lines:
+        code = ANSI.get(story.color(line)) if colored else None
+        print(f"\033[{code}m{line}\033[0m" if code else line, flush=True)
 
 
-def introduction(people: int, origin: str) -> list[str]:
-    """What is printed before the runs."""
-    return [
-        "The people in a CRM become PayArc customers, each exactly once.",
-        "",
-        f"  CRM      .demo/crm.db, a database with {people} made-up people",
-        f"  PayArc   a sandbox at {origin}/v1; nothing leaves this machine",
-        "  Airflow  a real one, with its home in .demo and its output in .demo/airflow.log",
-        "  DAG      example_dags/payarc_from_table.py",
-        "",
-        "Setting up Airflow and running the DAG twice takes about a minute.",
-        "",
-    ]
-
-
-def run_report(title: str, done: Run) -> list[str]:
-    """What is printed after a run."""
-    return [
-        f"{title}: {done.state} after {done.seconds:.0f} s",
-        "  {records} records: {created} created, {known} known, {rejected} rejected".format_map(done.summary),
-        f"  counted by the sandbox: {done.posts} POSTs, {done.created} new customers",
-        "",
-    ]
-
-
-def closing(first: Run, second: Run) -> list[str]:
-    """What is printed at the end."""
-    rejected = [(one["key"], name, texts) for one in first.rejected for name, texts in one["errors"].items()]
-    return [
-        f"Two runs, {first.created + second.created} customers. The second run sent {second.posts} POSTs.",
-        "",
-        f"PayArc rejected {len(first.rejected)} records. They did not hold up the others, and the DAG allows up to 3:",
-        *(f"  person {key:>3}: {name}: {' '.join(texts)}" for key, name, texts in rejected),
-        "",
-        "The ledger remembers who has a customer. It is a table next to the people. To look at it:",
-        "  . .demo/env.sh",
-        "  python -m payarc_provider.ledger --ledger-conn-id crm status",
-        "",
-        "To see the DAG, its runs and its XComs in Airflow's UI:",
-        "  .demo/ui.sh",
-        "Then open http://localhost:8080 after about 20 seconds. To use another port: PORT=8081 .demo/ui.sh",
-    ]
+def show(line: str) -> None:
+    """Show a line until the next one, in a terminal only."""
+    if sys.stdout.isatty():
+        print(f"\r\033[K{line}", end="", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except DemoError as error:
+        sys.exit(f"\n{error}.")
+    except KeyboardInterrupt:
+        sys.exit("\nStopped.")

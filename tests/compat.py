@@ -43,6 +43,7 @@ SUITE = (
     "tests/acceptance/test_provider_metadata.py",
     "tests/acceptance/test_examples.py",
     "tests/acceptance/test_readme.py",
+    "tests/acceptance/test_testing_docs.py",
 )
 """What says whether a version is supported; with ``--all`` every test that uses a real Airflow or SQLAlchemy."""
 ALL = ("tests/acceptance", "tests/integration/test_ledger.py", "tests/integration/test_sources.py")

@@ -65,7 +65,9 @@ ENGINE = (
 LONGEST_FIRST = (
     "crash",
     "test_conformance.py",
+    "test_demo.py",
     "test_tutorial.py",
+    "test_testing_docs.py",
     "test_browser.py",
     "test_examples.py",
     "test_readme.py",

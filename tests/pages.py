@@ -52,3 +52,14 @@ def save_files(page: str, folder: Path) -> None:
             path = folder / block.file
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(block.text)
+
+
+def script(page: str) -> str:
+    """Return the commands of a page and the files to save, in their order, as a script for bash."""
+    return "".join(_step(block) for block in to_run(page, "bash", "python"))
+
+
+def _step(block: Block) -> str:
+    if block.file is None:
+        return block.text
+    return f"mkdir -p $(dirname {block.file})\ncat > {block.file} <<'END OF FILE'\n{block.text}END OF FILE\n"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from typing import TypeVar
 
 from payarc_provider.api.client import PayarcClient
-from payarc_provider.exceptions import PayarcConfigError, PayarcError, PayarcRunStopped
+from payarc_provider.exceptions import PayarcConfigError, PayarcError, PayarcRunStopped, PayarcUnknownOutcome
 from payarc_provider.sync.database_source import DatabaseSource
 from payarc_provider.sync.deferral import CarryOver, CarryOverStore, Deferral
 from payarc_provider.sync.engine import Engine
@@ -193,6 +193,9 @@ class _Runner:
                     run_to_end(_run_and_report(engine, self.reporter, meter.progress, self.termination))
                 except Deferral as caught:  # must not mark the span as failed
                     deferral = caught
+                except (PayarcRunStopped, PayarcUnknownOutcome) as error:
+                    error.about(None if self.termination.was_called else self.client.conn_id)
+                    raise
                 finally:
                     final = meter.progress()
                     if carry_over is not None:
@@ -252,6 +255,8 @@ class _Meter:
             repeated=batches.repeated,
             seconds=self._state.runtime.now() - self._started,
             requests=Counter(self._client.requests_sent) - self._sent_before,
+            problems=Counter(self._state.problems),
+            waiting=self._state.waits.text,
             rate_limit_wait=self._client.limiter.waited - self._waited_before,
             columns=reader.columns_found,
             lookalikes=reader.lookalike_columns,

@@ -144,11 +144,16 @@ class Airflow:
         :param dag_id: None for a new one; the same as before changes the DAG
         """
         dag_id = dag_id or f"test_{next(_numbers)}"
-        path = Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"]) / f"{dag_id}.py"
-        self._files.append(path)
         given = "".join(f", {name}={value!r}" for name, value in options.items())
-        path.write_text(PRELUDE.format(dag_id=dag_id, options=given) + textwrap.indent(textwrap.dedent(body), "    "))
-        return dags_of(path)[dag_id]
+        code = PRELUDE.format(dag_id=dag_id, options=given) + textwrap.indent(textwrap.dedent(body), "    ")
+        return self.save(f"{dag_id}.py", code)[dag_id]
+
+    def save(self, name: str, code: str) -> dict[str, Any]:
+        """Save a file in the DAGs folder and return its DAGs."""
+        path = Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"]) / name
+        self._files.append(path)
+        path.write_text(code)
+        return dags_of(path)
 
     def test(self, dag: Any, when: datetime.datetime | None = None) -> DagRun:
         """Run a DAG once; a second call with the same logical date repeats the DAG run."""

@@ -28,16 +28,15 @@ PACKAGE = pages.CHECKOUT / "payarc_provider"
 OUR_METHODS = {
     name: member for name, member in vars(PayarcHook).items() if not name.startswith("_") and inspect.isfunction(member)
 }
-# The languages whose blocks are run, for each page. test_ledger_docs.py and test_ledger_command.py run docs/ledger.md,
-# test_write_back.py runs docs/operator.md.
+# The languages whose blocks are run, for each page. test_ledger_docs.py and test_ledger_command.py run docs/ledger.md.
 RUN = {
     "README.md": {"python", "bash"},
-    "docs/testing.md": {"python"},
+    "docs/testing.md": {"python", "bash"},
     "docs/hook.md": {"python"},
+    "docs/operator.md": {"sql", "python"},  # test_alerts.py, test_write_back.py
     "docs/observability.md": {"python"},
     "docs/rate_limit.md": {"python"},
     "docs/tutorial.md": {"python", "bash"},
-    "docs/operator.md": {"sql", "python"},
     "docs/ledger.md": {"sql", "postgresql", "bash"},
 }
 DATA = {"ini"}  # not code

@@ -20,7 +20,7 @@ def test_it_works_as_it_says(tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")} | {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     }
-    script = "trap 'kill %1' EXIT\n" + "".join(_step(block) for block in pages.to_run(PAGE, "bash", "python"))
+    script = "trap 'kill %1' EXIT\n" + pages.script(PAGE)
     with (tmp_path / "output.txt").open("w+") as file:
         command = ["bash", "-ec", script.replace("8765", port)]
         done = subprocess.run(command, cwd=tmp_path, env=environment, stdout=file, stderr=file, check=False)
@@ -33,9 +33,3 @@ def test_it_works_as_it_says(tmp_path):
     assert "1 created, 2 known, 0 rejected" in output
     assert "'received': 3" in output.splitlines()[-1]
     assert "'created': 3" in output.splitlines()[-1]
-
-
-def _step(block: pages.Block) -> str:
-    if block.file is None:
-        return block.text
-    return f"mkdir -p $(dirname {block.file})\ncat > {block.file} <<'END OF FILE'\n{block.text}END OF FILE\n"

@@ -97,6 +97,7 @@ class Row:
     version: str | None = None
     wanted_version: str | None = None
     updated_at: datetime.datetime | None = None
+    task_id: str | None = None
 
     @property
     def errors(self) -> Errors:
@@ -121,14 +122,14 @@ class KnownRow(NamedTuple):
     """The part of a row with a customer that a run needs.
 
     :param same_source: whether the row comes from the claimant's source
-    :param this_run: whether the claimant's DAG run wrote the row, in this try or an earlier one
+    :param this_task: whether the claimant's task wrote the row in its DAG run, in this try or an earlier one
     :param was_updated: whether the customer has been updated since it was created
     """
 
     customer_id: str
     digest: str
     same_source: bool
-    this_run: bool
+    this_task: bool
     matched_by: str | None
     version: str | None = None
     was_updated: bool = False

@@ -81,7 +81,7 @@ class Schema:
             if missing := [column.name for column in table.columns if column.name not in columns]:
                 names = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
                 raise PayarcConfigError(
-                    f"ledger_table: the table {table.fullname} exists but lacks the columns {names}. Give another "
+                    f"ledger_table: the table {table.fullname} exists but lacks {names}. Give another "
                     "name, or create the table with the statements that the `ddl` command prints"
                 )
         return found
