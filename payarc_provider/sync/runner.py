@@ -19,6 +19,7 @@ from payarc_provider.sync.engine import Engine
 from payarc_provider.sync.id_column import IdColumn
 from payarc_provider.sync.key_order import check_key_order
 from payarc_provider.sync.ledger import Claimant, Ledger
+from payarc_provider.sync.ledger.runs import Ending, RunLog, TaskRunFact
 from payarc_provider.sync.patience import wait_for_ledger
 from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.results import SILENT, Progress, Reporter, Results
@@ -129,14 +130,20 @@ def _run_slice(runner: _Runner, ledger: Ledger, settings: Settings, *, resumed: 
     def patiently(call: Callable[[], T]) -> T:
         return wait_for_ledger(call, settings.ledger_patience, lambda: runner.termination.was_called)
 
+    log, this_run = RunLog(ledger, runner.account), runner.fact(settings)
     carry_over = patiently(store.load) if resumed else None
     if carry_over is None:
-        started = patiently(ledger.now).isoformat()
+        started = patiently(lambda: log.begin(this_run)).began.isoformat()
         carry_over = CarryOver(runner.task.try_number, started_at=started, started_seconds=time.time())
     else:
         runner.client.limiter.restore(carry_over.limiter, max(0.0, time.time() - carry_over.saved_at))
     if settings.retry_rejected:  # not those rejected by an earlier slice, or each slice would send them again
         settings = dataclasses.replace(settings, retry_rejected=carry_over.started)
+
+    def end(ending: Ending) -> None:
+        log.end(dataclasses.replace(this_run, began=carry_over.started, ending=ending, counts=carry_over.records))
+        store.delete()
+
     try:
         results = runner.run_engine(settings, carry_over)
     except Deferral:
@@ -145,9 +152,9 @@ def _run_slice(runner: _Runner, ledger: Ledger, settings: Settings, *, resumed: 
     except BaseException:
         until = time.monotonic() + (LAST_SECONDS if runner.termination.was_called else DELETE_SECONDS)
         with contextlib.suppress(PayarcError):  # a carry-over that stays behind does no harm
-            wait_for_ledger(store.delete, 0.0, lambda: time.monotonic() > until)
+            wait_for_ledger(lambda: end("stopped"), 0.0, lambda: time.monotonic() > until)
         raise
-    patiently(store.delete)
+    patiently(lambda: end("finished"))
     return results
 
 
@@ -200,6 +207,7 @@ class _Runner:
                     final = meter.progress()
                     if carry_over is not None:
                         carry_over.add_counts(_request_counts(final))
+                        carry_over.records = _record_counts(final)
                     self.reporter.ended(final, deferred=deferral is not None)
         if deferral is not None:
             if carry_over is not None:
@@ -221,6 +229,11 @@ class _Runner:
     def _keys_in_source(self, reader: RecordReader, keys: Collection[str]) -> set[str]:
         found = (reader.key_of(row) for page in self.source.pages() for row in page)
         return {key for key in found if key is not None and key in keys}
+
+    def fact(self, settings: Settings) -> TaskRunFact:
+        """What the ledger is to remember about this run, before it begins."""
+        task, source = self.task, settings.source or self.source.name
+        return TaskRunFact(task.dag_id or "", task.run_id or "", task.task_id or "", task.map_index, source)
 
     def _claimant(self, settings: Settings) -> Claimant:
         return Claimant(
@@ -281,6 +294,11 @@ def _request_counts(progress: Progress) -> dict[str, int]:
         "patches": progress.requests["PATCH"],
         "written_back": progress.counts["written_back"],
     }
+
+
+def _record_counts(progress: Progress) -> dict[str, int]:
+    names = ("created", "adopted", "updated", "known", "rejected")
+    return {"records": progress.records_read - progress.repeated} | {name: progress.counts[name] for name in names}
 
 
 async def _run_and_report(

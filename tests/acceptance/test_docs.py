@@ -37,7 +37,7 @@ RUN = {
     "docs/observability.md": {"python"},
     "docs/rate_limit.md": {"python"},
     "docs/tutorial.md": {"python", "bash"},
-    "docs/ledger.md": {"sql", "postgresql", "bash"},
+    "docs/ledger.md": {"sql", "postgresql", "bash", "text"},
 }
 DATA = {"ini"}  # not code
 
