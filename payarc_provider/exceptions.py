@@ -26,7 +26,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from payarc_provider.operators.failures import PayarcRecordsRejected as PayarcRecordsRejected  # noqa: PLC0414
@@ -46,6 +46,8 @@ __all__ = [
     "PayarcUnexpectedAnswer",
     "PayarcUnknownOutcome",
 ]
+
+_CONNECTION = "Connection "
 
 
 @functools.cache
@@ -68,6 +70,12 @@ class PayarcError(Exception):
     def message(self) -> str:
         """The text of the exception."""
         return str(self)
+
+    def about(self, conn_id: str | None) -> Self:
+        """Let the text begin with the Airflow connection that the exception is about, unless it does already."""
+        if conn_id and not str(self).startswith(_CONNECTION):
+            self.args = (f"{_CONNECTION}{conn_id}: {self}", *self.args[1:])
+        return self
 
 
 class PayarcConfigError(PayarcError, ValueError):
@@ -138,12 +146,21 @@ class PayarcUnknownOutcome(PayarcError):
 
     :param status: the HTTP status, if one arrived (408, 5xx, or a 2xx without an id)
     :param may_have_acted: False for a read, which changes nothing
+    :param timed_out: whether no complete response arrived in time
     """
 
-    def __init__(self, message: str | None = None, *, status: int | None = None, may_have_acted: bool = True) -> None:
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        status: int | None = None,
+        may_have_acted: bool = True,
+        timed_out: bool = False,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.may_have_acted = may_have_acted
+        self.timed_out = timed_out
 
 
 class PayarcUnexpectedAnswer(PayarcError):

@@ -20,7 +20,13 @@ from payarc_provider.api.http import Request, Response, Transport, check_base_ur
 from payarc_provider.api.rate_limit import RateLimiter
 from payarc_provider.api.token import clean_token
 from payarc_provider.api.tracing import NO_TRACER, Attributes, Tracer
-from payarc_provider.exceptions import PayarcConfigError, PayarcConnectionFailed, PayarcUnknownOutcome
+from payarc_provider.exceptions import (
+    PayarcConfigError,
+    PayarcConnectionFailed,
+    PayarcError,
+    PayarcRefused,
+    PayarcUnknownOutcome,
+)
 
 __all__ = ["MAX_PAGE_SIZE", "CustomerPage", "PayarcClient"]
 
@@ -62,6 +68,7 @@ class PayarcClient:
     :param verify: True, False, or the path of a CA bundle
     :param limiter: learns from every response; a new one by default
     :param tracer: receives a span for every request sent
+    :param conn_id: the Airflow connection that errors name; None if there is none
     """
 
     def __init__(
@@ -73,11 +80,13 @@ class PayarcClient:
         verify: bool | str = True,
         limiter: RateLimiter | None = None,
         tracer: Tracer = NO_TRACER,
+        conn_id: str | None = None,
     ) -> None:
         if not (timeout > 0 and math.isfinite(timeout)):
             raise PayarcConfigError("timeout must be a number of seconds above 0: fix it in the connection's extra")
         self.base_url = check_base_url(base_url)
         self.limiter = limiter or RateLimiter()
+        self.conn_id = conn_id
         self._token = token
         self._tracer = tracer
         self._host = urlsplit(self.base_url).hostname or ""
@@ -194,16 +203,20 @@ class PayarcClient:
             "server.address": self._host,
             **(attributes or {}),
         }
-        token = clean_token(self._token(False))
-        response = self._send(request, token, before_send, span_attributes)
-        if response.status == 401 and (request.method == "GET" or is_from_payarc(response)):
-            newer = clean_token(self._token(True))
-            if newer != token:
-                resent = span_attributes | {"http.request.resend_count": 1}
-                response = self._send(request, newer, before_send, resent)
-        error = error_for(request, response)
-        if error is not None:
-            raise error
+        try:
+            token = clean_token(self._token(False))
+            response = self._send(request, token, before_send, span_attributes)
+            if response.status == 401 and (request.method == "GET" or is_from_payarc(response)):
+                newer = clean_token(self._token(True))
+                if newer != token:
+                    resent = span_attributes | {"http.request.resend_count": 1}
+                    response = self._send(request, newer, before_send, resent)
+            failure = error_for(request, response)
+            if failure is not None:
+                raise failure
+        except PayarcError as error:
+            error.about(None if isinstance(error, PayarcRefused) else self.conn_id)
+            raise
         return response
 
     def _send(

@@ -107,16 +107,20 @@ def transport_failure(method: str, exc: BaseException) -> PayarcError:
             f"could not connect to {_host(exc)} ({kind}), so nothing was sent: check the connection's host, the "
             "network and any proxy, then try again"
         )
-    return unknown_outcome(method, f"no complete response from {_host(exc)} ({kind})")
+    timed_out = any(isinstance(cause, _TIMEOUTS) for cause in causes)
+    return unknown_outcome(method, f"no complete response from {_host(exc)} ({kind})", timed_out=timed_out)
 
 
-def unknown_outcome(method: str, problem: str, *, status: int | None = None) -> PayarcUnknownOutcome:
+def unknown_outcome(
+    method: str, problem: str, *, status: int | None = None, timed_out: bool = False
+) -> PayarcUnknownOutcome:
     """The error for a request whose effect is unknown. A GET changes nothing and can be repeated safely."""
-    if method == "GET":
-        return PayarcUnknownOutcome(f"{problem}; nothing was changed: try again", status=status, may_have_acted=False)
+    may_have_acted = method != "GET"
+    remedy = "nothing was changed: try again"
+    if may_have_acted:
+        remedy = f"PayArc may have acted on the {method}: look the customer up before you send anything again"
     return PayarcUnknownOutcome(
-        f"{problem}; PayArc may have acted on the {method}: look the customer up before you send anything again",
-        status=status,
+        f"{problem}; {remedy}", status=status, may_have_acted=may_have_acted, timed_out=timed_out
     )
 
 
@@ -166,6 +170,8 @@ _NOT_SENT = (
     requests.exceptions.InvalidURL,
     requests.exceptions.InvalidSchema,
 )
+
+_TIMEOUTS = (TimeoutError, requests.Timeout, urllib3_errors.TimeoutError)
 
 
 def _auth_error(status: int) -> PayarcAuthError:

@@ -36,41 +36,36 @@ Kind = Literal["text", "email", "zip", "phone"]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """The rule for one field: the ``kind`` of characters, and how many are allowed after normalization."""
+    """The rule for one field: the ``kind`` of characters, and how many are allowed after normalization.
+
+    :param characters: which characters PayArc's guide allows
+    """
 
     kind: Kind
     min_length: int
     max_length: int
+    characters: str
 
     @property
-    def text(self) -> str:
-        """The rule in words."""
-        characters = {
-            "text": "characters",
-            "email": "characters without white space",
-            "zip": "digits and hyphens",
-            "phone": "digits; + - . ( ) / and spaces between them are removed",
-        }[self.kind]
-        return (
-            f"at most {self.max_length} {characters}"
-            if self.min_length == 1
-            else f"{self.min_length} to {self.max_length} {characters}"
-        )
+    def guide(self) -> str:
+        """The rule as PayArc's guide has it, in words. PayArc alone checks the parts that `clean` does not."""
+        length = f"up to {self.max_length}" if self.min_length == 1 else f"{self.min_length} to {self.max_length}"
+        return f"{length} characters: {self.characters}"
 
 
 FIELDS: dict[str, Rule] = {
-    "name": Rule("text", 3, 50),
-    "email": Rule("email", 1, 40),
-    "description": Rule("text", 5, 50),
-    "send_email_address": Rule("email", 5, 40),
-    "cc_email_address": Rule("email", 5, 40),
-    "country": Rule("text", 2, 50),
-    "address_1": Rule("text", 5, 50),
-    "address_2": Rule("text", 5, 50),
-    "city": Rule("text", 2, 50),
-    "state": Rule("text", 2, 50),
-    "zip": Rule("zip", 1, 10),
-    "phone": Rule("phone", 2, 11),
+    "name": Rule("text", 3, 50, "letters and white space"),
+    "email": Rule("email", 1, 40, "letters, digits and special characters"),
+    "description": Rule("text", 5, 50, "letters, digits and special characters"),
+    "send_email_address": Rule("email", 5, 40, "an email address"),
+    "cc_email_address": Rule("email", 5, 40, "an email address"),
+    "country": Rule("text", 2, 50, "letters"),
+    "address_1": Rule("text", 5, 50, "letters and digits"),
+    "address_2": Rule("text", 5, 50, "letters and digits"),
+    "city": Rule("text", 2, 50, "letters and white space"),
+    "state": Rule("text", 2, 50, "letters and white space"),
+    "zip": Rule("zip", 1, 10, "digits and hyphens"),
+    "phone": Rule("phone", 2, 11, "digits"),
 }
 
 _DIGITS = frozenset("0123456789")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseHook, mask_secret
 
-from payarc_provider.exceptions import PayarcAuthError, PayarcError, PayarcRefused
+from payarc_provider.exceptions import PayarcAuthError, PayarcConfigError, PayarcError, PayarcRefused
 from payarc_provider.hooks.lineage import report_read, report_written
 
 if TYPE_CHECKING:
@@ -80,7 +80,10 @@ class PayarcHook(BaseHook):
         """
         from payarc_provider.hooks.connection import read_connection
 
-        return read_connection(self.get_connection(self.payarc_conn_id))
+        try:
+            return read_connection(self.get_connection(self.payarc_conn_id))
+        except PayarcConfigError as error:
+            raise error.about(self.payarc_conn_id) from None
 
     @cached_property
     def claims(self) -> TokenClaims:
@@ -131,6 +134,7 @@ class PayarcHook(BaseHook):
             timeout=settings.timeout,
             verify=settings.verify,
             tracer=get_tracer(),
+            conn_id=self.payarc_conn_id,
         )
 
     def create_customer(self, fields: Mapping[str, Any], idempotency_key: str | None = None) -> dict[str, Any]:
@@ -240,7 +244,10 @@ class PayarcHook(BaseHook):
 
         if self._token is not None and not refresh:
             return self._token
-        token = read_token(self.get_connection(self.payarc_conn_id))
+        try:
+            token = read_token(self.get_connection(self.payarc_conn_id))
+        except PayarcConfigError as error:
+            raise error.about(self.payarc_conn_id) from None
         if token != self._token:
             mask_secret(token)
             self._check_same_user(token)
@@ -257,7 +264,7 @@ class PayarcHook(BaseHook):
             raise PayarcAuthError(
                 "the connection's token was replaced during the run by a token of another user: run again, and the new "
                 "run checks that it is the same merchant"
-            )
+            ).about(self.payarc_conn_id)
 
     def _check_expiry(self) -> None:
         from payarc_provider.api.token import expiry_problem
@@ -266,5 +273,5 @@ class PayarcHook(BaseHook):
         if problem is None:
             return
         if problem.expired:
-            raise PayarcAuthError(problem.text)
+            raise PayarcAuthError(problem.text).about(self.payarc_conn_id)
         self.log.warning("Connection %s: %s", self.payarc_conn_id, problem.text)

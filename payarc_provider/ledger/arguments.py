@@ -54,7 +54,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_listing(
         command("pending", "list the pending rows, the runs that claimed them, and when another run may take them over")
     )
-    _add_listing(command("rejected", "list the rejected records: since when, and why"))
+    rejected = command(
+        "rejected", "count the rejected records by reason, or list them all"
+    ).add_mutually_exclusive_group()
+    rejected.add_argument("--csv", action="store_true", help="print CSV with a line for each reason of each record")
+    rejected.add_argument("--json", action="store_true", help="print JSON with all records")
     show = command("show", "print the row of a key: its customer, and when that was last changed")
     show.add_argument("key", metavar="KEY")
     command(

@@ -14,7 +14,8 @@ from payarc_provider.hooks.sql import sql_engine
 from payarc_provider.ledger import output
 from payarc_provider.ledger.merchant import Merchant
 from payarc_provider.ledger.rebuild import rebuild
-from payarc_provider.sync.keys import display_key
+from payarc_provider.ledger.rejected_csv import as_csv
+from payarc_provider.sync.keys import display_key, natural_order
 from payarc_provider.sync.ledger import Ledger
 from payarc_provider.sync.ledger.overview import Overview
 from payarc_provider.sync.ledger.repair import LedgerUnchanged, Renamed, Repair, rename_source
@@ -59,11 +60,12 @@ def _pending(ledger: Ledger, given: argparse.Namespace) -> str:
 
 def _rejected(ledger: Ledger, given: argparse.Namespace) -> str:
     _open(ledger, given)
-    overview = Overview(ledger, given.account)
-    total, rows = overview.count_rejected(), overview.rejected(given.limit, offset=given.offset)
+    rows = sorted(Overview(ledger, given.account).rejected(), key=lambda row: (row.account, natural_order(row.key)))
+    if given.csv:
+        return "".join(as_csv(rows)).rstrip("\n")
     if given.json:
-        return output.as_json({"total": total, "rejected": rows})
-    return output.page(output.rejected(rows), total, given.limit, given.offset) if total else "nothing is rejected"
+        return output.as_json({"total": len(rows), "rejected": rows})
+    return output.rejected(rows) if rows else "nothing is rejected"
 
 
 def _show(ledger: Ledger, given: argparse.Namespace) -> str:

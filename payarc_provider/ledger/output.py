@@ -15,6 +15,7 @@ from payarc_provider.sync.ledger.overview import AccountCounts, PendingRow, Reje
 from payarc_provider.sync.ledger.rebuild import Rebuilt, Verdict
 from payarc_provider.sync.ledger.repair import Renamed
 from payarc_provider.sync.ledger.rows import iso
+from payarc_provider.sync.rejections import Rejections
 
 WIDTH = 100
 HOLDS = {
@@ -103,16 +104,19 @@ def row(found: Row) -> str:
 
 
 def rejected(rows: Iterable[RejectedRow]) -> str:
-    """A line per row, followed by the reasons by field."""
-    lines = [f"{'SINCE':<20}  KEY"]
+    """A line per reason, the most frequent first; below its account, if there are several."""
+    by_account: dict[str, Rejections] = {}
     for row in rows:
-        change = f"  (a change of customer {row.customer_id})" if row.customer_id else ""
-        again = "  (will be tried again)" if row.retried else ""
-        lines.append(f"{iso(row.since):<20}  {display_key(row.key)}{change}{again}")
-        lines += _indented(f"{row.source}; account {row.account}")
-        for name, texts in row.errors.items():
-            lines += _indented(f"{name}: {' '.join(texts)}")
-    return "\n".join(lines)
+        by_account.setdefault(row.account, Rejections()).add(row.errors, row.key)
+    parts = []
+    for account, found in by_account.items():
+        lines = [str(group) for group in found.groups()]
+        if found.others:
+            lines.append(f"{found.others} with other reasons: --csv lists them")
+        indent = "" if len(by_account) == 1 else "  "
+        wrapped = [line for text in lines for line in _wrapped(text, indent)]
+        parts.append("\n".join([f"account {account}"] * bool(indent) + wrapped))
+    return "\n\n".join(parts)
 
 
 def page(text: str, total: int, limit: int, offset: int) -> str:
@@ -159,7 +163,11 @@ def age(now: datetime.datetime, then: datetime.datetime) -> str:
 
 
 def _indented(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, initial_indent="    ", subsequent_indent="      ", break_on_hyphens=False)
+    return _wrapped(text, "    ")
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=f"{indent}  ", break_on_hyphens=False)
 
 
 def _plain(value: Any) -> Any:

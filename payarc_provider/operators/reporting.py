@@ -8,14 +8,15 @@ from __future__ import annotations
 import contextlib
 import datetime
 import logging
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from payarc_provider.assets import is_payarc_asset
 from payarc_provider.hooks.lineage import report_read, report_written, table_uri
 from payarc_provider.hooks.tracing import get_tracer
 from payarc_provider.sync.results import Progress
+from payarc_provider.sync.wording import counted, tally
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context
@@ -34,21 +35,14 @@ RUN_DURATION = "payarc.run.duration"
 RUN_SPAN = "payarc.run"
 ASSET_EXTRAS = ("records", "created", "adopted", "updated", "known", "changed", "rejected")
 
+RATE_LIMIT = "rate limit"  # in the name of a wait during which the run gets on all the same
+
+_RESULTS = ("created", "adopted", "updated", "known", "rejected", "would_create", "would_update", "pending")
 _ALWAYS_SHOWN = ("created", "known", "rejected")
+_BY_REQUEST = ("created", "adopted", "updated")
+_INCLUDED = ("changed", "stale", "altered", "conflicts")
 _IN_WORDS = {"conflicts": "in conflict", "would_create": "would create", "would_update": "would update"}
-_SHOWN = (
-    "created",
-    "adopted",
-    "updated",
-    "known",
-    "stale",
-    "altered",
-    "conflicts",
-    "rejected",
-    "would_create",
-    "would_update",
-    "pending",
-)
+_HISTORY = 7  # progress lines, ten seconds apart: a minute, as long as PayArc's windows
 
 
 class TaskReporter:
@@ -72,6 +66,7 @@ class TaskReporter:
         self._run_span: Span | None = None
         self._sent: Counter[tuple[str, str]] = Counter()
         self._sent_wait = 0.0
+        self._history: deque[Progress] = deque(maxlen=_HISTORY)
 
     @contextlib.contextmanager
     def span(self, name: str, attributes: Attributes) -> Iterator[Span]:
@@ -84,7 +79,8 @@ class TaskReporter:
     def progress(self, progress: Progress) -> None:
         """Log a line and send what the metrics have gained."""
         self.latest = progress
-        self._logger.info("%s", progress_line(progress))
+        self._logger.info("%s", progress_line(progress, tuple(self._history)))
+        self._history.append(progress)
         self._send_metrics(progress, finished=False)
 
     def ended(self, progress: Progress, *, deferred: bool) -> None:
@@ -96,6 +92,8 @@ class TaskReporter:
         if not deferred:
             self._warn_about_columns(progress)
             self._warn_about_source(progress.counts["other_source"])
+        if progress.problems:
+            self._logger.warning("%s", problems_line(progress))
         self._logger.info("%s", closing_line(progress))
         self._send_metrics(progress, finished=not deferred)
         self._timing(RUN_DURATION, progress.seconds)
@@ -114,11 +112,9 @@ class TaskReporter:
                 field,
             )
         if progress.personal_keys:
-            looks = "key looks" if progress.personal_keys == 1 else "keys look"
             self._logger.warning(
-                "%d %s like an email address. The ledger stores keys as plain text: use a key without personal data",
-                progress.personal_keys,
-                looks,
+                "%s like an email address. The ledger stores keys as plain text: use a key without personal data",
+                counted(progress.personal_keys, "key looks", "keys look"),
             )
 
     def _warn_about_source(self, count: int) -> None:
@@ -126,7 +122,7 @@ class TaskReporter:
             self._logger.warning(
                 "%s from another source, so changes of their data will be rejected. If the source was renamed, set "
                 "`source` to its old name, or rename it in the ledger",
-                "1 known record is" if count == 1 else f"{count} known records are",
+                counted(count, "known record is", "known records are"),
             )
 
     # ---- metrics ------------------------------------------------------------------------------------------------
@@ -184,41 +180,91 @@ def _customers(progress: Progress, *, finished: bool) -> dict[str, int]:
 # ---- log lines ----------------------------------------------------------------------------------------------------
 
 
-def progress_line(progress: Progress) -> str:
-    """How far the run is, at which rate, and how long the rest will take if the total is known."""
-    done, seconds = _done(progress), max(progress.seconds, 0.001)
-    left = ""
-    if progress.total is not None and 0 < done < progress.total:
-        left = f", about {_duration((progress.total - done) * seconds / done)} left"
-    return f"{_records(progress)}: {_outcomes(progress)}; {done / seconds:.1f}/s{left}"
+def opening_line(what: str, *, conn_id: str, account: str, source: str, ledger: str) -> str:
+    """What the run is about to do, with which connection, for whom, from where and with which ledger.
+
+    :param account: ``<environment>/<merchant>``
+    """
+    environment, _, merchant = account.partition("/")
+    return f"{what}: connection {conn_id} ({environment}, merchant {merchant}), source {source}, ledger {ledger}"
+
+
+def progress_line(progress: Progress, earlier: Sequence[Progress] = ()) -> str:
+    """How far the run is, what it waits for, at which rate it works and how long the rest will take.
+
+    There is no rate and no estimate while nothing moves, nor an estimate if the total is unknown.
+
+    :param earlier: what was reported in the last minute, the oldest first
+    """
+    done, last = progress.records_done, earlier[-1] if earlier else Progress()
+    parts = [f"{_records(progress)}: {_outcomes(progress)}"]
+    if progress.waiting:
+        parts.append(f"waiting {progress.waiting}")
+    since = earlier[0] if earlier else Progress()
+    moved, seconds = done - since.records_done, progress.seconds - since.seconds
+    is_moving = RATE_LIMIT in progress.waiting or (done > last.records_done and not progress.waiting)
+    if is_moving and moved > 0 and seconds > 0:
+        parts.append(f"{moved / seconds:.1f}/s")
+        left = 0 if progress.total is None else progress.total - progress.repeated - done
+        if left > 0:
+            parts[-1] += f", about {_duration(left * seconds / moved)} left"
+    elif not progress.waiting and earlier and done == last.records_done:
+        still = next(one.seconds for one in earlier if one.records_done == done)
+        parts.append(f"no result for {progress.seconds - still:.0f} s")
+    return "; ".join(parts)
 
 
 def closing_line(progress: Progress) -> str:
-    """What the run has done, in how long and with how many requests."""
+    """What the run has done, in how long and with how many requests. The counts add up to the records."""
     methods = [method for method in ("POST", "PATCH") if method == "POST" or progress.requests[method]]
     sent = [_plural(progress.requests[method], method) for method in methods]
     requests = ", ".join([_plural(progress.requests.total(), "request"), *sent])
-    return f"{_records(progress)} in {progress.seconds:.1f} s: {_outcomes(progress)}; {requests}"
+    open_records = progress.records_read - progress.repeated - progress.records_done
+    outcomes = _outcomes(progress, still_open=max(0, open_records))
+    return f"{_records(progress)} in {progress.seconds:.1f} s: {outcomes}; {requests}"
 
 
-def _done(progress: Progress) -> int:
-    return progress.records_done + progress.repeated
+def problems_line(progress: Progress) -> str:
+    """What came instead of usable responses, and how often."""
+    return f"Requests without a usable response: {tally(progress.problems)}"
 
 
 def _records(progress: Progress) -> str:
+    done = progress.records_done
     if progress.total is None:
-        return _plural(_done(progress), "record")
-    return f"{_done(progress)} of {_plural(progress.total, 'record')}"
+        return counted(done, "record")
+    total = progress.total - progress.repeated
+    return counted(done, "record") if done == total else f"{done} of {counted(total, 'record')}"
 
 
-def _outcomes(progress: Progress) -> str:
-    counts = {name: progress.counts[name] for name in _SHOWN} | {"repeated": progress.repeated}
-    shown = {name: count for name, count in counts.items() if count or name in _ALWAYS_SHOWN}
-    return ", ".join(f"{count} {_IN_WORDS.get(name, name)}" for name, count in shown.items())
+def _outcomes(progress: Progress, *, still_open: int = 0) -> str:
+    """The counts by result, which add up; then those that are part of them, and the repeated records."""
+    counts = progress.counts
+    always = ("known", "rejected") if counts["would_create"] or counts["would_update"] else _ALWAYS_SHOWN
+    shown = [
+        f"{counts[name]} {_IN_WORDS.get(name, name)}{_earlier(progress, name)}"
+        for name in _RESULTS
+        if counts[name] or name in always
+    ]
+    shown += [f"{still_open} open"] if still_open else []
+    parts = [", ".join(shown)]
+    if included := [f"{counts[name]} {_IN_WORDS.get(name, name)}" for name in _INCLUDED if counts[name]]:
+        parts[0] += f" (including {', '.join(included)})"
+    if progress.repeated:
+        parts.append(f"{progress.repeated} repeated")
+    return "; ".join(parts)
+
+
+def _earlier(progress: Progress, name: str) -> str:
+    """How many of these customers an earlier try of the task, or the run before a deferral, has recorded."""
+    counts = progress.counts
+    mine = counts[f"recorded_{name}"] - (counts["recorded_for_others"] if name == "created" else 0)
+    earlier = counts[name] - mine if name in _BY_REQUEST else 0
+    return f" ({earlier} earlier in this DAG run)" if earlier > 0 else ""
 
 
 def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun == 'PATCH' else 's'}"
+    return counted(count, noun, "PATCHes" if noun == "PATCH" else None)
 
 
 def _duration(seconds: float) -> str:

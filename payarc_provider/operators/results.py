@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import conf
 
 from payarc_provider.exceptions import PayarcConfigError
 from payarc_provider.operators.failures import PayarcRecordsRejected
+from payarc_provider.sync.wording import counted
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from payarc_provider.operators.options import Options
     from payarc_provider.sync.results import Results
     from payarc_provider.sync.sources import Source
+
+SHOWN_IN_ERROR = 3
 
 
 def hand_over(operator: CreateCustomerOperator, context: Context, options: Options, results: Results) -> Any:
@@ -29,6 +33,7 @@ def hand_over(operator: CreateCustomerOperator, context: Context, options: Optio
     summary = results.summary
     ids = _grouped(results.customer_ids(), options.group_ids) if options.push_ids else None
     failed = _too_many_rejected(options, summary)
+    _log_rejected(operator, options, results, failed=failed)
     if operator.do_xcom_push:
         push = context["ti"].xcom_push
         push(key="summary", value=summary)
@@ -53,23 +58,31 @@ def _too_many_rejected(options: Options, summary: dict[str, Any]) -> bool:
     return bool(rejected > (allowed * summary["records"] if isinstance(allowed, float) else allowed))
 
 
+def _log_rejected(operator: CreateCustomerOperator, options: Options, results: Results, *, failed: bool) -> None:
+    """Log the rejected records by reason, the most frequent reasons first."""
+    level = logging.ERROR if failed else logging.WARNING
+    for reason in results.summary["reasons"]:
+        operator.log.log(level, "Rejected %s", reason)
+    if len(results.rejections.groups()) > len(results.summary["reasons"]):
+        operator.log.log(level, "Rejected more records for other reasons; %s", _where(operator, options))
+
+
+def _where(operator: CreateCustomerOperator, options: Options) -> str:
+    """Where all reasons are listed."""
+    if options.push_ids and operator.do_xcom_push:
+        return 'the XCom "rejected" lists all'
+    off = "do_xcom_push" if options.push_ids else "push_ids"
+    return f'the log has the reasons, and with {off}=True the XCom "rejected" lists all'
+
+
 def _fail(operator: CreateCustomerOperator, options: Options, results: Results) -> None:
-    summary, shown = results.summary, len(results.rejection_reasons)
+    summary = results.summary
     rejected = summary["rejected"]
-    for reason in results.rejection_reasons:
-        operator.log.error("Rejected %s", reason)
-    if rejected > shown:
-        operator.log.error("%d more rejected", rejected - shown)
     new = f", {summary['rejected_new']} of them new" if options.tolerate_known_rejected else ""
-    where = 'the XCom "rejected" lists the reasons'
-    if not (options.push_ids and operator.do_xcom_push):
-        off = "do_xcom_push" if options.push_ids else "push_ids"
-        where = "the log lists the reasons"
-        if rejected > shown:
-            where = f'the log lists the first {shown} reasons, and with {off}=True the XCom "rejected" lists all'
+    shown = "".join(f"\n{reason}" for reason in summary["reasons"][:SHOWN_IN_ERROR])
     raise PayarcRecordsRejected(
-        f"Rejected {rejected} of {summary['records']} records{new}, but max_rejected is {options.max_rejected:g}. "
-        f"Fix these records and run again; {where}",
+        f"Rejected {rejected} of {counted(summary['records'], 'record')}{new}, but max_rejected is "
+        f"{options.max_rejected:g}. Fix them and run again; {_where(operator, options)}:{shown}",
         rejected=rejected,
     )
 

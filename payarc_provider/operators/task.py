@@ -10,21 +10,23 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from payarc_provider.assets import customers_uri
+from payarc_provider.exceptions import PayarcConfigError, PayarcLedgerError, PayarcSourceError
 from payarc_provider.hooks.payarc import PayarcHook
 from payarc_provider.hooks.sql import sql_engine
 from payarc_provider.operators.records import resolve_records
-from payarc_provider.operators.reporting import TaskReporter, report_hook_lineage
+from payarc_provider.operators.reporting import TaskReporter, opening_line, report_hook_lineage
 from payarc_provider.operators.results import check_mapped_ids, hand_over
 from payarc_provider.sync.account import find_account, new_account
 from payarc_provider.sync.database_source import DatabaseSource
 from payarc_provider.sync.deferral import Deferral
 from payarc_provider.sync.keys import check_key
-from payarc_provider.sync.ledger import Ledger
+from payarc_provider.sync.ledger import Ledger, LedgerLost
 from payarc_provider.sync.patience import wait_for_ledger
 from payarc_provider.sync.records import check_fields
 from payarc_provider.sync.runner import run
 from payarc_provider.sync.settings import TaskIdentity
 from payarc_provider.sync.sources import PAGE, ListSource, Source
+from payarc_provider.sync.wording import clock_time
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -62,6 +64,10 @@ class TaskRun:
                 results = self._run(stack, resumed=resumed)
         except Deferral as deferral:
             seconds = deferral.seconds
+        except (PayarcLedgerError, LedgerLost) as error:
+            raise error.about(self._ledger_conn_id) from None
+        except PayarcSourceError as error:
+            raise error.about(self._operator.sql_conn_id) from None
         else:
             return hand_over(self._operator, self._context, self._options, results)
         return self._defer(seconds)
@@ -82,11 +88,14 @@ class TaskRun:
         account = new_account(hook.identity)
         if ledger is not None:
             known, remember = ledger, not settings.dry_run
-            account = self._patiently(
-                lambda: find_account(known, hook.identity, client.get_customer, remember=remember)
-            )
+            try:
+                account = self._patiently(
+                    lambda: find_account(known, hook.identity, client.get_customer, remember=remember)
+                )
+            except PayarcConfigError as error:
+                raise error.about(None if isinstance(error, LedgerLost) else hook.payarc_conn_id) from None
         check_mapped_ids(self._operator, self._context, self._options, source)
-        self.reporter = self._make_reporter(source, account)
+        self.reporter = self._make_reporter(source, account, resumed=resumed)
         return run(
             source,
             client,
@@ -108,7 +117,7 @@ class TaskRun:
             defer_after=chosen.defer_after if can_defer else None,
             batch_size=min(chosen.batch_size, PAGE),  # a stopped task has to release its claims within seconds
         )
-        settings.check_timing()
+        settings.check_timing(f"connection {self._operator.payarc_conn_id}")
         return settings
 
     def _identity(self) -> TaskIdentity:
@@ -124,10 +133,14 @@ class TaskRun:
     def _patiently(self, call: Callable[[], T]) -> T:
         return wait_for_ledger(call, self._options.settings.ledger_patience, lambda: self._stopped)
 
+    @property
+    def _ledger_conn_id(self) -> str:
+        return self._operator.ledger_conn_id or self._operator.sql_conn_id or ""
+
     def _open_ledger(self, stack: contextlib.ExitStack) -> Ledger | None:
         """The ledger; None for a dry run if it does not exist yet."""
         operator = self._operator
-        engine = sql_engine(operator.ledger_conn_id or operator.sql_conn_id or "", "ledger_conn_id", ledger=True)
+        engine = sql_engine(self._ledger_conn_id, "ledger_conn_id", ledger=True)
         stack.callback(engine.dispose)
         ledger = Ledger(engine, operator.ledger_table)
         create = not self._options.settings.dry_run
@@ -156,19 +169,21 @@ class TaskRun:
             page_size=max(PAGE, self._options.settings.batch_size),
         )
 
-    def _make_reporter(self, source: Source, account: str) -> TaskReporter:
-        operator, instance = self._operator, self._context["ti"]
-        dry_run = self._options.settings.dry_run
+    def _make_reporter(self, source: Source, account: str, *, resumed: bool) -> TaskReporter:
+        operator, instance, settings = self._operator, self._context["ti"], self._options.settings
+        dry_run = settings.dry_run
         uri = customers_uri(*account.split("/", 1))
         report_hook_lineage(operator, source, uri, dry_run=dry_run)
+        what = "Creating and updating customers" if settings.on_changed == "update" else "Creating customers"
         operator.log.info(
-            "%s for account %s from %s%s; ledger %s in %s",
-            "Dry run" if dry_run else "Creating customers",
-            account,
-            source.name,
-            f' (source "{self._options.settings.source}")' if self._options.settings.source else "",
-            operator.ledger_table,
-            operator.ledger_conn_id or operator.sql_conn_id,
+            "%s",
+            opening_line(
+                "Dry run, nothing is created or changed" if dry_run else f"Resuming: {what}" if resumed else what,
+                conn_id=operator.payarc_conn_id,
+                account=account,
+                source=f'"{settings.source}" ({source.name})' if settings.source else source.name,
+                ledger=f"{operator.ledger_table} in {self._ledger_conn_id}",
+            ),
         )
         return TaskReporter(
             cast("logging.Logger", operator.log),
@@ -180,5 +195,7 @@ class TaskRun:
     def _defer(self, seconds: float) -> None:
         from airflow.providers.common.compat.standard.triggers import TimeDeltaTrigger
 
-        self._operator.log.info("Deferring for %.0f s, until PayArc's rate limit allows requests again", seconds)
+        self._operator.log.info(
+            "Deferring until %s, when PayArc's rate limit allows requests again", clock_time(seconds)
+        )
         self._operator.defer(trigger=TimeDeltaTrigger(datetime.timedelta(seconds=seconds)), method_name="resume")

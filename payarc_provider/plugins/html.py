@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -13,9 +15,8 @@ from markupsafe import Markup
 
 from payarc_provider.ledger.output import HOLDS, age
 from payarc_provider.sync.keys import display_key
-from payarc_provider.sync.ledger import State
-from payarc_provider.sync.ledger.overview import RunCounts
 from payarc_provider.sync.ledger.rows import iso
+from payarc_provider.sync.ledger.runs import DagRunCounts
 
 _TEMPLATES = files("payarc_provider.plugins") / "templates"
 _STYLE = (_TEMPLATES / "page.css").read_text(encoding="utf-8")
@@ -29,14 +30,24 @@ def _csp_hash(text: str) -> str:
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": f"default-src 'none'; style-src {_csp_hash(_STYLE)}; script-src {_csp_hash(_SCRIPT)}; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'self'",
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
 }
+
+
+def duration(ended: datetime.datetime, began: datetime.datetime) -> str:
+    """The time between two moments, to the second; from an hour on, to the minute."""
+    seconds = max(0, round((ended - began).total_seconds()))
+    if seconds >= 3600:
+        return age(ended, began)
+    return f"{seconds // 60} min {seconds % 60} s" if seconds >= 60 else f"{seconds} s"
+
+
 _environment = Environment(
     loader=PackageLoader("payarc_provider.plugins"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
 )
-_environment.filters |= {"display_key": display_key, "iso": iso, "age": age}
+_environment.filters |= {"display_key": display_key, "iso": iso, "age": age, "duration": duration}
 _environment.globals |= {"style": Markup(_STYLE), "script": Markup(_SCRIPT), "holds": HOLDS}  # noqa: S704 - our own files
 
 
@@ -45,64 +56,83 @@ def render(template: str, **context: Any) -> str:
     return _environment.get_template(template).render(context)
 
 
-WIDTH, HEIGHT = 1000, 200
-LEFT, RIGHT, TOP, BOTTOM = 64, 0, 12, 26
-STACK = (State.CREATED, State.REJECTED, State.PENDING, State.UPDATING)
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """A chart's size: its own units are pixels at its full width."""
+
+    name: str
+    width: int
+    height: int
+    bars: int
 
 
-def chart(runs: Sequence[RunCounts], slots: int) -> Markup:
-    """A bar chart of DAG runs as SVG: one bar per run, stacked by the state of its records, the latest on the right.
+WIDE, NARROW = _Size("wide", 1000, 200, 20), _Size("narrow", 360, 180, 8)
+LEFT, TOP, BOTTOM = 64, 12, 26
+LABEL = 45  # the width that the date below a bar needs
+PARTS = ("created", "updated", "rejected")
+
+
+def charts(runs: Sequence[DagRunCounts]) -> Markup:
+    """A bar chart of DAG runs as SVG, once for wide windows and once for narrow ones; the style shows one of them.
+
+    One bar per run shows the records that it created, updated and rejected, the latest run on the right.
 
     :param runs: the latest first
-    :param slots: how many bars fit, so that a few runs do not become very wide bars
     """
-    top = _round_up(max((run.total for run in runs), default=0))
-    step = (WIDTH - LEFT - RIGHT) / slots
+    return Markup("").join(_chart(runs[: size.bars], size) for size in (WIDE, NARROW))
+
+
+def _chart(runs: Sequence[DagRunCounts], size: _Size) -> Markup:
+    top = _round_up(max((_height(run) for run in runs), default=0))
+    step = (size.width - LEFT) / size.bars
+    every = 1 if step >= LABEL else 2
     bars = Markup("").join(
-        _bar(run, LEFT + index * step, step, top, labelled=_labelled(index, len(runs)))
+        _bar(run, size, LEFT + index * step, step, top, labelled=(len(runs) - 1 - index) % every == 0)
         for index, run in enumerate(reversed(runs))
     )
-    lines = Markup("").join(_grid_line(value, top) for value in dict.fromkeys((0, top // 2, top)))
+    lines = Markup("").join(_grid_line(value, size, top) for value in dict.fromkeys((0, top // 2, top)))
     return Markup(
-        '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-labelledby="chart-title chart-text">'
-        '<title id="chart-title">Records per DAG run</title>'
-        '<desc id="chart-text">A bar for each of the last {} DAG runs, the latest on the right. '
-        "The table below has the same numbers.</desc>{}{}</svg>"
-    ).format(WIDTH, HEIGHT, len(runs), lines, bars)
+        '<svg class="chart {name}" viewBox="0 0 {width} {height}" role="img" '
+        'aria-labelledby="{name}-title {name}-text">'
+        '<title id="{name}-title">Records per DAG run</title>'
+        '<desc id="{name}-text">A bar for each of the last {count} DAG runs, the latest on the right. '
+        "The table below has the same numbers.</desc>{lines}{bars}</svg>"
+    ).format(name=size.name, width=size.width, height=size.height, count=len(runs), lines=lines, bars=bars)
 
 
-def _bar(run: RunCounts, x: float, step: float, top: int, *, labelled: bool) -> Markup:
+def _height(run: DagRunCounts) -> int:
+    return run.created + run.updated + run.rejected
+
+
+def _bar(run: DagRunCounts, size: _Size, x: float, step: float, top: int, *, labelled: bool) -> Markup:
     parts, below = [], 0
-    for state in STACK:
-        count: int = getattr(run, state)
+    for name in PARTS:
+        count: int = getattr(run, name)
         if count:
+            y, bottom = _y(below + count, size, top), _y(below, size, top)
             parts.append(
                 Markup('<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>').format(
-                    state, x + step * 0.15, _y(below + count, top), step * 0.7, _y(below, top) - _y(below + count, top)
+                    name, x + step * 0.15, y, step * 0.7, bottom - y
                 )
             )
         below += count
     label = Markup('<text x="{:.1f}" y="{}" text-anchor="middle">{:%m-%d}</text>').format(
-        x + step / 2, HEIGHT - BOTTOM + 16, run.last
+        x + step / 2, size.height - BOTTOM + 16, run.began
     )
-    title = f"{run.dag_id} {run.run_id}: {run.created} created, {run.rejected} rejected, {run.pending} pending"
-    title += f", {run.updating} updating" if run.updating else ""
+    counts = ", ".join(f"{getattr(run, name)} {name}" for name in PARTS)
+    title = f"{run.dag_id} {run.run_id}: {counts}"
     return Markup("<g><title>{}</title>{}{}</g>").format(title, Markup("").join(parts), label if labelled else "")
 
 
-def _grid_line(value: int, top: int) -> Markup:
-    y = _y(value, top)
+def _grid_line(value: int, size: _Size, top: int) -> Markup:
+    y = _y(value, size, top)
     return Markup(
         '<line x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/><text x="{}" y="{:.1f}" text-anchor="end">{:,}</text>'
-    ).format(LEFT, WIDTH - RIGHT, y, y, LEFT - 8, y + 4, value)
+    ).format(LEFT, size.width, y, y, LEFT - 8, y + 4, value)
 
 
-def _y(value: int, top: int) -> float:
-    return HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * value / top
-
-
-def _labelled(index: int, count: int) -> bool:
-    return count <= 10 or (count - 1 - index) % 2 == 0
+def _y(value: int, size: _Size, top: int) -> float:
+    return size.height - BOTTOM - (size.height - BOTTOM - TOP) * value / top
 
 
 def _round_up(value: int) -> int:

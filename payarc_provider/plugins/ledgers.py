@@ -14,12 +14,14 @@ from sqlalchemy import event
 from payarc_provider.exceptions import PayarcConfigError, PayarcError
 from payarc_provider.hooks.sql import sql_engine
 from payarc_provider.sync.ledger import Ledger, LedgerUnavailable
+from payarc_provider.sync.ledger.time_limits import STATEMENT_OPTION
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
 DEFAULT_TABLE = "payarc_customers"
 CONNECT_SECONDS = 5
+STATEMENT_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +57,33 @@ def configured() -> list[LedgerName]:
     return list(dict.fromkeys(names))
 
 
-@contextlib.contextmanager
-def open_ledger(conn_id: str, table: str) -> Iterator[Ledger]:
-    """Open a ledger for reading; creates nothing.
+def check_configured(conn_id: str, table: str) -> LedgerName:
+    """The ledger with this connection and table.
 
-    :raises LedgerNotShown: the ledger is not configured, does not exist or cannot be reached
+    :raises LedgerNotShown: it is not configured
     """
     name = LedgerName(conn_id, table)
     if name not in configured():
         raise LedgerNotShown("This ledger is not listed under [payarc] ledgers in Airflow's configuration.", 404)
+    return name
+
+
+@contextlib.contextmanager
+def open_ledger(conn_id: str, table: str) -> Iterator[Ledger]:
+    """Open a ledger for reading, with limits on the time that this takes; creates nothing.
+
+    :raises LedgerNotShown: the ledger is not configured, does not exist or cannot be reached
+    """
+    name = check_configured(conn_id, table)
     with contextlib.ExitStack() as stack:
         engine = _engine(name)
         stack.callback(engine.dispose)
         try:
             yield _existing(engine, name)
         except LedgerUnavailable as error:
-            raise LedgerNotShown(f"The ledger's database cannot be reached. {error}.", 503) from None
+            raise LedgerNotShown(
+                f"The ledger's database cannot be reached, or takes longer than {STATEMENT_SECONDS} s. {error}.", 503
+            ) from None
         except PayarcError as error:
             raise LedgerNotShown(f"The ledger cannot be read. {error}.", 503) from None
 
@@ -97,6 +110,7 @@ def _engine(name: LedgerName) -> Engine:
             "the database driver is installed where Airflow's API server runs.",
             503,
         ) from None
+    engine.update_execution_options(**{STATEMENT_OPTION: STATEMENT_SECONDS})
     if engine.dialect.name != "sqlite":
         event.listen(engine, "do_connect", _set_timeout)
     return engine

@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode
 
 from cryptography.fernet import Fernet, InvalidToken
 
-from payarc_provider.sync.ledger.overview import RunCounts
+from payarc_provider.sync.ledger.runs import DagRunCounts
 
 ListName = Literal["rejected", "pending", "runs"]
 
@@ -56,12 +56,24 @@ class Links:
         """The account's overview."""
         return self._in_account("account")
 
-    def listing(self, name: ListName, after: str | RunCounts | None = None) -> str:
-        """A list of the account: its first page, or the page after a key or a run."""
-        if after is None:
-            return self._in_account(name)
-        position = after if isinstance(after, str) else [after.last.isoformat(), after.dag_id, after.run_id]
-        return self._in_account(name, after=seal(self.ledger_id, position))
+    def listing(self, name: ListName, after: str | DagRunCounts | None = None, reason: str | None = None) -> str:
+        """A list of the account: its first page, or the page after a key or a run.
+
+        :param reason: only the records that were rejected for this reason
+        """
+        parameters = {} if reason is None else {"reason": seal(self.ledger_id, reason)}
+        if after is not None:
+            position = after if isinstance(after, str) else [after.began.isoformat(), after.dag_id, after.run_id]
+            parameters["after"] = seal(self.ledger_id, position)
+        return self._in_account(name, **parameters)
+
+    def csv(self) -> str:
+        """The rejected records as a file."""
+        return self._in_account("rejected.csv")
+
+    def search(self, start: str | None = None) -> str:
+        """Where to send the key to search for, or the records whose key begins with this."""
+        return self._in_account("search", **({} if start is None else {"key": seal(self.ledger_id, start)}))
 
     def record(self, key: str) -> str:
         """A rejected record."""

@@ -13,7 +13,7 @@ from payarc_provider.sync.existing import ExistingCustomers, Matches
 from payarc_provider.sync.ledger import EPOCH, Evidence, KnownRow, LedgerUnavailable, Row, State, is_free
 from payarc_provider.sync.records import Record
 from payarc_provider.sync.reference import with_reference
-from payarc_provider.sync.results import Status, status_of_this_run
+from payarc_provider.sync.results import Status, status_of_this_task
 from payarc_provider.sync.send import Sender
 from payarc_provider.sync.state import Claim, RunState
 from payarc_provider.sync.update import Updater, other_source_error
@@ -125,8 +125,8 @@ class Claimer:
             changes += changed
             elsewhere += not row.same_source
             status = Status.KNOWN
-            if row.this_run:
-                status = status_of_this_run(row.matched_by, was_updated=row.was_updated)
+            if row.this_task:
+                status = status_of_this_task(row.matched_by, was_updated=row.was_updated)
             if status is not Status.KNOWN:
                 accepted[status] += 1
             accept(record, row.customer_id, status, changed=changed)
@@ -172,14 +172,14 @@ class Claimer:
         if record.errors:
             known = _is_rejected(before, record)
             self._count_rejection(record, before, row)
-            state.reject(record, record.errors, new=not known or self._state.is_from_this_dag_run(before))
+            state.reject(record, record.errors, new=not known or self._state.is_from_this_task(before))
         elif row is None:
             state.postponed.append(record)
         elif row.customer_id is not None and state.settings.on_changed == "report":
             self._accept_created(record, row)
         elif row.state == State.REJECTED and row.digest == record.digest:
             self._count_rejection(record, row, row)
-            state.reject(record, row.errors, new=self._state.is_from_this_dag_run(row))
+            state.reject(record, row.errors, new=self._state.is_from_this_task(row))
         else:
             state.postponed.append(record)
 
@@ -194,10 +194,10 @@ class Claimer:
         state.accept(record, row.customer_id or "", state.status_of(row), changed=changed)
 
     def _count_rejection(self, record: Record, before: Row | None, row: Row | None) -> None:
-        """Count a rejection as recorded now or as known; an earlier try of this DAG run has counted its own."""
+        """Count a rejection as recorded now or as known; an earlier try of this task has counted its own."""
         counts = self._state.counts
         if _is_rejected(before, record):
-            counts["known_rejected"] += not self._state.is_from_this_dag_run(before)
+            counts["known_rejected"] += not self._state.is_from_this_task(before)
         else:
             counts["recorded_rejected" if _is_rejected(row, record) else "known_rejected"] += 1
 

@@ -43,6 +43,7 @@ class CarryOver:
     :param started_at: the database's time when the first slice started, in ISO format
     :param started_seconds: this machine's time at that moment, in Unix seconds
     :param counts: requests by kind, in all slices so far
+    :param records: records by result, in the latest slice, which counts those of earlier slices too
     :param deferrals: how often the run was deferred
     :param fruitless: the number of slices in a row that got no usable response
     :param fruitless_since: when the first of those slices ended, in Unix seconds
@@ -53,6 +54,7 @@ class CarryOver:
     started_at: str
     started_seconds: float
     counts: dict[str, int] = field(default_factory=dict)
+    records: dict[str, int] = field(default_factory=dict)
     deferrals: int = 0
     fruitless: int = 0
     fruitless_since: float = 0.0

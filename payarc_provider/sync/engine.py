@@ -20,11 +20,14 @@ from payarc_provider.sync.results import SILENT, Reporter
 from payarc_provider.sync.send import Sender
 from payarc_provider.sync.state import RunState
 from payarc_provider.sync.update import Updater
+from payarc_provider.sync.wording import clock_time, counted
 
 log = logging.getLogger(__name__)
 
 TERMINATION_SECONDS = 3.0  # Airflow kills a task that has not ended 5 s after SIGTERM
 LOCKED_PAUSE = 0.5
+MAX_ASKED = 500  # records whose owners are named
+SHOWN_RUNS = 3
 RELEASE_SECONDS = 5.0
 RELEASE_SECONDS_WHEN_TERMINATED = 1.0  # after TERMINATION_SECONDS, whatever the ledger does
 
@@ -170,21 +173,33 @@ class Engine:
 
     async def _wait_for_other_runs(self, progress_at: float, *, count_changed: bool) -> None:
         state, settings = self._state, self._state.settings
-        count = len(state.postponed)
-        records = "1 record" if count == 1 else f"{count} records"
+        records = counted(len(state.postponed), "record")
+        keys = {record.key for record in state.postponed if record.key is not None}
         if state.runtime.now() - progress_at > settings.held_patience:
             state.halt(
                 PayarcRunStopped(
                     f"{records} still claimed by other runs, no progress for {settings.held_patience / 60:g} min. "
-                    "Run again when those have ended"
+                    f"Run again when those have ended{await self._owners(keys)}"
                 )
             )
-        elif count_changed:
-            log.info("Waiting for %s claimed by another run", records)
-        _, free_in = await self._waiting({record.key for record in state.postponed if record.key is not None})
+        _, free_in = await self._waiting(keys)
+        if count_changed and not state.stop:
+            until = f", until {clock_time(free_in)} unless it renews its lease" if free_in else ""
+            log.info("Waiting for %s claimed by another run%s%s", records, await self._owners(keys), until)
         if free_in == 0.0:  # a transaction has locked them, perhaps one whose host has vanished
             free_in = LOCKED_PAUSE
-        await state.sleep(max(0.05, min(free_in or 0.0, settings.lease / 4, 10.0)))
+        what = f"for {records} claimed by another run, until {{}} unless it renews its lease"
+        with state.waits.during(what, free_in or 0.0):
+            await state.sleep(max(0.05, min(free_in or 0.0, settings.lease / 4, 10.0)))
+
+    async def _owners(self, keys: Collection[str]) -> str:
+        """In parentheses, the runs that have claimed these records; empty if they are not known."""
+        some = sorted(keys)[:MAX_ASKED]
+        rows = await self._state.transact(lambda ledger: ledger.rows(self._state.me, some))
+        claimed = [row for row in rows.values() if row.lease_until is not None and row.dag_id is not None]
+        runs = list(dict.fromkeys(f"{row.dag_id}.{row.task_id}, {row.run_id}" for row in claimed))
+        more = "; …" if len(runs) > SHOWN_RUNS else ""
+        return f" ({'; '.join(runs[:SHOWN_RUNS])}{more})" if runs else ""
 
     async def _drain(self) -> None:
         """Wait until everything is sent and recorded, or until the run is stopped and nothing is in flight."""

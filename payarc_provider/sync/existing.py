@@ -16,6 +16,7 @@ from payarc_provider.sync.ledger import Carrier
 from payarc_provider.sync.records import Record, RecordReader
 from payarc_provider.sync.reference import find_reference
 from payarc_provider.sync.state import RunState
+from payarc_provider.sync.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ class ExistingCustomers:
         """Read the whole list."""
         secret = self._state.ledger_id
         self._index = await self._state.payarc.read_list(0.0, lambda: CustomerIndex(secret))
-        log.info("PayArc has %d customers to match by email", len(self._index))
+        log.info("PayArc has %s to match by email", counted(len(self._index), "customer"))
 
     async def match(self, records: Mapping[str, Record]) -> Matches:
         """Match these records to customers. A record that matches several is rejected: its ``errors`` are set.

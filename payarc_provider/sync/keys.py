@@ -18,6 +18,7 @@ MAX_KEY = 255  # characters
 _SHORT = 10**12  # fewer digits than a card number has
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
+_DIGITS = re.compile(r"([0-9]+)")
 _MISSING = {"NaT", "<NA>", "nan", "NaN", "None", "null", "NULL"}
 """What missing values become if a program converts them to text."""
 # Visa, Mastercard, American Express, Discover, JCB and Diners Club, as payment forms print them.
@@ -136,16 +137,30 @@ def _is_valid_unicode(text: str) -> bool:
     return True
 
 
+def natural_order(key: str) -> tuple[list[str | int], str]:
+    """What to sort keys by to have ``c-2`` before ``c-10``."""
+    parts = _DIGITS.split(key)  # text and digits by turns, beginning with text
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)], key
+
+
 def looks_like_email(key: str) -> bool:
     """Whether a key contains what looks like an email address. Keys are stored, so they should not be personal data."""
     return _EMAIL.search(key) is not None
 
 
 def display_key(key: str | None) -> str:
-    """A key as logs and messages may show it: one that looks like an email address is replaced by a placeholder."""
+    """A key as logs and messages may show it.
+
+    One that looks like an email address is replaced by a placeholder. Characters that cannot be seen or that turn the
+    direction of writing are escaped, so that no key looks like another or changes the text around it.
+    """
     if key is None:
         return "(no key)"
-    return "(a key that looks like an email)" if looks_like_email(key) else key
+    if looks_like_email(key):
+        return "(a key that looks like an email)"
+    if key.isprintable():
+        return key
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in key)
 
 
 def partition_of(key: str | None, partitions: int) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from payarc_provider.exceptions import PayarcRunStopped
+from payarc_provider.sync.waits import Waits
+from payarc_provider.sync.wording import clock_time
 
 log = logging.getLogger(__name__)
 
@@ -16,6 +17,7 @@ REPORT_SECONDS = 60.0
 MAX_SECONDS = 1800.0
 MAX_WINDOWS = 5  # where a single wait is so long that it takes most of MAX_SECONDS
 _SAME_WINDOW = 1.0
+LIMIT = "for PayArc's rate limit until {}"
 _GAP = 60.0  # if nothing was asked for so long after a wait, there was nothing to send
 
 
@@ -35,12 +37,14 @@ class LimitWaits:
     """Logs the waits for the rate limit, and ends them if waiting does not help. Many short waits are one long wait.
 
     :param now: seconds, by any clock
+    :param waits: what the run waits for
     """
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(self, now: Callable[[], float], waits: Waits | None = None) -> None:
         self._now = now
+        self._waits = waits or Waits(now)
         self._droughts: dict[str, _Drought] = {}
-        self._logged_until = float("-inf")
+        self._logged_until = self._quiet_until = float("-inf")
 
     def note_wait(self, endpoint: str, seconds: float) -> None:
         """A request has to wait for so many seconds, by when the limit may let it through.
@@ -59,6 +63,7 @@ class LimitWaits:
     def note_response(self, endpoint: str) -> None:
         """The endpoint gave a response other than a 429."""
         self._droughts.pop(endpoint, None)
+        self._waits.end(LIMIT)
 
     def _note(self, endpoint: str, seconds: float) -> None:
         now = self._now()
@@ -67,20 +72,17 @@ class LimitWaits:
             drought = self._droughts[endpoint] = _Drought(now, now)
         drought.until = now + seconds
         drought.longest = max(drought.longest, seconds)
+        self._waits.begin(LIMIT, seconds)
         lasts, longest = now - drought.began, max(MAX_SECONDS, MAX_WINDOWS * drought.longest)
         if lasts >= longest:
             raise nothing_let_through(lasts)
         if seconds >= LONG_WAIT and drought.until > self._logged_until + _SAME_WINDOW:
-            self._logged_until = drought.until
-            log.info("PayArc's rate limit allows no request until %s UTC", _clock_time(seconds))
-        elif lasts >= LONG_WAIT and now > self._logged_until:
-            self._logged_until = now + REPORT_SECONDS
-            left = _clock_time(longest - lasts)
-            log.warning("PayArc's rate limit has let no request through for %.0f s. Trying until %s UTC", lasts, left)
-
-
-def _clock_time(seconds: float) -> str:
-    return (datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds)).strftime("%H:%M:%S")
+            self._logged_until, self._quiet_until = drought.until, drought.until + LONG_WAIT
+            log.info("PayArc's rate limit allows no request until %s", clock_time(seconds))
+        elif lasts >= LONG_WAIT and now > self._quiet_until:
+            self._logged_until = self._quiet_until = now + REPORT_SECONDS
+            left = clock_time(longest - lasts)
+            log.warning("PayArc's rate limit has let no request through for %.0f s. Trying until %s", lasts, left)
 
 
 def nothing_let_through(seconds: float) -> PayarcRunStopped:

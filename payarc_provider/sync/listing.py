@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -26,7 +27,9 @@ from payarc_provider.exceptions import (
     PayarcUnknownOutcome,
 )
 from payarc_provider.sync.limit_waits import LimitWaits
+from payarc_provider.sync.outcomes import problem_of
 from payarc_provider.sync.runtime import LIST, Runtime
+from payarc_provider.sync.wording import counted, tally
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -51,6 +54,7 @@ class PatientReader:
     """Reads from PayArc and retries with backoff, which is safe because a read changes nothing.
 
     :param on_rate_limited: called for each 429
+    :param on_failure: called with the error of each attempt that got no usable response
     :param limit_waits: logs and bounds the waits for the rate limit
     :param max_failures: how many attempts in a row may fail
     :param sleep: may return early when the run is stopped
@@ -62,6 +66,7 @@ class PatientReader:
         runtime: Runtime,
         *,
         on_rate_limited: Callable[[], None] = lambda: None,
+        on_failure: Callable[[PayarcError], None] = lambda error: None,
         limit_waits: LimitWaits | None = None,
         max_failures: int = MAX_FAILURES,
         sleep: Callable[[float], Awaitable[None]] | None = None,
@@ -69,6 +74,7 @@ class PatientReader:
     ) -> None:
         self._runtime = runtime
         self._on_rate_limited = on_rate_limited
+        self._on_failure = on_failure
         self._limit_waits = limit_waits or LimitWaits(runtime.now)
         self._max_failures = max_failures
         self._sleep = sleep or runtime.sleep
@@ -80,6 +86,7 @@ class PatientReader:
         :raises PayarcError: too many attempts in a row failed, another attempt cannot help, or the run was stopped
         """
         failures = 0
+        problems: Counter[str] = Counter()
         while True:
             if stop := self._stop():
                 raise stop
@@ -94,12 +101,21 @@ class PatientReader:
                 self._limit_waits.note_429(LIST)
             except (PayarcConnectionFailed, PayarcUnknownOutcome) as error:
                 failures += 1
+                problems[problem_of(error)] += 1
+                self._on_failure(error)
+                if failures > self._max_failures and isinstance(error, PayarcUnknownOutcome):
+                    raise PayarcUnknownOutcome(
+                        f"PayArc gave no usable response to {counted(failures, 'read')} in a row: {tally(problems)}. "
+                        "Run again when PayArc works; nothing is sent twice",
+                        status=error.status,
+                        may_have_acted=False,
+                    ) from None
                 if failures > self._max_failures or self._stop():
                     raise
                 pause = min(30.0, 0.25 * 2**failures)
                 log.warning(
                     "A read from PayArc failed (%s): trying again in %.1f s (%d of %d)",
-                    getattr(error, "status", None) or "no response",
+                    problem_of(error),
                     pause,
                     failures,
                     self._max_failures,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from payarc_provider.exceptions import PayarcNotFound, PayarcRunStopped
 from payarc_provider.sync.candidates import Candidates, Findings
@@ -14,12 +14,14 @@ from payarc_provider.sync.ledger import EPOCH, Alterations, Resolution, Row
 from payarc_provider.sync.listing import is_before
 from payarc_provider.sync.proof import ListProof
 from payarc_provider.sync.records import Errors
+from payarc_provider.sync.rejections import Group
 from payarc_provider.sync.send import Sender
 from payarc_provider.sync.state import RunState
+from payarc_provider.sync.wording import clock_time, counted, tally
 
 log = logging.getLogger(__name__)
 
-SHOWN_KEYS = 10
+SHOWN_REASONS = 10
 MAX_CHECKED = 20  # customers that a look-up reads by id because the list does not show them
 NO_CONTROL = "no other customer has been created since, by which to check PayArc's list"
 OTHERS_OPEN = "the customer with its values may belong to a record of another run"
@@ -84,16 +86,21 @@ class LookUp:
         unresolved = self.undecided | self.exhausted | unproved
         if not unresolved:
             return
-        reasons = [f"{display_key(key)}: {why}" for key, why in list(unresolved.items())[:SHOWN_KEYS]]
-        for reason in reasons:
-            log.error("Left pending: %s", reason)
-        more = f" and {len(unresolved) - 1} more" if len(unresolved) > 1 else ""
-        records = "1 record is" if len(unresolved) == 1 else f"{len(unresolved)} records are"
+        groups = {why: Group(why) for why in unresolved.values()}
+        for key, why in unresolved.items():
+            groups[why].add(key)
+        for group in list(groups.values())[:SHOWN_REASONS]:
+            log.error("Left pending: %s", group)
+        first, why = next(iter(unresolved.items()))
+        more = f" (and {len(unresolved) - 1} more)" if len(unresolved) > 1 else ""
+        if self._state.problems:
+            more += f"; instead of responses: {tally(self._state.problems)}"
+        records = counted(len(unresolved), "record is", "records are")
         remedy = "Run again later; nothing is sent twice"
         if self.undecided:
             which = "" if len(self.undecided) == len(unresolved) else f" for {len(self.undecided)} of them"
             remedy = f"Record the right customer{which}: python -m payarc_provider.ledger resolve. Then run again"
-        raise PayarcRunStopped(f"{records} left pending: {reasons[0]}{more}. {remedy}")
+        raise PayarcRunStopped(f"{records} left pending: {display_key(first)}: {why}{more}. {remedy}")
 
     async def _wait_until_final(self) -> None:
         """Wait until PayArc can no longer process any request of this run that got no response."""
@@ -102,10 +109,19 @@ class LookUp:
             return
         final_at = max(claim.checked_at for claim in unknown.values()) + state.settings.settle
         wait = final_at - state.runtime.now()
-        records = "1 record" if len(unknown) == 1 else f"{len(unknown)} records"
-        log.info("No usable response for %s: looking up in PayArc's list in %.0f s", records, max(0.0, wait))
+        records = counted(len(unknown), "record")
+        if wait > 0:
+            log.info(
+                "No usable response for %s: looking up in PayArc's list at %s, when PayArc can no longer create them "
+                "(settle)",
+                records,
+                clock_time(wait),
+            )
+        else:
+            log.info("No usable response for %s: looking up in PayArc's list", records)
         while wait > 0 and not state.stop:
-            await state.sleep(wait)
+            with state.waits.during(f"to look up {records} at {{}}", wait):
+                await state.sleep(wait)
             wait = final_at - state.runtime.now()
 
     async def _unknown_rows(self, taken: Mapping[str, Row]) -> list[Row]:
@@ -144,12 +160,13 @@ class LookUp:
             self.unproved.pop(key, None)
         self._leave_unproved(findings, claims, unproved)
         merged = await self._merged(rows, findings)
-        await self._record(findings, claims, merged)
+        mine = {row.key for row in rows if state.is_from_this_task(row)}
+        await self._record(findings, claims, merged, mine)
         reach("after_lookup_record")
         await self._note_undecided(findings, claims)
         log.info(
-            "Looked up %d: found %d, absent %d, undecided %d",
-            len(rows),
+            "Looked up %s in PayArc's list: %d found, %d absent, %d still open",
+            counted(len(rows), "record"),
             len(findings.found),
             len(findings.absent),
             len(rows) - len(findings.found) - len(findings.absent),
@@ -219,7 +236,7 @@ class LookUp:
             self._state.taken_over[key] = claims[key]
             findings.found.pop(key, None)
         for why, count in Counter(unproved.values()).items():
-            log.warning("%d left open: %s", count, why)
+            log.warning("%s left open: %s", counted(count, "record"), why)
         findings.absent -= unproved.keys()
 
     async def _merged(self, rows: list[Row], findings: Findings) -> dict[str, Errors]:
@@ -241,7 +258,10 @@ class LookUp:
             for key, customer_id in ids.items()
         }
 
-    async def _record(self, findings: Findings, claims: Mapping[str, str], merged: Mapping[str, Errors]) -> None:
+    async def _record(
+        self, findings: Findings, claims: Mapping[str, str], merged: Mapping[str, Errors], mine: Collection[str]
+    ) -> None:
+        """Record what was found; ``mine``: the keys of this task's rows."""
         state = self._state
         if merged:
             rejections = [Resolution(key, claims[key], errors=errors) for key, errors in merged.items()]
@@ -257,6 +277,7 @@ class LookUp:
         if resolutions:
             recorded = await state.transact(lambda ledger: ledger.record(state.me, resolutions))
             state.counts["recorded_created"] += len(recorded.keys)
+            state.counts["recorded_for_others"] += len(recorded.keys.difference(mine))
             for resolution in resolutions:
                 if resolution.key in recorded.keys and resolution.customer_id:
                     state.memory.note_recorded(resolution.key, 1, resolution.customer_id)
@@ -277,11 +298,12 @@ class LookUp:
         for key in findings.found.keys() | findings.absent:
             self.undecided.pop(key, None)
         for key, customer_ids in findings.undecided.items():
-            self.undecided[key] = f"it may be one of the customers {', '.join(customer_ids[:5])}"
+            which = "the customer" if len(customer_ids) == 1 else "one of the customers"
+            self.undecided[key] = f"it may be {which} {', '.join(customer_ids[:5])}"
         for key in findings.absent & self._sender.tries.keys():
             tries = self._sender.tries[key]
             if tries >= state.settings.max_tries:
-                self.exhausted[key] = f"{tries} requests got no usable response and created nothing"
+                self.exhausted[key] = f"{counted(tries, 'request')} got no usable response and created nothing"
 
     def _forget_taken_over(self, keys: Iterable[str]) -> None:
         """These rows are resolved, or no longer owned by this run."""

@@ -64,6 +64,8 @@ class Throttled:
 class Unreachable:
     """No connection: nothing was sent."""
 
+    error: PayarcError
+
 
 @dataclass(frozen=True, slots=True)
 class NotCovered:
@@ -73,6 +75,8 @@ class NotCovered:
 @dataclass(frozen=True, slots=True)
 class Unknown:
     """Sent, but no usable response: a customer may have been created or changed."""
+
+    error: PayarcError
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +99,21 @@ def outcome_of(error: PayarcError | LeaseTooShort) -> Outcome:
     if isinstance(error, LeaseTooShort):
         return NotCovered()
     if isinstance(error, PayarcUnknownOutcome):
-        return Unknown()
+        return Unknown(error)
     if isinstance(error, PayarcRateLimited):
         return Throttled()
     if isinstance(error, PayarcConnectionFailed):
-        return Unreachable()
+        return Unreachable(error)
     if isinstance(error, PayarcRefused) and not isinstance(error, PayarcNotFound):
         return Rejected(error.errors or {"record": [error.message]})
     return Misconfigured(error, processed=getattr(error, "status", None) != 401)
+
+
+def problem_of(error: PayarcError) -> str:
+    """What came instead of a usable response, in a word: a status, ``timeout``, ``lost connection``…"""
+    if isinstance(error, PayarcConnectionFailed):
+        return "no connection"
+    status = getattr(error, "status", None)
+    if status is not None:
+        return str(status)
+    return "timeout" if getattr(error, "timed_out", False) else "lost connection"

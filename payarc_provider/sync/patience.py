@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import datetime
 import logging
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from payarc_provider.api.http import now as machine_clock
 from payarc_provider.exceptions import PayarcRunStopped
 from payarc_provider.sync.ledger import LedgerUnavailable
 from payarc_provider.sync.runtime import DaemonPool
+from payarc_provider.sync.wording import clock_time
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -49,8 +49,7 @@ class LedgerWaits:
             raise error
         if is_first or now - self._reported >= REPORT_SECONDS:
             self._reported = now
-            until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=left)
-            log.warning("%s. Trying again until %s UTC (ledger_patience)", error, until.strftime("%H:%M:%S"))
+            log.warning("%s. Trying again until %s (ledger_patience)", error, clock_time(left))
 
     def succeed(self, wait: object) -> None:
         """A call has succeeded."""

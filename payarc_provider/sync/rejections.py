@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from payarc_provider.sync.keys import display_key
 from payarc_provider.sync.records import Errors
+from payarc_provider.sync.wording import counted
 
 MAX_GROUPS = 50
 MAX_KEYS = 5
@@ -31,10 +32,14 @@ class Group:
     records: int = 0
     keys: list[str] = field(default_factory=list, repr=False)
 
+    def add(self, *keys: str | None, records: int = 1) -> None:
+        """Add records with these keys, or of which some have these keys."""
+        self.records += records
+        self.keys += [key for key in keys[: MAX_KEYS - len(self.keys)] if key is not None]
+
     def __str__(self) -> str:
         """For a log: ``145 records: name must have at least 3 characters (keys c-00005, c-00012, …)``."""
-        records = "1 record" if self.records == 1 else f"{self.records} records"
-        return f"{records}: {self.reason}{self._shown_keys()}"
+        return f"{counted(self.records, 'record')}: {self.reason}{self._shown_keys()}"
 
     def _shown_keys(self) -> str:
         shown: list[str] = []
@@ -77,8 +82,7 @@ class Rejections:
                     is_other = True
                     continue
                 group = self._groups[reason] = Group(reason)
-            group.records += records
-            group.keys += [key for key in keys[: MAX_KEYS - len(group.keys)] if key is not None]
+            group.add(*keys, records=records)
         self.others += records * is_other
 
     def groups(self) -> list[Group]:

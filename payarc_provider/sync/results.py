@@ -5,10 +5,11 @@ The counts, by name:
 - records: ``created``, ``adopted``, ``updated``, ``known``, ``rejected``; ``changed`` (accepted with data that differs
   from what PayArc has); ``stale`` (of these, the data is older than PayArc's); ``altered`` (PayArc has shown other
   values than were sent); ``conflicts`` (edited at PayArc); ``other_source`` (accepted with a row of another source);
-  ``rejected_new`` (no earlier DAG run reported the same rejection); in dry runs ``would_create``, ``would_update``,
+  ``rejected_new`` (no other run reported the same rejection before); in dry runs ``would_create``, ``would_update``,
   ``pending``
 - recorded by this run, and not counted again by a retry: ``recorded_created``, ``recorded_adopted``,
   ``recorded_updated``, ``recorded_rejected``; and ``known_rejected``, rejections that it only read from the ledger
+- ``recorded_for_others``: of these, customers created for records of other runs, which a look-up has found
 - requests: ``unknown`` (no usable response), ``rate_limited`` (429), ``found`` (customers found by a look-up)
 """
 
@@ -21,8 +22,8 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from payarc_provider.api.tracing import NO_TRACER, Tracer
-from payarc_provider.sync.keys import display_key
 from payarc_provider.sync.records import Errors, Record
+from payarc_provider.sync.rejections import Rejections
 
 SHOWN_REASONS = 10
 SUMMARY = (
@@ -43,17 +44,17 @@ class Status(StrEnum):
     """How an accepted record got its customer."""
 
     CREATED = "created"
-    """Created in this DAG run, in this try or an earlier one."""
+    """Created by this task in this DAG run, in this try or an earlier one."""
     ADOPTED = "adopted"
     """PayArc already had the customer, and ``match_existing`` recognized it."""
     UPDATED = "updated"
-    """Its customer was changed in this DAG run, in this try or an earlier one."""
+    """Its customer was changed by this task in this DAG run, in this try or an earlier one."""
     KNOWN = "known"
-    """The ledger had the id from an earlier DAG run."""
+    """The ledger had the id from another run or task."""
 
 
-def status_of_this_run(matched_by: str | None, *, was_updated: bool) -> Status:
-    """The status of a record whose row this DAG run wrote."""
+def status_of_this_task(matched_by: str | None, *, was_updated: bool) -> Status:
+    """The status of a record whose row this task wrote in this DAG run."""
     if was_updated:
         return Status.UPDATED
     return Status.ADOPTED if matched_by == "email" else Status.CREATED
@@ -70,7 +71,7 @@ class ResultSink(Protocol):
         """
 
     def reject(self, record: Record, errors: Errors, *, new: bool) -> None:
-        """The record is rejected; ``new``: no earlier DAG run reported the same rejection."""
+        """The record is rejected; ``new``: no other run reported the same rejection before."""
 
 
 @dataclass
@@ -83,6 +84,8 @@ class Progress:
     :param repeated: records skipped because they repeat an earlier record exactly
     :param seconds: seconds since the run started
     :param requests: requests sent, by HTTP method
+    :param problems: what came instead of usable responses, such as ``503`` or ``timeout``, and how often
+    :param waiting: what follows the word "waiting": for what and until when; empty if the run waits for nothing
     :param rate_limit_wait: seconds for which the rate limit has held requests back
     :param columns: PayArc field → source column, for the columns that are sent
     :param lookalikes: source column that is not sent → the PayArc field whose name it resembles
@@ -95,6 +98,8 @@ class Progress:
     repeated: int = 0
     seconds: float = 0.0
     requests: Counter[str] = field(default_factory=Counter)
+    problems: Counter[str] = field(default_factory=Counter)
+    waiting: str = ""
     rate_limit_wait: float = 0.0
     columns: Mapping[str, str] = field(default_factory=dict)
     lookalikes: Mapping[str, str] = field(default_factory=dict)
@@ -118,7 +123,7 @@ class Results:
         self._accepted: list[tuple[int, str, str, Status, bool, bool]] = []
         self._rejected: list[tuple[int, str | None, Errors]] = []
         self.summary: dict[str, Any] = {}  #: the XCom ``summary``; filled when the run has succeeded
-        self.rejection_reasons: list[str] = []  #: of the first rejected records, for an error message
+        self.rejections = Rejections()  #: the rejected records by reason, for a log
 
     def accept(self, record: Record, customer_id: str, status: Status, *, changed: bool, stale: bool = False) -> None:
         """The record has a customer."""
@@ -129,9 +134,7 @@ class Results:
         """The record is rejected."""
         if self._keep:
             self._rejected.append((record.index, record.key, errors))
-        if len(self.rejection_reasons) < SHOWN_REASONS:
-            words = "; ".join(f"{name} {' '.join(texts)}" for name, texts in errors.items())
-            self.rejection_reasons.append(f"{display_key(record.key)}: {words}")
+        self.rejections.add(errors, record.key)
 
     def customer_ids(self) -> list[str]:
         """The ids of the accepted records, in input order."""
@@ -163,6 +166,7 @@ class Results:
         for name in SUMMARY:
             self.summary[name] = counts[name]
         self.summary["repeated"] = progress.repeated
+        self.summary["reasons"] = [str(group) for group in self.rejections.groups()[:SHOWN_REASONS]]
         if dry_run:
             dry = ("would_create", "would_update", "pending")
             self.summary |= {"dry_run": True} | {name: counts[name] for name in dry}

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from payarc_provider.api.client import PayarcClient
-from payarc_provider.exceptions import PayarcError, PayarcRunStopped
+from payarc_provider.exceptions import PayarcError, PayarcRunStopped, PayarcUnknownOutcome
 from payarc_provider.sync.deferral import CarryOver, CarryOverStore, Deferral
 from payarc_provider.sync.engine import Engine
 from payarc_provider.sync.key_order import check_key_order
 from payarc_provider.sync.ledger import Claimant, Ledger
+from payarc_provider.sync.ledger.runs import Ending, RunLog, TaskRunFact
 from payarc_provider.sync.patience import wait_for_ledger
 from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.results import SILENT, Progress, Reporter, Results
@@ -114,14 +115,20 @@ def _run_slice(runner: _Runner, ledger: Ledger, settings: Settings, *, resumed: 
     def patiently(call: Callable[[], T]) -> T:
         return wait_for_ledger(call, settings.ledger_patience, lambda: runner.termination.was_called)
 
+    log, this_run = RunLog(ledger, runner.account), runner.fact(settings)
     carry_over = patiently(store.load) if resumed else None
     if carry_over is None:
-        started = patiently(ledger.now).isoformat()
+        started = patiently(lambda: log.begin(this_run)).began.isoformat()
         carry_over = CarryOver(runner.task.try_number, started_at=started, started_seconds=time.time())
     else:
         runner.client.limiter.restore(carry_over.limiter, max(0.0, time.time() - carry_over.saved_at))
     if settings.retry_rejected:  # not those rejected by an earlier slice, or each slice would send them again
         settings = dataclasses.replace(settings, retry_rejected=carry_over.started)
+
+    def end(ending: Ending) -> None:
+        log.end(dataclasses.replace(this_run, began=carry_over.started, ending=ending, counts=carry_over.records))
+        store.delete()
+
     try:
         results = runner.run_engine(settings, carry_over)
     except Deferral:
@@ -130,9 +137,9 @@ def _run_slice(runner: _Runner, ledger: Ledger, settings: Settings, *, resumed: 
     except BaseException:
         until = time.monotonic() + (LAST_SECONDS if runner.termination.was_called else DELETE_SECONDS)
         with contextlib.suppress(PayarcError):  # a carry-over that stays behind does no harm
-            wait_for_ledger(store.delete, 0.0, lambda: time.monotonic() > until)
+            wait_for_ledger(lambda: end("stopped"), 0.0, lambda: time.monotonic() > until)
         raise
-    patiently(store.delete)
+    patiently(lambda: end("finished"))
     return results
 
 
@@ -166,10 +173,14 @@ class _Runner:
                     run_to_end(_run_and_report(engine, self.reporter, meter.progress, self.termination))
                 except Deferral as caught:  # must not mark the span as failed
                     deferral = caught
+                except (PayarcRunStopped, PayarcUnknownOutcome) as error:
+                    error.about(None if self.termination.was_called else self.client.conn_id)
+                    raise
                 finally:
                     final = meter.progress()
                     if carry_over is not None:
                         carry_over.add_counts(_request_counts(final))
+                        carry_over.records = _record_counts(final)
                     self.reporter.ended(final, deferred=deferral is not None)
         if deferral is not None:
             if carry_over is not None:
@@ -187,6 +198,11 @@ class _Runner:
             seconds = time.time() - carry_over.started_seconds
         results.summarize(final, {**requests, "deferrals": deferrals}, seconds, dry_run=settings.dry_run)
         return results
+
+    def fact(self, settings: Settings) -> TaskRunFact:
+        """What the ledger is to remember about this run, before it begins."""
+        task, source = self.task, settings.source or self.source.name
+        return TaskRunFact(task.dag_id or "", task.run_id or "", task.task_id or "", task.map_index, source)
 
     def _claimant(self, settings: Settings) -> Claimant:
         return Claimant(
@@ -221,6 +237,8 @@ class _Meter:
             repeated=batches.repeated,
             seconds=self._state.runtime.now() - self._started,
             requests=Counter(self._client.requests_sent) - self._sent_before,
+            problems=Counter(self._state.problems),
+            waiting=self._state.waits.text,
             rate_limit_wait=self._client.limiter.waited - self._waited_before,
             columns=reader.columns_found,
             lookalikes=reader.lookalike_columns,
@@ -244,6 +262,11 @@ def _request_counts(progress: Progress) -> dict[str, int]:
         "posts": progress.requests["POST"],
         "patches": progress.requests["PATCH"],
     }
+
+
+def _record_counts(progress: Progress) -> dict[str, int]:
+    names = ("created", "adopted", "updated", "known", "rejected")
+    return {"records": progress.records_read - progress.repeated} | {name: progress.counts[name] for name in names}
 
 
 async def _run_and_report(

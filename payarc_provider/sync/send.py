@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from payarc_provider.exceptions import PayarcConnectionFailed, PayarcError, PayarcRunStopped
+from payarc_provider.exceptions import PayarcError, PayarcRunStopped
 from payarc_provider.sync.changes import change_of, with_shown
 from payarc_provider.sync.checkpoints import reach
 from payarc_provider.sync.existing import IndexedCustomer, indexed
@@ -33,6 +33,7 @@ from payarc_provider.sync.reference import find_reference, with_reference
 from payarc_provider.sync.runtime import CREATE, UPDATE
 from payarc_provider.sync.state import Claim, RunState
 from payarc_provider.sync.update import Updater
+from payarc_provider.sync.wording import tally, times
 
 log = logging.getLogger(__name__)
 
@@ -186,7 +187,8 @@ class Sender:
             case Created() | Updated() | Rejected():
                 self._note_usable_response(claim)
                 self._record(claim, outcome)
-            case Unknown():
+            case Unknown(error=error):
+                self._state.note_problem(error)
                 self._note_unknown(claim)
             case Misconfigured(error=error, processed=processed):
                 claim.sent = processed
@@ -195,9 +197,10 @@ class Sender:
                 claim.sent = False
                 self._note_throttled(claim)
                 return False
-            case Unreachable():
+            case Unreachable(error=error):
                 claim.sent = False
-                self._note_unreachable()
+                self._state.note_problem(error)
+                self._note_unreachable(error)
                 return False
             case NotCovered():
                 self._state.runtime.release(_endpoint(claim))
@@ -295,14 +298,15 @@ class Sender:
         except PayarcRunStopped as error:
             self._state.halt(error)
 
-    def _note_unreachable(self) -> None:
+    def _note_unreachable(self, error: PayarcError) -> None:
         state = self._state
         self._unreachable_in_a_row += 1
         rounds = self._unreachable_in_a_row // state.settings.concurrency
         if rounds > state.settings.max_connection_failures_in_a_row:
-            state.halt(PayarcConnectionFailed())
+            state.halt(error)
         pause = min(30.0, 0.5 * 2**rounds)
         self._not_before = state.runtime.now() + pause
+        state.waits.begin("for a connection to PayArc, trying again at {}", pause)
         if self._unreachable_in_a_row % state.settings.concurrency == 1 % state.settings.concurrency:  # once per round
             log.warning("No connection to PayArc could be made: trying again in %.1f s", pause)
 
@@ -317,11 +321,15 @@ class Sender:
         if self._pauses > state.settings.max_pauses:
             state.halt(
                 PayarcRunStopped(
-                    f"PayArc gave no usable response {self._unknown_in_a_row} times in a row, {self._pauses} times. "
-                    "Run again when PayArc works; nothing is sent twice"
+                    f"PayArc gave no usable response {times(self._unknown_in_a_row)} in a row, {times(self._pauses)} "
+                    f"over; in all: {tally(state.problems)}. Run again when PayArc works; nothing is sent twice"
                 )
             )
-        log.warning("No usable response %d times in a row: these requests come first", self._unknown_in_a_row)
+        log.warning(
+            "No usable response %s in a row; so far: %s. No new requests until these customers are looked up",
+            times(self._unknown_in_a_row),
+            tally(state.problems),
+        )
         self._running.clear()
         state.notify()
 

@@ -102,20 +102,21 @@ class Settings:
             if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
                 raise PayarcConfigError(f"{name}: give a number of seconds above 0")
 
-    def check_timing(self) -> None:
+    def check_timing(self, connection: str = "the connection") -> None:
         """Reject a ``settle`` or ``lease`` that is too short for the connection's timeout.
 
+        :param connection: how the error names it
         :raises PayarcConfigError: naming the parameter and what to set
         """
         if self.settle < self.timeout:
             raise PayarcConfigError(
-                f"settle: {self.settle:g} s is shorter than the connection's timeout of {self.timeout:g} s, so PayArc "
+                f"settle: {self.settle:g} s is shorter than the timeout of {connection}, {self.timeout:g} s, so PayArc "
                 f"could process a request after it was looked up; give at least {self.timeout:g}"
             )
         if self.lease < 1.5 * self.timeout:
             raise PayarcConfigError(
                 f"lease: {self.lease:g} s does not cover a request of up to {self.timeout:g} s between renewals; "
-                f"give at least {1.5 * self.timeout:g}, or a shorter timeout in the connection"
+                f"give at least {1.5 * self.timeout:g}, or a shorter timeout in {connection}"
             )
 
     @property

@@ -28,14 +28,15 @@ from payarc_provider.sync.ledger import (
 )
 from payarc_provider.sync.limit_waits import LimitWaits
 from payarc_provider.sync.listing import PatientReader
-from payarc_provider.sync.outcomes import LeaseTooShort
+from payarc_provider.sync.outcomes import LeaseTooShort, problem_of
 from payarc_provider.sync.patience import LONGEST_PAUSE, LedgerWaits
 from payarc_provider.sync.records import Record, RecordReader
 from payarc_provider.sync.reference import find_reference, reference, reference_tag
-from payarc_provider.sync.results import ResultSink, Status, status_of_this_run
+from payarc_provider.sync.results import ResultSink, Status, status_of_this_task
 from payarc_provider.sync.row_memory import RowMemory
 from payarc_provider.sync.runtime import Runtime
 from payarc_provider.sync.settings import Settings
+from payarc_provider.sync.waits import Waits
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -123,7 +124,8 @@ class Claim:
 class RunState:
     """What every part of a run needs.
 
-    ``counts``: records by result, requests by problem; see `payarc_provider.sync.results`. ``claims``: key
+    ``counts``: records by result, requests by problem; see `payarc_provider.sync.results`. ``problems``: what came
+    instead of usable responses. ``waits``: what the run waits for. ``claims``: key
     → claim, for every row that this run owns and has a record for. ``taken_over``: key → claim id, for every row that
     it has taken over and not resolved. ``postponed``: records to look at again, because another run holds their
     rows or a look-up has freed them. ``memory``: what the ledger's rows must show. ``payarc``: reads from PayArc.
@@ -148,16 +150,19 @@ class RunState:
         self.runtime = runtime
         self.results = results
         self.counts: Counter[str] = Counter()
+        self.problems: Counter[str] = Counter()
         self.claims: dict[str, Claim] = {}
         self.taken_over: dict[str, str] = {}
         self.memory = RowMemory(runtime.now)
         self.postponed: list[Record] = []
         self.stop: PayarcError | None = None
-        self.limit_waits = LimitWaits(runtime.now)
+        self.waits = Waits(runtime.now)
+        self.limit_waits = LimitWaits(runtime.now, self.waits)
         self.payarc = PatientReader(
             runtime,
             limit_waits=self.limit_waits,
             on_rate_limited=lambda: self.counts.update(rate_limited=1),
+            on_failure=self.note_problem,
             max_failures=settings.max_connection_failures_in_a_row,
             sleep=self.sleep,
             stop=lambda: self.stop,
@@ -235,21 +240,26 @@ class RunState:
         self.results.accept(record, customer_id, status, changed=changed, stale=stale)
 
     def reject(self, record: Record, errors: dict[str, list[str]], *, new: bool) -> None:
-        """Report that the record is rejected; ``new``: no earlier DAG run reported the same rejection."""
+        """Report that the record is rejected; ``new``: no other run reported the same rejection before."""
         self.counts["rejected"] += 1
         self.counts["rejected_new"] += new
         self.results.reject(record, errors, new=new)
 
-    def is_from_this_dag_run(self, row: Row | None) -> bool:
-        """Whether this DAG run wrote the row, in this try or an earlier one."""
+    def note_problem(self, error: PayarcError) -> None:
+        """A request got no usable response."""
+        self.problems[problem_of(error)] += 1
+
+    def is_from_this_task(self, row: Row | None) -> bool:
+        """Whether this task wrote the row in this DAG run, in this try or an earlier one."""
         me = self.me
-        return row is not None and me.run_id is not None and (row.dag_id, row.run_id) == (me.dag_id, me.run_id)
+        mine = (me.dag_id, me.run_id, me.task_id)
+        return row is not None and me.run_id is not None and (row.dag_id, row.run_id, row.task_id) == mine
 
     def status_of(self, row: Row) -> Status:
         """How the record of a row has got its customer."""
-        if not self.is_from_this_dag_run(row):
+        if not self.is_from_this_task(row):
             return Status.KNOWN
-        return status_of_this_run(row.matched_by, was_updated=row.updated_at is not None)
+        return status_of_this_task(row.matched_by, was_updated=row.updated_at is not None)
 
     def postpone(self, claim: Claim, returned_id: str | None = None) -> None:
         """Give up the claim, and look at its record again before the run ends.

@@ -28,6 +28,7 @@ from payarc_provider.sync.results import Status
 from payarc_provider.sync.runtime import UPDATE
 from payarc_provider.sync.state import Claim, RunState, Update
 from payarc_provider.sync.versions import are_comparable, describe_kind, is_newer
+from payarc_provider.sync.wording import clock_time, counted
 
 if TYPE_CHECKING:
     from payarc_provider.sync.send import Sender
@@ -144,8 +145,8 @@ class Updater:
         elif record.version is not None and is_newer(row.wanted_version, record.version):
             self.unresolved[record.key or ""] = NEWER_OPEN
         elif is_same and row.error is not None and not should_retry(row, settings.retry_rejected):
-            state.counts["known_rejected"] += not state.is_from_this_dag_run(row)
-            state.reject(record, row.errors, new=state.is_from_this_dag_run(row))
+            state.counts["known_rejected"] += not state.is_from_this_task(row)
+            state.reject(record, row.errors, new=state.is_from_this_task(row))
         else:
             return True
         return False
@@ -188,7 +189,7 @@ class Updater:
         if not self.unresolved:
             return
         first = "; ".join(f"{display_key(key)}: {why}" for key, why in list(self.unresolved.items())[:SHOWN_KEYS])
-        records = "1 record has" if len(self.unresolved) == 1 else f"{len(self.unresolved)} records have"
+        records = counted(len(self.unresolved), "record has", "records have")
         raise PayarcRunStopped(f"{records} changes that may not have reached PayArc: {first}")
 
     # ---- requests ---------------------------------------------------------------------------------------------------
@@ -316,7 +317,9 @@ class Updater:
             if claim.lost:
                 state.postpone(claim)
             elif sender.tries[key] >= state.settings.max_tries:
-                self.unresolved[key] = f"PayArc gave no usable response to {sender.tries[key]} requests; run again"
+                self.unresolved[key] = (
+                    f"PayArc gave no usable response to {counted(sender.tries[key], 'request')}; run again"
+                )
                 state.give_up(claim)
             else:
                 sender.send(claim)
@@ -326,10 +329,18 @@ class Updater:
         state = self._state
         final_at = max(claim.checked_at for claim in unknown) + state.settings.settle
         wait = final_at - state.runtime.now()
-        changes = "1 change" if len(unknown) == 1 else f"{len(unknown)} changes"
-        log.info("No usable response to %s: sending again in %.0f s", changes, max(0.0, wait))
+        changes = counted(len(unknown), "change")
+        if wait > 0:
+            log.info(
+                "No usable response to %s: sending again at %s, when PayArc can no longer apply them (settle)",
+                changes,
+                clock_time(wait),
+            )
+        else:
+            log.info("No usable response to %s: sending again", changes)
         while wait > 0 and not state.stop:
-            await state.sleep(wait)
+            with state.waits.during(f"to send {changes} again at {{}}", wait):
+                await state.sleep(wait)
             wait = final_at - state.runtime.now()
 
 

@@ -6,6 +6,7 @@ With ``PAYARC_SCREENSHOTS=docs/images`` it makes the pictures of the documentati
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import os
 import shutil
@@ -221,16 +222,51 @@ def test_the_page_is_in_the_menu_and_leads_to_the_task(browser, dags):
 
     assert "178\ncreated" in browser.text("main", "created")
     assert "2\nrejected" in browser.text("main", "rejected")
-    assert len(browser.driver.find_elements(By.CSS_SELECTOR, "svg.chart > g")) == 3
+    assert len(browser.driver.find_elements(By.CSS_SELECTOR, "svg.chart.wide > g")) == 3
     browser.picture("page")
     browser.click("//a[text()='C-0010']")
-    assert "at most 40 characters" in browser.text("main", "What to fix")
+    assert "up to 40 characters" in browser.text("main", "What to fix")
     browser.picture("record")
+    browser.find("input[type=search]").send_keys("C-01", Keys.ENTER)
+    assert {"C-0100", "C-0110", "C-0149"} <= set(browser.text("main", "whose key begins with C-01").split())
+    browser.click("//a[text()='C-0110']")
     browser.click("//a[text()='create_customers']")
     browser.driver.switch_to.default_content()
 
     WebDriverWait(browser.driver, PATIENCE).until(ec.url_contains(f"/dags/{dags.dag_id}/runs/"))
     assert browser.driver.current_url.endswith("/tasks/create_customers")
+
+
+def test_the_page_offers_rejected_records_as_a_file(browser, tmp_path):
+    browser.driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    browser.open("/plugin/payarc-customers")
+    browser.driver.switch_to.frame(browser.find("iframe"))
+    browser.click("//a[text()='Download as CSV']")
+    browser.driver.switch_to.default_content()
+
+    WebDriverWait(browser.driver, PATIENCE).until(lambda _: list(tmp_path.glob("rejected-*.csv")))
+    [file] = tmp_path.glob("rejected-*.csv")
+    assert [line["key"] for line in csv.DictReader(file.open())] == ["C-0010", "C-0110"]
+
+
+def test_the_page_fits_into_a_narrow_window(browser):
+    size = {"width": 400, "height": 860, "deviceScaleFactor": 1, "mobile": True}
+    browser.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        browser.open("/payarc/ledger/payarc_customers")
+        for page in ("DAG runs", "Rejected records", "What to fix", "whose key begins"):
+            assert page in browser.text("main", page)
+            assert browser.driver.execute_script("return document.documentElement.scrollWidth") <= 400
+            match page:
+                case "DAG runs":
+                    browser.picture("page-narrow")
+                    browser.click("//a[text()='All rejected records']")
+                case "Rejected records":
+                    browser.click("//a[text()='C-0010']")
+                case "What to fix":
+                    browser.find("input[type=search]").send_keys("C-0", Keys.ENTER)
+    finally:
+        browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_the_page_wears_airflows_theme(browser):

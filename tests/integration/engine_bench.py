@@ -83,7 +83,17 @@ class Bench:
         return ledger
 
     def run(
-        self, rows, settings=QUICK, *, run_id="run 1", source=None, ledger=Ledger, token=None, url=None, on_start=None
+        self,
+        rows,
+        settings=QUICK,
+        *,
+        run_id="run 1",
+        task_id="task",
+        source=None,
+        ledger=Ledger,
+        token=None,
+        url=None,
+        on_start=None,
     ):
         """Run once. An error is part of the outcome and is not raised.
 
@@ -110,7 +120,7 @@ class Bench:
                 self.open(ledger),
                 settings,
                 account=ACCOUNT,
-                task=TaskIdentity("dag", run_id, "task"),
+                task=TaskIdentity("dag", run_id, task_id),
                 reporter=watcher,
                 on_start=watch,
             )

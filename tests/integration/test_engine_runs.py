@@ -10,6 +10,7 @@ from engine_bench import ACCOUNT, LONG, QUICK, people
 from payarc_provider.exceptions import PayarcRunStopped
 from payarc_provider.sync.database_source import DatabaseSource
 from payarc_provider.sync.reference import reference
+from payarc_provider.sync.results import Status
 
 
 def test_each_record_becomes_one_customer_and_ids_are_in_input_order(bench):
@@ -60,6 +61,22 @@ def test_metrics_count_each_record_once_over_all_attempts(sqlite_bench):
     third = sqlite_bench.run(rows, run_id="run 2").ok()
     assert third.recorded == {}
     assert (third.counts["known"], third.counts["known_rejected"]) == (7, 2)
+
+
+def test_another_task_of_the_dag_run_knows_what_the_first_has_created(bench):
+    """A repeated task reports its own customers again, and nobody reports those of another task."""
+    rows = [*people(6), {"id": "bad", "name": "Jo"}]
+    first = bench.run(rows[:4], task_id="first").ok()
+    second = bench.run(rows, task_id="second").ok()
+    repeated = bench.run(rows, task_id="first").ok()
+    assert first.statuses == {"created": 4}
+    assert second.statuses == {"known": 4, "created": 2}
+    assert repeated.statuses == {"created": 4, "known": 2}
+    assert (second.counts["rejected_new"], repeated.counts["rejected_new"]) == (1, 0)
+    assert (repeated.counts["recorded_created"], repeated.counts["known_rejected"]) == (0, 1)
+    for outcome in (first, second, repeated):
+        summary = outcome.results.summary
+        assert summary["records"] == sum(summary[name] for name in Status if name in summary) + summary["rejected"]
 
 
 def test_adopted_customers_are_counted_as_adopted(sqlite_bench):

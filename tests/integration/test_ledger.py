@@ -205,9 +205,7 @@ def test_tables_created_by_hand_from_the_ddl_are_used_as_they_are(database, tabl
 def test_a_table_that_lacks_columns_is_rejected_and_never_altered(database, table, which):
     wrong = table if which == "rows" else f"{table}_facts"
     database.execute(f"CREATE TABLE {wrong} (account VARCHAR(190), value VARCHAR(10))")
-    with pytest.raises(
-        PayarcConfigError, match=f"ledger_table: the table {wrong} exists but lacks the columns"
-    ) as caught:
+    with pytest.raises(PayarcConfigError, match=f"ledger_table: the table {wrong} exists but lacks ") as caught:
         Ledger(database.engine(), table).open()
     assert ("customer_id" if which == "rows" else "name") in str(caught.value)
     assert database.rows(wrong) == []

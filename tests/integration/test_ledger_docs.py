@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy.dialects import postgresql
 
-from payarc_provider.ledger.output import statements
-from payarc_provider.sync.ledger import Claimant, Ledger, Resolution, State, UpdateClaim, UpdateResult
-from payarc_provider.sync.ledger.overview import Hold
+from payarc_provider.ledger.output import rejected, statements
+from payarc_provider.sync.keys import natural_order
+from payarc_provider.sync.ledger import EPOCH, Claimant, Ledger, Resolution, State, UpdateClaim, UpdateResult
+from payarc_provider.sync.ledger.overview import Hold, Overview
 from payarc_provider.sync.ledger.rebuild import Verdict
 from payarc_provider.sync.ledger.schema import schema
 from payarc_provider.sync.records import RecordReader
@@ -87,6 +88,24 @@ def test_every_command_is_documented(capsys):
     assert len(commands) == 11
     table = " ".join(first_cells("| command | what it does |"))
     assert set(commands) == set(re.findall(r"(?<!-)\b[a-z]+(?:-[a-z]+)?\b", table))
+
+
+def test_rejected_records_are_counted_in_the_words_that_the_text_shows(sqlite_database):
+    [shown] = re.findall(r"^```text\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
+    ledger = Ledger(sqlite_database.engine(), sqlite_database.name())
+    ledger.open()
+    me = Claimant("live/main", "a" * 32, "table people of crm", 120, 60, "sync", "run", "create")
+    reader = RecordReader("id", None, ledger.ledger_id)
+    short = [f"c-{key}" for key in (5, 12, 40, 41, 77, *range(1000, 1140))]
+    records = [reader.read(0, {"id": key, "name": "Zo"}) for key in short]
+    taken = [reader.read(0, {"id": key, "name": "John Smith"}) for key in ("c-9", "c-200")]
+    ledger.claim(me, "claim", records + taken, {}, EPOCH)
+    refused = {"email": ["has already been taken"]}
+    ledger.record(me, [Resolution(record.key, "claim", errors=refused) for record in taken])
+
+    rows = sorted(Overview(ledger, "live/main").rejected(), key=lambda row: natural_order(row.key))
+
+    assert rejected(rows) == shown.strip()
 
 
 def change(ledger, me, key, **result):

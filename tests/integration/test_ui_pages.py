@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import html
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -13,11 +15,16 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
+import sqlalchemy as sa
 
 from payarc_provider.hooks.sql import sql_engine
+from payarc_provider.plugins import app as page_app
 from payarc_provider.plugins import ledgers
+from payarc_provider.plugins.cache import Cache
 from payarc_provider.plugins.ledgers import LedgerName, configured
 from payarc_provider.sync.ledger import EPOCH, Claimant, Ledger, Resolution
+from payarc_provider.sync.ledger.overview import Overview
+from payarc_provider.sync.ledger.runs import RunLog, TaskRunFact
 from payarc_provider.sync.records import RecordReader
 
 if tuple(map(int, version("apache-airflow").split(".")[:2])) < (3, 1):
@@ -93,6 +100,35 @@ class Pages:
         """The page that a link leads to."""
         return self.get(link(page, text).removeprefix("/payarc"))
 
+    def search(self, key: str) -> str:
+        """What the form on a page leads to."""
+        response = self.post_search(key)
+        assert response.status_code == 303
+        return self.get(response.headers["location"].removeprefix("/payarc"))
+
+    def post_search(self, key: str) -> Any:
+        """The response to the form on a page."""
+        self._browser.cookies.set("_token", self._token)
+        address = f"/payarc/crm/{self.table}/search"
+        response = self._browser.post(address, params={"account": ACCOUNT}, data={"key": key}, follow_redirects=False)
+        self._browser.cookies.clear()
+        return response
+
+    def csv(self) -> tuple[Any, list[list[str]]]:
+        """The file of rejected records: the response, and its rows."""
+        self._browser.cookies.set("_token", self._token)
+        response = self._browser.get(f"/payarc/crm/{self.table}/rejected.csv", params={"account": ACCOUNT})
+        self._browser.cookies.clear()
+        return response, list(csv.reader(io.StringIO(response.text, newline="")))
+
+    def ran(self, run_id: str, *, dag_id: str = "sync", ending: str | None = "finished", **counts: int) -> None:
+        """Add what the ledger remembers about a run that began 60 s ago."""
+        log = RunLog(self.ledger, ACCOUNT)
+        began = log.begin(TaskRunFact(dag_id, run_id, "create", -1, ME.source))
+        self.database.move_clock(60)
+        if ending:
+            log.end(dataclasses.replace(began, ending=ending, counts=counts))
+
     def claim(self, *keys: str, **changes: Any) -> Claimant:
         """Add rows that a run has claimed."""
         me = dataclasses.replace(ME, **changes)
@@ -117,6 +153,7 @@ def pages(browser: Any, tokens: dict[str, str], database: Any, monkeypatch: pyte
     made = Pages(browser, tokens["ada"], database)
     monkeypatch.setenv("AIRFLOW__PAYARC__LEDGERS", f"crm:{made.table}")
     monkeypatch.setattr(ledgers, "sql_engine", lambda *_, **__: database.engine())
+    monkeypatch.setattr(page_app.cache, "seconds", 0)
     return made
 
 
@@ -142,8 +179,8 @@ def keys(page: str) -> list[str]:
 def _addresses() -> list[str]:
     from payarc_provider.plugins.app import router
 
-    paths = {route.path for route in router.routes}
-    assert len(paths) == 7
+    paths = {route.path for route in router.routes}  # one of them also takes a POST
+    assert len(paths) == 9
     return sorted(path.format(connection_id="crm", table="t") for path in paths)
 
 
@@ -155,7 +192,7 @@ def test_every_route_asks_airflow_whether_the_user_may_see_it(browser, tokens, p
     names = {"cookie": ("Cookie", f"_token={token}"), "header": ("Authorization", f"Bearer {token}")}
     headers = dict([names[credential]]) if token else {}
 
-    response = browser.get(f"/payarc{path}?account=x&at=y", headers=headers, follow_redirects=False)
+    response = browser.get(f"/payarc{path}?account=x&at=y&key=z", headers=headers, follow_redirects=False)
 
     if status:
         assert response.status_code == status
@@ -167,9 +204,28 @@ def test_every_route_asks_airflow_whether_the_user_may_see_it(browser, tokens, p
 
 @pytest.mark.parametrize("method", ["post", "put", "patch", "delete"])
 def test_no_route_accepts_a_write(browser, tokens, method):
+    from payarc_provider.plugins.app import router
+
     headers = {"Authorization": f"Bearer {tokens['ada']}"}
 
     assert browser.request(method, "/payarc/", headers=headers).status_code == 405
+    accepting = [route.path for route in router.routes if method.upper() in route.methods]
+    assert accepting == (["/{connection_id}/{table}/search"] if method == "post" else [])  # which only redirects
+
+
+@pytest.mark.parametrize(("user", "status"), [(None, 401), ("vera", 403), ("ada", 404)])
+def test_only_those_who_may_see_a_ledger_may_search_it(browser, tokens, user, status):
+    headers = {"Authorization": f"Bearer {tokens[user]}"} if user else {}
+
+    response = browser.post("/payarc/crm/t/search?account=x", data={"key": "1"}, headers=headers)
+
+    assert response.status_code == status
+
+
+def test_a_search_of_many_bytes_is_not_read(pages):
+    pages.created("1")
+
+    assert pages.post_search("1" * 20_000).status_code == 413
 
 
 def test_other_sites_cannot_frame_the_page_and_browsers_do_not_store_it(browser, tokens):
@@ -251,36 +307,68 @@ def test_an_account_shows_its_counts_and_the_age_of_its_oldest_pending_record(pa
     assert "held" in pages.follow(page, "pending")
 
 
-def test_an_account_shows_where_its_records_come_from(pages):
-    pages.created("1", "2")
-    pages.created("3", source="table a<b> of crm", owner="b" * 32)
+RUN = (
+    r"(run_\d)</a>.*?"
+    + r'class="number">(\d+)</td><td[^>]*' * 3
+    + r'class="number">(\d+)</td><td[^>]*>\s*(.*?)\s*</td>'
+)
+"""Of a row of the table of runs: its run, how many were created, updated, known and rejected, and how it ended."""
 
-    page = pages.page("account")
 
-    assert '<td>table a&lt;b&gt; of crm</td><td class="number">1</td>' in page
-    assert '</td><td class="number">2</td>' in page
+def runs_table(page: str) -> list[tuple[str, ...]]:
+    found = re.findall(RUN, page, flags=re.DOTALL)
+    return [(*numbers, re.sub("<.*?>", "", end).strip()) for *numbers, end in found]
 
 
 def test_each_dag_run_has_a_bar_and_a_table_row(pages):
     pages.database.stop_clock()
-    for number in range(3):
-        pages.database.move_clock(60)
-        pages.created(*[f"{number}-{one}" for one in range(number + 1)], run_id=f"run_{number}", owner=f"{number}" * 32)
-    pages.rejected("bad", run_id="run_2", owner="2" * 32)
-    pages.claim("open", run_id="run_2", owner="2" * 32)
+    pages.ran("run_0", records=3, created=1, adopted=1, known=1)
+    pages.ran("run_1", records=9, known=9)  # it has created nothing
+    pages.ran("run_2", ending="stopped", records=8, created=3, updated=2, rejected=1, known=2)
+    pages.ran("run_3", ending=None)
 
     page = pages.page("account")
 
-    rows = re.findall(r"run_(\d)</a></td>" + r'<td class="number">(\d+)</td>' * 3, page)
-    assert rows == [("2", "3", "1", "1"), ("1", "2", "0", "0"), ("0", "1", "0", "0")]
-    titles = re.findall(r"<g><title>sync (run_\d: .*?)</title>", page)
-    assert titles == [
-        "run_0: 1 created, 0 rejected, 0 pending",
-        "run_1: 2 created, 0 rejected, 0 pending",
-        "run_2: 3 created, 1 rejected, 1 pending",
+    assert runs_table(page) == [
+        ("run_3", "0", "0", "0", "0", "not yet"),
+        ("run_2", "3", "2", "2", "1", "stopped"),
+        ("run_1", "0", "0", "9", "0", "after 1 min 0 s"),
+        ("run_0", "2", "0", "1", "0", "after 1 min 0 s"),
     ]
-    assert len(re.findall("<rect ", page)) == 5
-    assert 'role="img"' in page
+    assert "table people of crm" in page
+    wide = page.partition("</svg>")[0]
+    assert re.findall(r"<g><title>sync (run_\d: .*?)</title>", wide) == [
+        "run_0: 2 created, 0 updated, 0 rejected",
+        "run_1: 0 created, 0 updated, 0 rejected",
+        "run_2: 3 created, 2 updated, 1 rejected",
+        "run_3: 0 created, 0 updated, 0 rejected",
+    ]
+    assert len(re.findall("<rect ", wide)) == 4
+    assert page.count('role="img"') == 2  # one for wide windows, one for narrow ones
+
+
+def test_the_tasks_of_a_dag_run_are_added_up(pages):
+    pages.database.stop_clock()
+    log = RunLog(pages.ledger, ACCOUNT)
+    for index in range(3):
+        begun = log.begin(TaskRunFact("sync", "run_1", "create", index, "table people of crm"))
+        if index:
+            pages.database.move_clock(10)
+            log.end(dataclasses.replace(begun, ending="finished", counts={"created": index, "known": 1}))
+
+    assert runs_table(pages.page("account")) == [("run_1", "3", "0", "2", "0", "not yet")]
+
+    log.end(dataclasses.replace(begun, map_index=0, ending="finished", counts={"created": 4}))
+
+    assert runs_table(pages.page("account")) == [("run_1", "7", "0", "2", "0", "after 10 s")]
+
+
+def test_another_try_of_a_task_takes_the_place_of_the_first(pages):
+    pages.database.stop_clock()
+    pages.ran("run_1", ending="stopped", created=5)
+    pages.ran("run_1", created=8)
+
+    assert runs_table(pages.page("account")) == [("run_1", "8", "0", "0", "0", "after 1 min 0 s")]
 
 
 def test_paging_shows_every_run_even_if_many_have_the_same_time(pages, monkeypatch):
@@ -289,41 +377,113 @@ def test_paging_shows_every_run_even_if_many_have_the_same_time(pages, monkeypat
     for number in range(24):
         if number % 8 == 0:
             pages.database.move_clock(1)
-        pages.created(str(number), run_id=f"run_{number:02}", owner=f"{number:032}")
+        pages.ran(f"run_{number:02}", ending=None)
+        pages.database.move_clock(-60)
 
     seen, page = [], pages.follow(pages.page("account"), "All runs")
     while page:
         seen += re.findall(r"(run_\d+)</a>", page)
         page = pages.follow(page, "Next page") if "Next page" in page else ""
 
-    assert seen == [f"run_{block + number:02}" for block in (16, 8, 0) for number in range(8)]
+    assert seen == [f"run_{number:02}" for number in reversed(range(24))]
 
 
 # ---- rejected records ------------------------------------------------------------------------------------------------
 
 
-def test_rejected_records_are_paged_by_key(pages):
-    names = [*(f"{number:04}" for number in range(120)), "B", "a", "a b", "ä", "日本"]
+def test_rejected_records_are_paged_in_natural_order_of_their_keys(pages):
+    names = [*(f"c-{number}" for number in range(1, 121)), "B", "a", "a b", "c", "ä", "日本"]
     pages.rejected(*names)
 
-    seen, page = [], pages.follow(pages.page("account"), f"All {len(names)} rejected records")
+    seen, page = [], pages.follow(pages.page("account"), "All rejected records")
     while page:
         assert len(keys(page)) <= 50
         seen += keys(page)
         page = pages.follow(page, "Next page") if "Next page" in page else ""
 
-    assert seen == sorted(names, key=str.encode)
+    assert seen == ["B", "a", "a b", "c", *(f"c-{number}" for number in range(1, 121)), "ä", "日本"]
+
+
+def test_rejected_records_are_grouped_by_reason(pages):
+    short, taken = ["must have at least 3 characters (it has 2): fix it at the source"], ["has been taken"]
+    pages.rejected(*(f"c-{number}" for number in range(1, 13)), errors={"name": short})
+    pages.rejected("d-1", "d-2", errors={"name": short, "email": taken}, owner="b" * 32)
+
+    page = pages.page("account")
+
+    groups = re.findall(r'class="count">(\d+)</td><td[^>]*><a [^>]*>(.*?)</a></td><td[^>]*>(.*?)</td>', page)
+    assert [(count, reason, re.sub("<.*?>", "", shown)) for count, reason, shown in groups] == [
+        ("14", "name must have at least 3 characters", "c-1, c-2, c-3, c-4, c-5, …"),
+        ("2", "email has been taken", "d-1, d-2"),
+    ]
+    of_one = pages.follow(page, "email has been taken")
+    assert keys(of_one) == ["d-1", "d-2"]
+    assert "2 records by key" in of_one
+    assert len(keys(pages.follow(of_one, "All reasons"))) == 14
+
+
+def test_a_group_of_more_than_a_page_is_paged(pages):
+    pages.rejected(*(f"c-{number}" for number in range(60)), errors={"name": ["is short"]})
+    pages.rejected("d", owner="b" * 32)
+
+    first = pages.follow(pages.page("account"), "name is short")
+    second = pages.follow(first, "Next page")
+
+    assert keys(first) + keys(second) == [f"c-{number}" for number in range(60)]
+    assert keys(pages.follow(second, "First page")) == keys(first)
+
+
+def test_rejected_records_can_be_downloaded_as_csv(pages):
+    pages.database.stop_clock()
+    pages.rejected("c-10", "c-2", '=HYPERLINK("x")', "-1", 'say "hi", b', errors={"name": ["is short"], "zip": ["bad"]})
+    pages.rejected("zoe@example.com", errors={"@field": ["+is wrong"]}, owner="b" * 32)
+
+    response, [head, *lines] = pages.csv()
+
+    assert response.headers["content-type"] == "text/csv; charset=utf-8"
+    assert response.headers["content-disposition"] == 'attachment; filename="rejected-20300101-000000.csv"'
+    assert response.headers["cache-control"] == "no-store"
+    assert head[:4] == ["account", "key", "field", "reason"]
+    assert [line[1:4] for line in lines if line[2] != "zip"] == [
+        ["'-1", "name", "is short"],
+        ['\'=HYPERLINK("x")', "name", "is short"],
+        ["c-2", "name", "is short"],
+        ["c-10", "name", "is short"],
+        ['say "hi", b', "name", "is short"],
+        ["(a key that looks like an email)", "'@field", "'+is wrong"],
+    ]
+    assert lines[0][4:] == ["", "2030-01-01T00:00:00Z", "table people of crm", "sync", "scheduled__1", "create"]
+
+
+def test_more_rejected_records_than_are_listed_are_announced(pages, monkeypatch):
+    monkeypatch.setattr("payarc_provider.sync.ledger.snapshot.LISTED", 3)
+    pages.rejected("a", "b", "c")
+    assert "There are more" not in pages.page("rejected")
+
+    pages.rejected("d", owner="b" * 32)
+
+    assert "There are more" in pages.page("rejected")
+    assert "There are more" in pages.page("account")
+
+
+def test_counts_stop_at_a_limit(pages, monkeypatch):
+    for module in ("sync.ledger.snapshot", "plugins.app"):
+        monkeypatch.setattr(f"payarc_provider.{module}.COUNTED", 3)
+    pages.created("1", "2", "3", "4", "5")
+
+    assert "<strong>&gt; 3</strong> <span>created" in pages.page("account")
 
 
 def test_a_record_shows_payarcs_reasons_its_rules_and_the_source(pages):
     words = {"email": ["The email has already been taken."], "zip": ["is wrong", "is long"], "record": ["Invalid."]}
     pages.rejected("a/b ?&#1", errors=words, run_id="scheduled__2030-01-01T00:00:00+00:00")
 
-    page = pages.follow(pages.page("account"), "a/b ?&#1")
+    page = pages.follow(pages.page("rejected"), "a/b ?&#1")
 
     assert "The email has already been taken." in page
-    assert "at most 40 characters without white space" in page
-    assert "at most 10 digits and hyphens" in page
+    assert "up to 40 characters: letters, digits and special characters" in page
+    assert "up to 10 characters: digits and hyphens" in page
+    assert "PayArc has rejected this record" in page
     assert "is wrong" in page
     assert "is long" in page
     assert "concerns the record as a whole" in page
@@ -332,6 +492,19 @@ def test_a_record_shows_payarcs_reasons_its_rules_and_the_source(pages):
     assert f'href="{run}" target="_top"' in page
     assert link(page, "create") == f"{run}/tasks/create"
     assert "retry &#39;a/b ?&amp;#1&#39;" in page
+
+
+def test_a_record_that_a_check_before_the_request_holds_back_shows_what_payarcs_guide_allows(pages):
+    reader = RecordReader("id", None, pages.ledger.ledger_id)
+    record = reader.read(0, {"id": "1", "name": "Zo", "zip": 1.5})
+    pages.ledger.claim(ME, ME.owner, [record], {}, EPOCH)
+
+    page = pages.follow(pages.page("rejected"), "1")
+
+    assert "was not sent" in page
+    assert "must have at least 3 characters" in page
+    assert "3 to 50 characters: letters and white space" in page
+    assert "up to 10 characters: digits and hyphens" in page
 
 
 def test_a_record_that_is_no_longer_rejected_has_no_page(pages):
@@ -355,8 +528,11 @@ def test_a_key_that_looks_like_an_email_is_masked_in_pages_and_addresses(pages):
     record = next(address for address in addresses if "/record?" in address)
     read.append(pages.get(html.unescape(record).removeprefix("/payarc")))
 
-    assert "(a key that looks like an email)" in read[-1]
+    read += [pages.search("zoe."), pages.follow(pages.page("account"), "email is taken")]
+
+    assert "(a key that looks like an email)" in read[4]
     assert not [text for text in read if "@" in text or "example" in text]
+    addresses += re.findall(r'href="([^"]*)"', "".join(read))
     for address in addresses:
         assert "@" not in unquote(html.unescape(address))
 
@@ -372,13 +548,77 @@ def test_text_from_a_ledger_is_escaped(pages):
 
 
 @pytest.mark.parametrize("position", ["", "nonsense", "é"])
-@pytest.mark.parametrize(("name", "parameter"), [("rejected", "after"), ("runs", "after"), ("record", "at")])
+@pytest.mark.parametrize(
+    ("name", "parameter"),
+    [("rejected", "after"), ("rejected", "reason"), ("runs", "after"), ("record", "at"), ("search", "key")],
+)
 def test_a_position_that_this_ledger_did_not_issue_is_a_404(pages, name, parameter, position):
     pages.rejected("1")
 
     text = pages.get(f"/crm/{pages.table}/{name}", 404, account=ACCOUNT, **{parameter: position})
 
     assert "not valid for this ledger" in text
+
+
+def test_control_and_direction_characters_of_a_key_are_escaped(pages):
+    pages.rejected("a\u202etxt.exe", "b\u0085c")
+
+    page = pages.page("rejected")
+
+    assert keys(page) == [r"a\u202etxt.exe", r"b\x85c"]
+    assert "retry KEY" in pages.follow(page, r"a\u202etxt.exe")
+    assert pages.csv()[1][1][1] == r"a\u202etxt.exe"
+
+
+# ---- search ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_search_finds_records_in_every_state_by_the_beginning_of_their_key(pages):
+    pages.created("c-1", "c-10", "c-2", "d")
+    pages.rejected("c-3", owner="b" * 32)
+    pages.claim("c-4", "C-5", owner="c" * 32)
+
+    page = pages.search(" c- ")
+
+    found = re.findall(r'<td data-label="Key">(.*?)</td><td data-label="State">(\w+)', page)
+    assert [(re.sub("<.*?>", "", key), state) for key, state in found] == [
+        ("c-1", "created"),
+        ("c-2", "created"),
+        ("c-3", "rejected"),
+        ("c-4", "pending"),
+        ("c-10", "created"),
+    ]
+    assert keys(page) == ["c-3"]
+    assert f"{ACCOUNT}-c-10" in page  # its customer
+
+
+@pytest.mark.parametrize("wanted", ["%", "_", "' OR '1'='1", "\\", "c\x00", "🙂" * 200])
+def test_a_search_takes_every_character_as_it_is(pages, wanted):
+    pages.created("c-1")
+
+    assert "no record with such a key" in pages.search(wanted)
+
+
+def test_a_search_that_finds_too_much_says_so(pages):
+    pages.created(*(f"c-{number}" for number in range(60)))
+
+    assert "The first 50" in pages.search("c")
+    assert "60 records" not in pages.search("c")
+
+
+def test_an_empty_search_leads_back_to_the_account(pages):
+    pages.created("1")
+
+    assert numbers(pages.search("  ")) == [1, 0, 0]
+
+
+def test_what_is_searched_for_is_in_no_address(pages):
+    pages.created("secret-1")
+
+    page = pages.search("secret")
+
+    assert "Records whose key begins with secret" in page
+    assert not [address for address in re.findall(r'(?:href|action)="([^"]*)"', page) if "secret" in address]
 
 
 def test_a_key_is_not_accepted_as_the_position_of_a_run(pages):
@@ -398,6 +638,8 @@ def test_viewing_pages_changes_nothing(pages):
     for name in ("account", "rejected", "pending", "runs"):
         pages.page(name)
     pages.follow(pages.page("rejected"), "2")
+    pages.search("2")
+    pages.csv()
 
     assert [pages.database.rows(pages.database.quoted(table)) for table in tables] == before
 
@@ -409,6 +651,7 @@ def test_viewing_pages_changes_nothing(pages):
 def real(browser: Any, tokens: dict[str, str], sqlite_database: Any, monkeypatch: pytest.MonkeyPatch) -> Pages:
     """The page with Airflow's own connections."""
     monkeypatch.setattr(ledgers, "sql_engine", sql_engine)
+    monkeypatch.setattr(page_app.cache, "seconds", 0)
     return Pages(browser, tokens["ada"], sqlite_database)
 
 
@@ -453,3 +696,76 @@ def test_a_ledger_is_opened_through_its_airflow_connection(real, tmp_path, monke
     assert "has no ledger" in real.get("/here/other", 404)
     assert "not listed" in real.get("/here/third", 404)
     assert "not listed" in real.get("/elsewhere/other", 404)
+
+
+# ---- many visitors, many rows ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cached(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The page with its cache; gets an entry each time a ledger is opened."""
+    opened: list[float] = []
+    monkeypatch.setattr(page_app, "cache", Cache(60))
+    monkeypatch.setattr(ledgers, "sql_engine", lambda *_, **__: opened.append(0.0) or pages.database.engine())
+    return opened
+
+
+def test_many_visitors_read_the_ledger_once(pages, cached):
+    pages.rejected("1")
+
+    for name in ("account", "rejected", "pending", "runs"):
+        for _ in range(3):
+            pages.page(name)
+
+    assert len(cached) == 1
+
+
+def test_a_ledger_that_cannot_be_read_is_not_asked_by_every_visitor(pages, cached, monkeypatch):
+    monkeypatch.setenv("AIRFLOW__PAYARC__LEDGERS", "crm:missing")
+
+    for _ in range(3):
+        assert "has no ledger" in pages.get("/crm/missing/account", 404, account=ACCOUNT)
+
+    assert len(cached) == 1
+
+
+def test_a_ledger_that_is_taken_from_the_configuration_is_not_shown_from_the_cache(pages, cached, monkeypatch):
+    pages.created("1")
+    pages.page("account")
+    monkeypatch.setenv("AIRFLOW__PAYARC__LEDGERS", "other")
+
+    assert "not listed" in pages.get(f"/crm/{pages.table}/account", 404, account=ACCOUNT)
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+def test_rejected_records_are_read_through_their_index(pages):
+    """And not by reading all rows of an account until enough are found."""
+    pages.created("1")
+    seen: list[str] = []
+    sa.event.listen(pages.ledger.database.engine, "before_cursor_execute", lambda *given: seen.append(given[2:4]))
+    Overview(pages.ledger, ACCOUNT).rejected(10)
+
+    with pages.ledger.database.read() as connection:
+        if pages.database.kind == "postgresql":
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # a table of one row needs no index
+        explain = "EXPLAIN" if pages.database.kind == "postgresql" else "EXPLAIN QUERY PLAN"
+        for statement, parameters in [one for one in seen if "LIMIT" in one[0]]:
+            plan = connection.exec_driver_sql(f"{explain} {statement}", parameters).all()
+            assert f"{pages.table}_rejected" in str(plan)
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+def test_a_statement_that_takes_too_long_is_given_up(pages, monkeypatch):
+    slow = {
+        "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT COUNT(*) FROM n",
+        "postgresql": "SELECT pg_sleep(60)",
+    }
+    monkeypatch.setattr(ledgers, "STATEMENT_SECONDS", 1)
+    monkeypatch.setattr(page_app, "take_snapshot", lambda ledger, _: _execute(ledger, slow[pages.database.kind]))
+
+    assert "takes longer than 1 s" in pages.get(f"/crm/{pages.table}/account", 503, account=ACCOUNT)
+
+
+def _execute(ledger: Ledger, statement: str) -> None:
+    with ledger.database.read() as connection:
+        connection.exec_driver_sql(statement)

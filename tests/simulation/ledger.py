@@ -53,7 +53,7 @@ class LedgerModel:
                 row.customer_id,
                 row.digest,
                 row.source == me.source,
-                row.run_id == me.run_id,
+                (row.run_id, row.task_id) == (me.run_id, me.task_id),
                 row.matched_by,
                 row.version,
                 row.updated_at is not None,
@@ -107,6 +107,7 @@ class LedgerModel:
                 matched_by=None,
                 dag_id=me.dag_id,
                 run_id=me.run_id,
+                task_id=me.task_id,
                 claimed_at=moment(self.now),
                 version=record.version,
             )
@@ -241,6 +242,7 @@ class LedgerModel:
                 attempt=row.attempt + 1,
                 dag_id=me.dag_id,
                 run_id=me.run_id,
+                task_id=me.task_id,
             )
         return self.rows(me, [claim.before.key for claim in claims])
 

@@ -27,6 +27,7 @@ from payarc_provider.sync.keys import (
     display_key,
     key_text,
     looks_like_email,
+    natural_order,
     partition_of,
 )
 
@@ -236,8 +237,18 @@ def test_a_composite_key_has_at_most_255_characters_together():
 def test_a_key_that_looks_like_an_email_is_never_displayed():
     assert looks_like_email("x john@example.com")
     assert "example" not in display_key("john@example.com")
+    assert display_key("ä 日本") == "ä 日本"
+    assert display_key("a\u202etxt\u200b\x85") == r"a\u202etxt\u200b\x85"
     assert display_key("42") == "42"
     assert display_key(None) == "(no key)"
+
+
+def test_natural_order_compares_numbers_as_numbers():
+    keys = ["c-2", "c-10", "c", "10", "9", "c-2b", "c-02", "a9" * 100, "", "9" * 255, "b7", "b7c1", "b7c", "٣"]
+
+    assert sorted(keys, key=natural_order) == [
+        "", "9", "10", "9" * 255, "a9" * 100, "b7", "b7c", "b7c1", "c", "c-02", "c-2", "c-2b", "c-10", "٣",
+    ]  # fmt: skip
 
 
 # ---- arguments -----------------------------------------------------------------------------------------------------

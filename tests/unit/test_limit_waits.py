@@ -44,6 +44,18 @@ def test_reads_that_only_get_429s_end(window, least, most):
     assert least <= clock.seconds <= most
 
 
+def test_the_end_of_an_announced_wait_is_no_cause_for_a_warning(caplog):
+    caplog.set_level(logging.INFO)
+    clock = Clock()
+    waits = LimitWaits(clock.now)
+    waits.note_wait(POST, 58.0)
+    for _ in range(20):  # the window's end is known to the second only
+        clock.seconds += 3.0
+        waits.note_wait(POST, max(0.05, 58.0 - clock.seconds))
+    assert len(caplog.records) == 1
+    assert "allows no request until" in caplog.messages[0]
+
+
 def test_another_response_begins_the_bound_anew():
     clock = Clock()
     waits = LimitWaits(clock.now)
@@ -112,7 +124,9 @@ def test_each_failed_read_is_logged(caplog):
     async def call():
         raise PayarcUnknownOutcome("503", status=503, may_have_acted=False)
 
-    with pytest.raises(PayarcUnknownOutcome):
+    with pytest.raises(
+        PayarcUnknownOutcome, match=r"to 9 reads in a row: 503 \(9 times\)\. Run again when PayArc works"
+    ):
         asyncio.run(PatientReader(clock, max_failures=8).read(call))
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 8

@@ -18,7 +18,7 @@ from payarc_provider.api.tracing import NO_TRACER
 from payarc_provider.assets import customers_asset, customers_uri, is_payarc_asset, openlineage_name, sanitize_uri
 from payarc_provider.exceptions import PayarcConnectionFailed
 from payarc_provider.hooks import tracing
-from payarc_provider.operators.reporting import TaskReporter, closing_line, progress_line
+from payarc_provider.operators.reporting import TaskReporter, closing_line, opening_line, progress_line
 from payarc_provider.sync.results import Progress
 
 URL = "https://testapi.payarc.net/v1"
@@ -37,43 +37,109 @@ def make_progress(seconds=1.0, requests=None, **counts):
 # ---- log lines ------------------------------------------------------------------------------------------------------
 
 
+def test_the_opening_line_names_all_that_a_run_works_with():
+    line = opening_line(
+        "Creating customers",
+        conn_id="payarc_default",
+        account="live/main",
+        source="table people of crm",
+        ledger="payarc_customers in crm",
+    )
+    assert line == (
+        "Creating customers: connection payarc_default (live, merchant main), source table people of crm, "
+        "ledger payarc_customers in crm"
+    )
+
+
 def test_a_progress_line_has_the_counts_the_rate_and_the_time_left():
-    progress = make_progress(seconds=10.0, created=30, known=9, rejected=1)
+    progress = make_progress(seconds=10.0, created=30, recorded_created=30, known=9, rejected=1)
     progress.total = 100
     assert progress_line(progress) == "40 of 100 records: 30 created, 9 known, 1 rejected; 4.0/s, about 15 s left"
 
 
+def test_the_rate_is_that_of_the_last_minute():
+    earlier = [make_progress(seconds=100.0, known=10_000), make_progress(seconds=110.0, known=10_000, created=5)]
+    progress = make_progress(seconds=120.0, known=10_000, created=10)
+    progress.total = 10_020
+    assert progress_line(progress, earlier).endswith("10000 known, 0 rejected; 0.5/s, about 20 s left")
+
+
+def test_there_is_no_estimate_while_nothing_moves():
+    earlier = [make_progress(seconds=seconds, known=5) for seconds in (10.0, 20.0, 30.0)]
+    progress = make_progress(seconds=40.0, known=5)
+    progress.total = 100
+    assert progress_line(progress, earlier) == "5 of 100 records: 0 created, 5 known, 0 rejected; no result for 30 s"
+    progress.waiting = "to look up 3 records at 09:05:00 UTC"
+    assert progress_line(progress, earlier) == (
+        "5 of 100 records: 0 created, 5 known, 0 rejected; waiting to look up 3 records at 09:05:00 UTC"
+    )
+
+
+def test_a_wait_for_the_rate_limit_is_part_of_the_rate():
+    earlier = [make_progress(seconds=10.0), make_progress(seconds=20.0, created=30)]
+    progress = make_progress(seconds=40.0, created=30)
+    progress.total, progress.waiting = 90, "for PayArc's rate limit until 09:05:00 UTC"
+    assert progress_line(progress, earlier).endswith(
+        "; waiting for PayArc's rate limit until 09:05:00 UTC; 1.0/s, about 1 min 0 s left"
+    )
+    earlier = [progress, progress]
+    assert progress_line(progress, earlier).endswith("until 09:05:00 UTC")
+
+
 def test_the_closing_line_adds_up_and_counts_requests():
-    progress = make_progress(seconds=61.04, requests={"POST": 31, "GET": 2}, created=30, adopted=1, known=9, rejected=1)
-    progress.total, progress.repeated = 43, 2
+    counts = {"created": 30, "recorded_created": 30, "adopted": 1, "recorded_adopted": 1, "known": 9, "rejected": 1}
+    progress = make_progress(seconds=61.04, requests={"POST": 31, "GET": 2}, **counts)
+    progress.records_read, progress.total, progress.repeated = 43, 43, 2
     assert closing_line(progress) == (
-        "43 of 43 records in 61.0 s: 30 created, 1 adopted, 9 known, 1 rejected, 2 repeated; 33 requests, 31 POSTs"
+        "41 records in 61.0 s: 30 created, 1 adopted, 9 known, 1 rejected; 2 repeated; 33 requests, 31 POSTs"
+    )
+
+
+def test_the_closing_line_of_a_stopped_run_counts_the_open_records():
+    progress = make_progress(requests={"POST": 5}, created=3, recorded_created=3)
+    progress.records_read, progress.total, progress.repeated = 10, 21, 1
+    assert closing_line(progress) == (
+        "3 of 20 records in 1.0 s: 3 created, 0 known, 0 rejected, 6 open; 1 repeated; 5 requests, 5 POSTs"
     )
 
 
 def test_the_closing_line_counts_changes():
-    counts = {"updated": 5, "known": 4, "stale": 1, "altered": 2, "conflicts": 1}
+    counts = {"updated": 5, "recorded_updated": 5, "known": 4, "stale": 1, "altered": 2, "conflicts": 1, "changed": 3}
     progress = make_progress(requests={"PATCH": 5, "GET": 6}, **counts)
     assert closing_line(progress) == (
-        "9 records in 1.0 s: 0 created, 5 updated, 4 known, 1 stale, 2 altered, 1 in conflict, 0 rejected; "
-        "11 requests, 0 POSTs, 5 PATCHes"
+        "9 records in 1.0 s: 0 created, 5 updated, 4 known, 0 rejected (including 3 changed, 1 stale, 2 altered, "
+        "1 in conflict); 11 requests, 0 POSTs, 5 PATCHes"
     )
-    progress = make_progress(requests={"PATCH": 1}, updated=1)
+    progress = make_progress(requests={"PATCH": 1}, updated=1, recorded_updated=1)
     assert closing_line(progress).endswith("; 1 request, 0 POSTs, 1 PATCH")
+
+
+def test_a_repeated_task_says_what_an_earlier_try_has_created():
+    progress = make_progress(requests={"POST": 1}, created=30, recorded_created=3, recorded_for_others=2)
+    assert closing_line(progress).startswith("30 records in 1.0 s: 30 created (29 earlier in this DAG run), 0 known")
 
 
 def test_lines_use_the_singular_for_one():
     progress = make_progress(requests={"POST": 1}, would_create=1)
-    assert closing_line(progress) == (
-        "1 record in 1.0 s: 0 created, 0 known, 0 rejected, 1 would create; 1 request, 1 POST"
-    )
+    assert closing_line(progress) == ("1 record in 1.0 s: 0 known, 0 rejected, 1 would create; 1 request, 1 POST")
 
 
 @pytest.mark.parametrize(("rest", "left"), [(9, "9 s"), (130, "2 min 10 s"), (7260, "2 h 1 min")])
 def test_the_time_left_is_rounded_to_what_matters(rest, left):
-    progress = make_progress(seconds=1.0, created=1)
+    progress = make_progress(seconds=1.0, created=1, recorded_created=1)
     progress.total = 1 + rest
     assert progress_line(progress).endswith(f", about {left} left")
+
+
+def test_what_came_instead_of_responses_is_warned_about_at_the_end():
+    progress = make_progress()
+    progress.problems = Counter({"timeout": 2, "503": 5, "lost connection": 1})
+    logger = Mock(spec=logging.Logger)
+    make_reporter(logger).ended(progress, deferred=False)
+    ((text, words),) = (call.args for call in logger.warning.call_args_list)
+    assert text % words == (
+        "Requests without a usable response: 503 (5 times), timeout (twice), lost connection (once)"
+    )
 
 
 def test_columns_that_look_like_fields_and_keys_that_look_personal_are_warned_about_once():

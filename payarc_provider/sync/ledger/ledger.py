@@ -76,7 +76,9 @@ class Ledger(UpdateTable):
             case((and_(rows.c.state == State.CREATED, rows.c.error.is_(None)), rows.c.customer_id)),
             rows.c.digest,
             (rows.c.source == me.source).label("same_source"),
-            and_(rows.c.run_id == me.run_id, rows.c.dag_id == me.dag_id).label("this_run"),
+            and_(rows.c.run_id == me.run_id, rows.c.dag_id == me.dag_id, rows.c.task_id == me.task_id).label(
+                "this_task"
+            ),
             rows.c.matched_by,
             rows.c.version,
             rows.c.updated_at.is_not(None).label("was_updated"),

@@ -1,16 +1,15 @@
-"""An overview of a ledger for people: counts, pending rows, rejected records and DAG runs."""
+"""An overview of a ledger for people: counts, pending rows and rejected records."""
 
 from __future__ import annotations
 
 import datetime
 import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import and_, case, func, or_, select
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy import and_, case, func, select
+from sqlalchemy.engine import RowMapping
 from sqlalchemy.sql.elements import ColumnElement
 
 from payarc_provider.sync.ledger.database import database_now
@@ -71,6 +70,7 @@ class RejectedRow:
     """A rejected record, or a customer of which a change was rejected.
 
     :param customer_id: the customer; None if there is none
+    :param sent: whether PayArc has rejected it, and not a check before the request; None for a change of a customer
     :param retried: whether the next run that reads the record tries it again
     """
 
@@ -80,6 +80,7 @@ class RejectedRow:
     since: datetime.datetime | None
     source: str
     errors: Errors
+    sent: bool | None
     retried: bool
     dag_id: str | None
     run_id: str | None
@@ -87,32 +88,25 @@ class RejectedRow:
 
 
 @dataclass(frozen=True, slots=True)
-class RunCounts:
-    """The states of the records whose latest claim was made by this DAG run.
+class FoundRow:
+    """A row that a search has found.
 
-    :param dag_id: empty for rows that no run claimed, such as those of a rebuilt ledger
-    :param last: when the run claimed or updated the latest of them
+    :param is_rejected: whether the record, or a change of its customer, is rejected
+    :param since: when it became created or rejected; when it was claimed, if it is pending
     """
 
-    dag_id: str
-    run_id: str
-    last: datetime.datetime
-    created: int
-    rejected: int
-    pending: int
-    updating: int
-
-    @property
-    def total(self) -> int:
-        """The number of records."""
-        return self.created + self.rejected + self.pending + self.updating
+    key: str
+    state: str
+    customer_id: str | None
+    is_rejected: bool
+    since: datetime.datetime | None
+    dag_id: str | None
+    run_id: str | None
+    task_id: str | None
 
 
 class Overview:
     """Reads an open ledger.
-
-    Pages come in two orders. With an offset, the oldest rows come first. After a key, rows come in key order, and each
-    page costs the same however many rows precede it.
 
     :param account: read only this account's rows
     """
@@ -124,10 +118,14 @@ class Overview:
 
     def accounts(self) -> list[str]:
         """The accounts that have rows or belong to a known connection."""
-        query = select(self._rows.c.account).distinct()
+        account = self._rows.c.account
+        found = set(self._ledger.facts("account:").values())
         with self._ledger.database.read() as connection:
-            found = {row[0] for row in connection.execute(query)}
-        return sorted(found | set(self._ledger.facts("account:").values()))
+            last = connection.execute(select(func.min(account))).scalar_one()
+            while last is not None:  # from one account to the next in the index; DISTINCT would read every row
+                found.add(last)
+                last = connection.execute(select(func.min(account)).where(account > last)).scalar_one()
+        return sorted(found)
 
     def counts(self) -> tuple[datetime.datetime, list[AccountCounts]]:
         """The database's time, and the counts of each account."""
@@ -169,14 +167,7 @@ class Overview:
 
     def count_pending(self) -> int:
         """How many rows are pending or updating."""
-        return self._count(self._pending_rows)
-
-    def count_rejected(self) -> int:
-        """How many records, or changes of customers, are rejected."""
-        return self._count(is_rejected(self._rows))
-
-    def _count(self, condition: ColumnElement[bool]) -> int:
-        query = select(func.count()).select_from(self._rows).where(*self._conditions(condition))
+        query = select(func.count()).select_from(self._rows).where(*self._conditions(self._pending_rows))
         with self._ledger.database.read() as connection:
             return int(connection.execute(query).scalar_one())
 
@@ -186,19 +177,18 @@ class Overview:
 
     def pending(self, limit: int, *, offset: int = 0) -> list[PendingRow]:
         """A page of pending and updating rows, the oldest first."""
-        return self._pending(self._oldest_first("claimed_at"), limit, offset)
+        with self._ledger.database.read() as connection:
+            held = hold(self._rows, database_now(connection)).label("hold")
+            query = select(self._rows, held).where(*self._conditions(self._pending_rows))
+            query = query.order_by(*self._oldest_first("claimed_at")).limit(limit).offset(offset)
+            return [_pending_row(row) for row in connection.execute(query).mappings()]
 
-    def pending_by_key(self, limit: int, after: str | None = None) -> list[PendingRow]:
-        """A page of pending and updating rows in key order, starting after the key ``after``."""
-        return self._pending([self._rows.c.key], limit, after=after)
-
-    def rejected(self, limit: int, *, offset: int = 0) -> list[RejectedRow]:
-        """A page of rejected records, the oldest rejections first."""
-        return self._rejected(self._oldest_first("resolved_at"), limit, offset)
-
-    def rejected_by_key(self, limit: int, after: str | None = None) -> list[RejectedRow]:
-        """A page of rejected records in key order, starting after the key ``after``."""
-        return self._rejected([self._rows.c.key], limit, after=after)
+    def rejected(self, limit: int | None = None) -> list[RejectedRow]:
+        """The rejected records, the oldest rejections first; at most ``limit`` if it is given."""
+        query = select(self._rows).where(*self._conditions(is_rejected(self._rows)))
+        query = query.order_by(*self._oldest_first("resolved_at")).limit(limit)
+        with self._ledger.database.read() as connection:
+            return [_rejected_row(row) for row in connection.execute(query).mappings()]
 
     def rejected_record(self, key: str) -> RejectedRow | None:
         """A rejected record, or None if the key is not rejected."""
@@ -207,23 +197,18 @@ class Overview:
             row = connection.execute(query).mappings().one_or_none()
         return _rejected_row(row) if row is not None else None
 
-    def _pending(self, order: list[Any], limit: int, offset: int = 0, after: str | None = None) -> list[PendingRow]:
+    def find(self, start: str, limit: int) -> list[FoundRow]:
+        """The rows whose keys begin with this text, in key order; needs an account."""
+        if "\0" in start:  # no key has it, and PostgreSQL does not take it
+            return []
+        rows = self._rows
+        names = ("key", "state", "customer_id", "resolved_at", "claimed_at", "dag_id", "run_id", "task_id")
+        columns = [*(rows.c[name] for name in names), is_rejected(rows).label("is_rejected")]
+        # A range rather than LIKE, which ignores case on SQLite and has wildcards. No key has the last character.
+        within = [rows.c.key >= start, rows.c.key < f"{start}\U0010ffff"]
+        query = select(*columns).where(*self._conditions(*within)).order_by(rows.c.key).limit(limit)
         with self._ledger.database.read() as connection:
-            held = hold(self._rows, database_now(connection)).label("hold")
-            query = select(self._rows, held).where(*self._conditions(self._pending_rows))
-            return [_pending_row(row) for row in self._page(connection, query, order, limit, offset, after)]
-
-    def _rejected(self, order: list[Any], limit: int, offset: int = 0, after: str | None = None) -> list[RejectedRow]:
-        query = select(self._rows).where(*self._conditions(is_rejected(self._rows)))
-        with self._ledger.database.read() as connection:
-            return [_rejected_row(row) for row in self._page(connection, query, order, limit, offset, after)]
-
-    def _page(
-        self, connection: Connection, query: Any, order: list[Any], limit: int, offset: int, after: str | None
-    ) -> Sequence[RowMapping]:
-        if after is not None:
-            query = query.where(self._rows.c.key > after)
-        return connection.execute(query.order_by(*order).limit(limit).offset(offset)).mappings().all()
+            return [_found_row(row) for row in connection.execute(query).mappings()]
 
     def _oldest_first(self, column: str) -> list[Any]:
         return [self._rows.c.account, self._rows.c[column], self._rows.c.key]
@@ -231,45 +216,6 @@ class Overview:
     def _conditions(self, *more: ColumnElement[bool]) -> list[ColumnElement[bool]]:
         account = [] if self._account is None else [self._rows.c.account == self._account]
         return [*account, *more]
-
-    # ---- DAG runs -----------------------------------------------------------------------------------------------
-
-    def runs(self, limit: int, after: RunCounts | None = None) -> list[RunCounts]:
-        """Some DAG runs, the latest first.
-
-        :param after: only runs that come after this one in the list, that is, earlier runs; its counts do not matter
-        """
-        rows = self._rows
-        each = (
-            select(
-                func.coalesce(rows.c.dag_id, "").label("dag_id"),
-                func.coalesce(rows.c.run_id, "").label("run_id"),
-                func.coalesce(rows.c.updated_at, rows.c.claimed_at).label("claimed_at"),
-                *(case((rows.c.state == state, 1), else_=0).label(state) for state in State),
-            )
-            .where(*self._conditions())
-            .subquery()
-        )
-        counts = [func.sum(each.c[state]).label(state) for state in State]
-        last = func.max(each.c.claimed_at).label("last")
-        run = select(each.c.dag_id, each.c.run_id, last, *counts).group_by(each.c.dag_id, each.c.run_id).subquery()
-        query = select(run).order_by(run.c.last.desc(), run.c.dag_id, run.c.run_id).limit(limit)
-        if after is not None:
-            query = query.where(_follows(run, after))
-        with self._ledger.database.read() as connection:
-            return [
-                RunCounts(row["dag_id"], row["run_id"], row["last"], **{str(state): int(row[state]) for state in State})
-                for row in connection.execute(query).mappings()
-            ]
-
-
-def _follows(run: Any, after: RunCounts) -> ColumnElement[bool]:
-    same_moment, same_dag = run.c.last == after.last, run.c.dag_id == after.dag_id
-    return or_(
-        run.c.last < after.last,
-        and_(same_moment, run.c.dag_id > after.dag_id),
-        and_(same_moment, same_dag, run.c.run_id > after.run_id),
-    )
 
 
 def _pending_row(row: RowMapping) -> PendingRow:
@@ -289,6 +235,19 @@ def _pending_row(row: RowMapping) -> PendingRow:
     )
 
 
+def _found_row(row: RowMapping) -> FoundRow:
+    return FoundRow(
+        row["key"],
+        row["state"],
+        row["customer_id"],
+        bool(row["is_rejected"]),
+        row["resolved_at"] or row["claimed_at"],
+        row["dag_id"],
+        row["run_id"],
+        row["task_id"],
+    )
+
+
 def _rejected_row(row: RowMapping) -> RejectedRow:
     return RejectedRow(
         row["account"],
@@ -297,6 +256,7 @@ def _rejected_row(row: RowMapping) -> RejectedRow:
         row["resolved_at"],
         row["source"],
         json.loads(row["error"]) if row["error"] else {},
+        bool(row["fingerprints"]) if row["state"] == State.REJECTED else None,  # a record that is not sent has none
         not row["digest"],
         row["dag_id"],
         row["run_id"],

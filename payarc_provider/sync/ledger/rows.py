@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import Table, and_, case, or_, select
+from sqlalchemy import Table, and_, case, func, not_, or_, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -97,6 +97,7 @@ class Row:
     version: str | None = None
     wanted_version: str | None = None
     updated_at: datetime.datetime | None = None
+    task_id: str | None = None
 
     @property
     def errors(self) -> Errors:
@@ -121,14 +122,14 @@ class KnownRow(NamedTuple):
     """The part of a row with a customer that a run needs.
 
     :param same_source: whether the row comes from the claimant's source
-    :param this_run: whether the claimant's DAG run wrote the row, in this try or an earlier one
+    :param this_task: whether the claimant's task wrote the row in its DAG run, in this try or an earlier one
     :param was_updated: whether the customer has been updated since it was created
     """
 
     customer_id: str
     digest: str
     same_source: bool
-    this_run: bool
+    this_task: bool
     matched_by: str | None
     version: str | None = None
     was_updated: bool = False
@@ -314,8 +315,13 @@ def unsent(table: Table) -> ColumnElement[bool]:
 
 
 def is_rejected(table: Table) -> ColumnElement[bool]:
-    """The rows of rejected records, and of customers of which a change was rejected."""
-    return or_(table.c.state == State.REJECTED, and_(table.c.state == State.CREATED, table.c.error.is_not(None)))
+    """The rows of rejected records, and of customers of which a change was rejected.
+
+    The index of rejected rows has all rows with an error, by ``resolved_at``. The conditions lead databases to it, and
+    keep them from the index of states, in which most rows are created.
+    """
+    is_open = func.coalesce(table.c.state, "").in_(OPEN_STATES)
+    return and_(table.c.error.is_not(None), table.c.resolved_at > EPOCH, not_(is_open))
 
 
 def hold(table: Table, now: datetime.datetime) -> ColumnElement[str | None]:

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     inspect,
+    text,
 )
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Connection, Dialect
@@ -81,7 +82,7 @@ class Schema:
             if missing := [column.name for column in table.columns if column.name not in columns]:
                 names = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
                 raise PayarcConfigError(
-                    f"ledger_table: the table {table.fullname} exists but lacks the columns {names}. Give another "
+                    f"ledger_table: the table {table.fullname} exists but lacks {names}. Give another "
                     "name, or create the table with the statements that the `ddl` command prints"
                 )
         return found
@@ -94,7 +95,7 @@ class Schema:
         """The SQL statements that create the tables."""
         statements: list[Any] = [
             CreateTable(self.rows),
-            *(CreateIndex(index) for index in self.rows.indexes),
+            *(CreateIndex(index) for index in sorted(self.rows.indexes, key=lambda index: str(index.name))),
             CreateTable(self.facts),
         ]
         return [str(statement.compile(dialect=dialect)).strip() for statement in statements]
@@ -147,6 +148,7 @@ def schema(name: str, schema_name: str | None, dialect: Dialect) -> Schema:
         Column("updated_at", UtcTime()),
         UniqueConstraint("account", "customer_id", name=f"{name}_customer"[:60]),
         Index(f"{name}_pending"[:60], "account", "state", "lease_until"),
+        *_rejected_index(f"{name}_rejected"[:60], dialect),
         schema=schema_name,
         **options,
     )
@@ -159,6 +161,17 @@ def schema(name: str, schema_name: str | None, dialect: Dialect) -> Schema:
         **options,
     )
     return Schema(rows, facts)
+
+
+def _rejected_index(name: str, dialect: Dialect) -> list[Index]:
+    """The index of the rows with an error, from which the page and the command list them.
+
+    MySQL and MariaDB have no partial indexes, and there every row would pay for it.
+    """
+    if dialect.name in MYSQL:
+        return []
+    has_error = text("error IS NOT NULL")
+    return [Index(name, "account", "resolved_at", postgresql_where=has_error, sqlite_where=has_error)]
 
 
 def check_account(account: str) -> str:

@@ -32,20 +32,38 @@ _POSTGRESQL = {
     "idle_in_transaction_session_timeout": IDLE_SECONDS,
 }
 _TICK = 1.0
+_SQLITE_STEPS = 100_000  # of SQLite's virtual machine between two looks at the clock: some milliseconds
 
 
 # ---- in the database ------------------------------------------------------------------------------------------------
 
 
+STATEMENT_OPTION = "payarc_statement_seconds"
+"""The execution option of an engine whose statements may take fewer seconds than `STATEMENT_SECONDS`."""
+
+
 def limit_transaction(connection: Connection) -> None:
     """Limit the transaction that has just begun, in one round trip, which also shows whether the connection lives."""
-    if connection.dialect.name == "postgresql":
+    seconds = connection.get_execution_options().get(STATEMENT_OPTION)
+    if connection.dialect.name == "sqlite":
+        if seconds is not None:
+            _limit_sqlite(connection, seconds)
+    elif connection.dialect.name == "postgresql":
         # For this transaction only: a pooler may give the session to others after it.
-        limits = ", ".join(_postgresql_limit(name, seconds) for name, seconds in _POSTGRESQL.items())
+        most = _POSTGRESQL | ({} if seconds is None else {"statement_timeout": seconds})
+        limits = ", ".join(_postgresql_limit(name, value) for name, value in most.items())
         connection.exec_driver_sql(f"SELECT {limits}")
-    elif connection.dialect.name != "sqlite":
-        limits = ", ".join(_mysql_limit(name, most) for name, most in _mysql_limits(connection.dialect).items())
+    else:
+        most = _mysql_limits(connection.dialect, seconds or STATEMENT_SECONDS)
+        limits = ", ".join(_mysql_limit(name, value) for name, value in most.items())
         connection.exec_driver_sql(f"SET SESSION {limits}")
+
+
+def _limit_sqlite(connection: Connection, seconds: int) -> None:
+    """Interrupt the transaction's statements when it has taken this long. SQLite itself has no such limit."""
+    until = time.monotonic() + seconds
+    driver: Any = connection.connection.driver_connection
+    driver.set_progress_handler(lambda: time.monotonic() > until, _SQLITE_STEPS)
 
 
 def _postgresql_limit(name: str, seconds: int) -> str:
@@ -54,13 +72,13 @@ def _postgresql_limit(name: str, seconds: int) -> str:
     return f"set_config('{name}', CASE WHEN {within} THEN {present} ELSE '{seconds}s' END, true)"
 
 
-def _mysql_limits(dialect: Dialect) -> dict[str, int]:
+def _mysql_limits(dialect: Dialect, statement_seconds: int) -> dict[str, int]:
     locks = {"innodb_lock_wait_timeout": LOCK_SECONDS, "lock_wait_timeout": LOCK_SECONDS}
     if not getattr(dialect, "is_mariadb", False):
-        return locks | {"max_execution_time": STATEMENT_SECONDS * 1000, "wait_timeout": 2 * IDLE_SECONDS}
+        return locks | {"max_execution_time": statement_seconds * 1000, "wait_timeout": 2 * IDLE_SECONDS}
     if (dialect.server_version_info or (0,)) < (10, 3):
-        return locks | {"max_statement_time": STATEMENT_SECONDS}
-    return locks | {"max_statement_time": STATEMENT_SECONDS, "idle_transaction_timeout": IDLE_SECONDS}
+        return locks | {"max_statement_time": statement_seconds}
+    return locks | {"max_statement_time": statement_seconds, "idle_transaction_timeout": IDLE_SECONDS}
 
 
 def _mysql_limit(name: str, most: int) -> str:
