@@ -38,6 +38,7 @@ BESIDE = (
     "pytest",
 )
 SUITE = (
+    "tests/acceptance/test_alerts.py",
     "tests/acceptance/test_conformance.py",
     "tests/acceptance/test_deferral.py",
     "tests/acceptance/test_provider_metadata.py",

@@ -205,6 +205,15 @@ def test_settle_shorter_than_the_timeout_is_rejected_with_both_numbers(airflow, 
     assert sandbox.stats()["requests"] == {}
 
 
+def test_an_error_of_the_ledgers_database_names_its_connection(airflow, sandbox, connect, said, tmp_path):
+    connect("broken", conn_type="sqlite", host=str(tmp_path))  # a folder
+    airflow.records(GOOD)
+    run = airflow.run("CreateCustomerOperator(task_id='create', records=extract(), ledger_conn_id='broken')")
+    assert run["create"].state == "failed"
+    assert "PayarcLedgerError: Connection broken: the ledger's database reported" in said()
+    assert sandbox.stats()["requests"] == {}
+
+
 def test_a_ledger_connection_that_is_no_database_is_rejected(airflow, sandbox, connect, said):
     connect("web", conn_type="payarc", host="https://example.com")
     airflow.records(GOOD)
