@@ -35,6 +35,7 @@ KINDS = {
     "deferrable": _SWITCH,
     "defer_after": _NUMBER,
     "dry_run": _SWITCH,
+    "write_back": _CHOICE,
     "reference": _SWITCH,
     "settle": _NUMBER,
     "lease": _NUMBER,
@@ -43,7 +44,7 @@ KINDS = {
     "group_ids": _COUNT,
 }
 """Option → what it takes: in words, and as types."""
-_MAY_BE_NONE = ("source", "match_existing", "version", "max_new", "group_ids")
+_MAY_BE_NONE = ("source", "match_existing", "version", "max_new", "write_back", "group_ids")
 _OF_THE_TASK = ("max_rejected", "tolerate_known_rejected", "deferrable", "push_ids", "group_ids")
 
 
