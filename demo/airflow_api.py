@@ -43,10 +43,6 @@ class AirflowApi:
         found: dict[str, Any] = self._call("GET", f"{run}/taskInstances/{TASK}")
         return found
 
-    def xcom(self, run: str, key: str) -> Any:
-        """A value that this task has pushed."""
-        return self._call("GET", f"{run}/taskInstances/{TASK}/xcomEntries/{key}?deserialize=false")["value"]
-
     def log(self, run: str, tries: int) -> list[str]:
         """What the provider has logged in this try of the task."""
         lines = self._call("GET", f"{run}/taskInstances/{TASK}/logs/{tries}")["content"]

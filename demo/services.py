@@ -80,7 +80,7 @@ def settings(ports: Ports) -> dict[str, str]:
         "conn_type": "payarc",
         "host": f"http://127.0.0.1:{ports['sandbox']}/v1",
         "password": SANDBOX_TOKEN,
-        "extra": {"account": "demo", "timeout": TIMEOUT},
+        "extra": {"account": "demo-shop", "timeout": TIMEOUT},
     }
     return {
         "AIRFLOW_HOME": str(HOME),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass
-from typing import Any
 
 WIDTH = 100
 LOGGED = "    "
@@ -39,7 +38,6 @@ class Run:
     """
 
     tries: int
-    rejected: list[dict[str, Any]]
     log: list[str]
     posts: int
     patches: int
@@ -103,13 +101,9 @@ def run_report(done: Run) -> list[str]:
     ]
 
 
-def closing(second: Run, seconds: float) -> list[str]:
+def closing(seconds: float) -> list[str]:
     """What is printed at the end."""
-    rejected = [(one["key"], name, texts) for one in second.rejected for name, texts in one["errors"].items()]
     return [
-        "",
-        f"PayArc has rejected {len(second.rejected)} records, which did not hold up the others:",
-        *(f"  person {key:>3}: {name}: {' '.join(texts)}" for key, name, texts in rejected),
         "",
         f"{LAST} the runs, their logs and the page of customers in Airflow's UI:",
         "  .demo/ui.sh",

@@ -7,6 +7,8 @@ changed at PayArc. Only the fields that differ are sent, with one request per cu
 The column `updated_at` tells newer data from older data. So runs may overlap, wait and be repeated in any order: an old
 value never replaces a newer one. Any column of numbers, dates or times will do.
 
+The column `payarc_customer_id` receives the id of each customer: `VARCHAR(64)`, empty at first.
+
 Needs the connections `payarc_default` (type PayArc) and `crm` (SQLite, PostgreSQL, MySQL or MariaDB).
 """
 
@@ -35,6 +37,7 @@ def payarc_sync():
         fields={"name": "full_name", "email": "email", "phone": "phone"},
         on_changed="update",
         version="updated_at",
+        write_back="payarc_customer_id",
         max_rejected=10,  # the XCom `rejected` lists them
         retries=3,
     )

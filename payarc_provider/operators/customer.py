@@ -82,6 +82,7 @@ class CreateCustomerOperator(BaseOperator):
     :param settle: Seconds after which PayArc has either applied a request or never will.
     :param lease: Seconds for which a run holds the records it has claimed, unless it renews the lease.
     :param retry_rejected: Try all rejected records again, not only those whose data has changed.
+    :param write_back: A column of ``table`` that receives the id of each record's customer.
     :param push_ids: False pushes only ``summary``, which keeps memory use constant.
     :param group_ids: Return a list of lists with at most this many ids each.
     :param partition: ``(i, n)`` processes only share ``i`` (from 0) of ``n``, by a hash of the key.
@@ -136,6 +137,7 @@ class CreateCustomerOperator(BaseOperator):
         settle: float = 60,
         lease: float = 120,
         retry_rejected: bool = False,
+        write_back: str | None = None,
         push_ids: bool = True,
         group_ids: int | None = None,
         partition: tuple[int, int] | None = None,
@@ -175,6 +177,7 @@ class CreateCustomerOperator(BaseOperator):
             settle=settle,
             lease=lease,
             retry_rejected=retry_rejected,
+            write_back=write_back,
             push_ids=push_ids,
             group_ids=group_ids,
         )
@@ -212,6 +215,10 @@ class CreateCustomerOperator(BaseOperator):
             raise PayarcConfigError(f"{given[0]}: also set sql_conn_id, the connection that it is read from")
         if given == ["records"] and not self.ledger_conn_id:
             raise PayarcConfigError("ledger_conn_id: set the connection of the ledger's database, as records has none")
+        if "write_back" in self.options and self.table is None:
+            raise PayarcConfigError(
+                "write_back: only a table can receive ids. Read one with table, or remove write_back"
+            )
         if self.parameters is not None and self.sql is None:
             raise PayarcConfigError("parameters: only sql takes parameters; remove them")
 

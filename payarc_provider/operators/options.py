@@ -38,6 +38,7 @@ KINDS = {
     "deferrable": _SWITCH,
     "defer_after": _NUMBER,
     "dry_run": _SWITCH,
+    "write_back": _CHOICE,
     "reference": _SWITCH,
     "settle": _NUMBER,
     "lease": _NUMBER,
@@ -46,10 +47,14 @@ KINDS = {
     "group_ids": _COUNT,
 }
 """Option → what it takes: in words, and as types."""
+<<<<<<< HEAD
 _MAY_BE_NONE = (
     *("source", "match_existing", "version", "group_ids"),
     *("approved_plan", "max_new", "max_changed", "min_records"),
 )
+=======
+_MAY_BE_NONE = ("source", "match_existing", "version", "max_new", "write_back", "group_ids")
+>>>>>>> main
 _OF_THE_TASK = ("max_rejected", "tolerate_known_rejected", "deferrable", "push_ids", "group_ids")
 
 

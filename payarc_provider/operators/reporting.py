@@ -219,9 +219,11 @@ def closing_line(progress: Progress) -> str:
     methods = [method for method in ("POST", "PATCH") if method == "POST" or progress.requests[method]]
     sent = [_plural(progress.requests[method], method) for method in methods]
     requests = ", ".join([_plural(progress.requests.total(), "request"), *sent])
+    written = progress.counts["written_back"]
+    back = f"; {_plural(written, 'id')} written back" if written else ""
     open_records = progress.records_read - progress.repeated - progress.records_done
     outcomes = _outcomes(progress, still_open=max(0, open_records))
-    return f"{_records(progress)} in {progress.seconds:.1f} s: {outcomes}; {requests}"
+    return f"{_records(progress)} in {progress.seconds:.1f} s: {outcomes}; {requests}{back}"
 
 
 def problems_line(progress: Progress) -> str:

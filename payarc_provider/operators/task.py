@@ -166,6 +166,7 @@ class TaskRun:
             sql=operator.sql,
             parameters=operator.parameters,
             version=self._options.settings.version,
+            write_back=self._options.settings.write_back,
             page_size=max(PAGE, self._options.settings.batch_size),
         )
 

@@ -25,6 +25,8 @@ Checkpoint = Literal[
     "before_update",
     "sending_update",
     "after_update_response",
+    "before_write_back",
+    "after_write_back",
 ]
 
 listener: Callable[[str], None] | None = None

@@ -11,7 +11,7 @@ has found must be among the rows; otherwise the key is not stable, and a record 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import String, and_, cast, column, or_, select
@@ -21,8 +21,10 @@ from sqlalchemy.sql.elements import ColumnElement, quoted_name
 from payarc_provider.api.fields import FIELDS
 from payarc_provider.exceptions import PayarcConfigError
 from payarc_provider.sync.columns import case_rule, find_columns
+from payarc_provider.sync.id_column import IdColumn
 from payarc_provider.sync.ledger.database import MYSQL
 from payarc_provider.sync.queries import QueryParameters, parameter
+from payarc_provider.sync.records import StoredRows
 from payarc_provider.sync.relation import Relation, Row
 from payarc_provider.sync.sources import PAGE, SourceRow
 
@@ -50,6 +52,7 @@ class DatabaseSource:
     :param page_size: rows per page; rows with equal keys are never split, so a page may have more
     :param version: the column by which newer data is told from older data
     :param page_bytes: about how many bytes the values of a page may take; then it has fewer rows
+    :param write_back: a column of the table that receives the ids of customers; it is read as `StoredRows`, or None
     :raises PayarcConfigError: if ``table_name`` or ``sql`` is malformed
     """
 
@@ -66,12 +69,15 @@ class DatabaseSource:
         page_size: int = PAGE,
         page_bytes: int = PAGE_BYTES,
         version: str | None = None,
+        write_back: str | None = None,
     ) -> None:
         self.name = name
         self._relation = Relation(engine, name, table_name=table_name, sql=sql, parameters=parameters)
         self._key = list(key)
         self._columns = list(columns or [])
         self._version = [version] if version is not None else []
+        self._write_back = [write_back] if write_back is not None else []
+        self._engine = engine
         self._optional = () if columns is not None else FIELDS
         self._page_size = self._limit = page_size
         self._page_bytes = page_bytes
@@ -95,14 +101,26 @@ class DatabaseSource:
         """
         if self._present is None:
             present, dialect = self._relation.columns(), self._relation.dialect
-            found = find_columns(
-                present, {"key": self._key, "fields": self._columns, "version": self._version}, self._optional, dialect
-            )
+            needed = {"key": self._key, "fields": self._columns, "version": self._version}
+            found = find_columns(present, needed | {"write_back": self._write_back}, self._optional, dialect)
+            self._check_write_back(find_columns(present, needed, self._optional, dialect), found)
             self._names = list(found)  # the key columns come first
             self._selected = [column(quoted_name(stored, True)) for stored in found.values()]
             others = [name for name in present if name not in found.values()]
             self._present = self._names + others
         return self._present
+
+    def id_column(self) -> IdColumn | None:
+        """The column that receives the ids of customers; None without ``write_back``.
+
+        :raises PayarcConfigError: a column is missing, or a needed one occurs more than once
+        """
+        if not self._write_back:
+            return None
+        self.columns()
+        stored = [one.name for one in self._selected]
+        at = self._names.index(self._write_back[0])
+        return IdColumn(self._engine, self._relation, stored[: len(self._key)], stored[at])
 
     def pages(self) -> Iterator[Sequence[SourceRow]]:
         """All rows, page by page.
@@ -215,7 +233,29 @@ class DatabaseSource:
 
     def _as_dicts(self, rows: list[Row]) -> list[SourceRow]:
         names = self._names
-        return [dict(zip(names, row)) for row in rows]  # noqa: B905 - a row has a value for each name
+        dicts = [dict(zip(names, row)) for row in rows]  # noqa: B905 - a row has a value for each name
+        for write_back in self._write_back:
+            self._add_stored_rows(dicts, write_back, rows)
+        return dicts
+
+    def _add_stored_rows(self, dicts: list[SourceRow], write_back: str, rows: list[Row]) -> None:
+        """Put `StoredRows` in the place of the column's values: in the first row of each key; None in the others."""
+        last: StoredRows | None = None
+        for page_row, row in zip(dicts, rows, strict=True):
+            key, value = tuple(self._key_of(row)), page_row[write_back]
+            if last is not None and last.key == key:  # rows of one key follow each other
+                last.values.append(value)
+                page_row[write_back] = None
+            else:
+                last = page_row[write_back] = StoredRows(key, [value])
+
+    def _check_write_back(self, others: Mapping[str, str], found: Mapping[str, str]) -> None:
+        for name in self._write_back:
+            if found[name] in others.values():
+                raise PayarcConfigError(
+                    f'write_back: the column "{name}" is the key, the version or a field that is sent. '
+                    "Add a column for the ids to the table"
+                )
 
     def _key_of(self, row: Row) -> Row:
         return row[: len(self._key)]

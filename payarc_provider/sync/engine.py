@@ -21,6 +21,7 @@ from payarc_provider.sync.send import Sender
 from payarc_provider.sync.state import RunState
 from payarc_provider.sync.update import Updater
 from payarc_provider.sync.wording import clock_time, counted
+from payarc_provider.sync.write_back import WriteBack
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +34,15 @@ RELEASE_SECONDS_WHEN_TERMINATED = 1.0  # after TERMINATION_SECONDS, whatever the
 
 
 class Engine:
-    """The main loop of a run. Create and use it in the same event loop."""
+    """The main loop of a run. Create and use it in the same event loop.
 
-    def __init__(self, state: RunState, reporter: Reporter = SILENT) -> None:
+    :param write_back: writes ids into the source; None writes none
+    """
+
+    def __init__(self, state: RunState, reporter: Reporter = SILENT, write_back: WriteBack | None = None) -> None:
         self._state = state
         self._reporter = reporter
+        self._write_back = write_back
         self._updater = Updater(state)
         self._sender = Sender(state, self._updater)
         self._look_up = LookUp(state, self._sender)
@@ -68,6 +73,7 @@ class Engine:
             renew_leases(state),
             state.leave_in_time(),
             *(self._sender.run() for _ in range(state.settings.concurrency)),
+            *([self._write_back.run()] if self._write_back else []),
         ]
         tasks = [asyncio.ensure_future(part) for part in (self._main(), *background)]
         try:
@@ -92,6 +98,8 @@ class Engine:
             state.halt(error)
         await self._drain()
         await self._check_rows()
+        if self._write_back and not state.must_leave:
+            await self._write_back.finish()
         if state.stop:
             raise state.stop
         self._look_up.raise_if_unresolved()

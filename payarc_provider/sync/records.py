@@ -6,6 +6,7 @@ import difflib
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from payarc_provider.api.fields import FIELDS, clean
 from payarc_provider.exceptions import PayarcConfigError
@@ -14,6 +15,22 @@ from payarc_provider.sync.versions import UnusableVersion, version_text
 
 Errors = dict[str, list[str]]
 """Reasons for a rejection, by field."""
+
+
+@dataclass(slots=True, repr=False)
+class StoredRows:
+    """The rows of a table that have one key, usually a single one, and what the column for the ids contains there.
+
+    :param key: the values of the key columns, as the driver returned them
+    :param values: the column's value in each of the rows
+    """
+
+    key: tuple[Any, ...]
+    values: list[object]
+
+    def lacking(self, customer_id: str) -> int:
+        """How many of the rows have another value than this id. Spaces at the end come from CHAR columns."""
+        return sum(not isinstance(value, str) or value.rstrip(" ") != customer_id for value in self.values)
 
 
 @dataclass(slots=True, repr=False)
@@ -28,7 +45,11 @@ class Record:
     :param unstorable: rejected, and its key's row belongs to another record, so the ledger must not store the rejection
     :param columns: PayArc fields for which its source has a column, whether it has a value or not
     :param version: by which newer data is told from older data, as `versions.version_text` writes it; None without one
+<<<<<<< HEAD
     :param begun: what an earlier try under the same plan has claimed its row for, as `plan.begun_text` writes it
+=======
+    :param rows: its rows in the source, if they receive the id of its customer
+>>>>>>> main
     """
 
     index: int
@@ -39,7 +60,11 @@ class Record:
     unstorable: bool = False
     columns: tuple[str, ...] = ()
     version: str | None = None
+<<<<<<< HEAD
     begun: str = ""
+=======
+    rows: StoredRows | None = None
+>>>>>>> main
 
 
 class RecordReader:
@@ -49,6 +74,7 @@ class RecordReader:
     :param fields: PayArc field → source column; None sends the columns that are named like PayArc fields
     :param secret: keys the digests; the ledger's random id
     :param version: the column by which newer data is told from older data
+    :param write_back: the column whose values are `StoredRows` or None
     :raises PayarcConfigError: if ``key`` names no column, or ``fields`` an unknown PayArc field
     """
 
@@ -58,9 +84,11 @@ class RecordReader:
         fields: Mapping[str, str] | None,
         secret: str,
         version: str | None = None,
+        write_back: str | None = None,
     ) -> None:
         self.key_columns = check_key(key)
         self._version = version
+        self._write_back = write_back
         self.lookalike_columns: dict[str, str] = {}
         """Source column → the PayArc field that it resembles. These columns are not sent."""
         self.email_like_keys = 0
@@ -99,6 +127,8 @@ class RecordReader:
         if errors:
             return self._rejected(index, key, raw, errors)
         record = Record(index, key, fields, self.digest(fields), {}, columns=self._sent_fields)
+        if self._write_back is not None:
+            record.rows = row.get(self._write_back)
         if self._version is not None:
             try:
                 record.version = version_text(row.get(self._version))

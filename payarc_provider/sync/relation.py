@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import func, literal_column, select, table, text
+from sqlalchemy import TableClause, column, func, literal_column, select, table, text
 from sqlalchemy.engine import Connection, Dialect, Engine
 from sqlalchemy.sql.elements import quoted_name
 from sqlalchemy.sql.selectable import FromClause
@@ -106,6 +106,10 @@ class Relation:
                 return list(readable)
             raise
         return without_numbers(names, self.dialect) if self.is_query else names
+
+    def with_column(self, name: str) -> TableClause:
+        """The table, with one of its columns, so that this can be updated."""
+        return table(getattr(self.clause, "name", ""), column(quoted_name(name, True)))
 
     def types_on_mysql(self) -> dict[str, str]:
         """Name of a table's column → its type in small letters; empty for queries and on other databases."""

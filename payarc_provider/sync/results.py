@@ -10,6 +10,7 @@ The counts, by name:
 - recorded by this run, and not counted again by a retry: ``recorded_created``, ``recorded_adopted``,
   ``recorded_updated``, ``recorded_rejected``; and ``known_rejected``, rejections that it only read from the ledger
 - ``recorded_for_others``: of these, customers created for records of other runs, which a look-up has found
+- ``written_back`` (rows of the source that received the id of their customer)
 - requests: ``unknown`` (no usable response), ``rate_limited`` (429), ``found`` (customers found by a look-up)
 """
 

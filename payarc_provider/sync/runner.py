@@ -8,13 +8,19 @@ import dataclasses
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TypeVar
 
 from payarc_provider.api.client import PayarcClient
+<<<<<<< HEAD
 from payarc_provider.exceptions import PayarcError, PayarcGuardStopped, PayarcRunStopped, PayarcUnknownOutcome
+=======
+from payarc_provider.exceptions import PayarcConfigError, PayarcError, PayarcRunStopped, PayarcUnknownOutcome
+from payarc_provider.sync.database_source import DatabaseSource
+>>>>>>> main
 from payarc_provider.sync.deferral import CarryOver, CarryOverStore, Deferral
 from payarc_provider.sync.engine import Engine
+from payarc_provider.sync.id_column import IdColumn
 from payarc_provider.sync.key_order import check_key_order
 from payarc_provider.sync.ledger import Claimant, Ledger
 from payarc_provider.sync.ledger.runs import Ending, RunLog, TaskRunFact
@@ -26,6 +32,7 @@ from payarc_provider.sync.runtime import ThreadedRuntime, collecting_less_garbag
 from payarc_provider.sync.settings import Settings, TaskIdentity
 from payarc_provider.sync.sources import Batches, Source, check_source
 from payarc_provider.sync.state import RunState
+from payarc_provider.sync.write_back import MissingIds, WriteBack
 
 T = TypeVar("T")
 
@@ -62,7 +69,12 @@ def run(
         raise ValueError("only a dry run works without a ledger")
     termination = _Termination()
     on_start(termination)
+<<<<<<< HEAD
     runner = _Runner(source, client, ledger, account, task, reporter, termination, plan_id(settings, task))
+=======
+    column = _id_column(source, settings)
+    runner = _Runner(source, client, ledger, account, task, reporter, termination, column)
+>>>>>>> main
     if ledger is not None:
         _check_key_order(runner, ledger, settings)
     with collecting_less_garbage():
@@ -89,6 +101,17 @@ class _Termination:
         self._engine = engine
         if self.was_called:
             engine()
+
+
+def _id_column(source: Source, settings: Settings) -> IdColumn | None:
+    """The column that receives the ids, if it can; None without ``write_back``."""
+    if settings.write_back is None:
+        return None
+    column = source.id_column() if isinstance(source, DatabaseSource) else None
+    if column is None:
+        raise PayarcConfigError("write_back: only a table can receive ids. Read one with table, or remove write_back")
+    column.check()
+    return column
 
 
 def _check_key_order(runner: _Runner, ledger: Ledger, settings: Settings) -> None:
@@ -145,7 +168,11 @@ class _Runner:
     task: TaskIdentity
     reporter: Reporter
     termination: _Termination
+<<<<<<< HEAD
     plan_id: str | None
+=======
+    id_column: IdColumn | None
+>>>>>>> main
 
     def dry_run(self, settings: Settings, allowance: Allowance | None = None) -> Results:
         """Find out what a run would do, and whether the guards and the approved plan allow it.
@@ -182,16 +209,32 @@ class _Runner:
     ) -> Results:
         """Run the engine once over the whole input, with an owner id of its own."""
         ledger_id = self.ledger.ledger_id if self.ledger is not None else uuid.uuid4().hex
+        write_back = None if settings.dry_run else settings.write_back
         me, reader = (
             self._claimant(settings),
-            RecordReader(settings.key, settings.fields, ledger_id, settings.version),
+            RecordReader(settings.key, settings.fields, ledger_id, settings.version, write_back),
         )
-        batches = Batches(self.source, reader, settings.batch_size, settings.partition)
         results = Results(keep=settings.keep_results)
+        missing = MissingIds(results)
+        batches = Batches(self.source, reader, settings.batch_size, settings.partition, missing.note_repeat)
         deferral: Deferral | None = None
         with ThreadedRuntime(self.client, self.ledger, batches, me=me, concurrency=settings.concurrency) as runtime:
+<<<<<<< HEAD
             state = RunState(me, ledger_id, settings, reader, runtime, results, plan=plan, allowance=allowance)
             engine, meter = Engine(state, self.reporter), _Meter(state, batches, self.client)
+=======
+            state = RunState(me, ledger_id, settings, reader, runtime, missing)
+            writer = None
+            if self.id_column is not None and write_back is not None:
+                writer = WriteBack(
+                    state,
+                    missing,
+                    self.id_column,
+                    runtime.in_source_thread,
+                    lambda keys: self._keys_in_source(reader, keys),
+                )
+            engine, meter = Engine(state, self.reporter, writer), _Meter(state, batches, self.client)
+>>>>>>> main
             with self.reporter.span("payarc.run", _attributes(settings)):
                 try:
                     run_to_end(_run_and_report(engine, self.reporter, meter.progress, self.termination))
@@ -224,6 +267,10 @@ class _Runner:
             seconds = time.time() - carry_over.started_seconds
         results.summarize(final, {**requests, "deferrals": deferrals}, seconds, dry_run=settings.dry_run)
         return results
+
+    def _keys_in_source(self, reader: RecordReader, keys: Collection[str]) -> set[str]:
+        found = (reader.key_of(row) for page in self.source.pages() for row in page)
+        return {key for key in found if key is not None and key in keys}
 
     def fact(self, settings: Settings) -> TaskRunFact:
         """What the ledger is to remember about this run, before it begins."""
@@ -288,6 +335,7 @@ def _request_counts(progress: Progress) -> dict[str, int]:
         "requests": progress.requests.total(),
         "posts": progress.requests["POST"],
         "patches": progress.requests["PATCH"],
+        "written_back": progress.counts["written_back"],
     }
 
 

@@ -250,6 +250,10 @@ class ThreadedRuntime:
         """The next records, read in the source's thread."""
         return None if self._batches is None else await _run_in(self._source, self._batches.next_batch)
 
+    async def in_source_thread(self, call: Callable[[], T]) -> T:
+        """The result of ``call``, run between two batches of the source."""
+        return await _run_in(self._source, call)
+
     async def acquire(self, endpoint: str, ready: int = 1) -> float:
         """See `Throttle.acquire`."""
         return await self._throttle.acquire(endpoint, ready)

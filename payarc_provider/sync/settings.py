@@ -44,6 +44,7 @@ class Settings:
     """A run's settings, with times in seconds. CreateCustomerOperator documents those that are also its parameters.
 
     :param source: the name under which the ledger keeps the rows; None for the source's own
+    :param write_back: the source's column that receives the ids of customers; None writes none
     :param keep_results: False keeps counts only, so that memory does not grow with the input
     :param retry_rejected: which rejected records to send again: all, none, or those rejected before a moment
     :param defer_after: waits for the rate limit of this length or more end the run with a `Deferral`; None never does
@@ -76,6 +77,7 @@ class Settings:
     on_empty: Literal["keep", "clear", "reject"] = "keep"
     on_conflict: Literal["overwrite", "keep", "reject"] = "overwrite"
     dry_run: bool = False
+    write_back: str | None = None
     defer_after: float | None = None
     timeout: float = 30.0
     settle: float = 60.0
@@ -106,6 +108,8 @@ class Settings:
                 raise PayarcConfigError(f"{name}: give " + ", ".join(f'"{choice}"' for choice in choices))
         if self.version is not None and not (isinstance(self.version, str) and self.version):
             raise PayarcConfigError('version: give the name of a column, such as version="updated_at"')
+        if self.write_back is not None and not (isinstance(self.write_back, str) and self.write_back):
+            raise PayarcConfigError('write_back: give the name of a column, such as write_back="payarc_customer_id"')
         for name in ("settle", "lease", "defer_after"):
             seconds = getattr(self, name)
             if seconds is None and name == "defer_after":

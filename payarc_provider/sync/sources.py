@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from payarc_provider.exceptions import PayarcConfigError
@@ -86,10 +86,16 @@ class Batches:
 
     :param size: records per batch
     :param partition: (i, n) takes partition i of n only; None takes all records
+    :param on_repeat: called with each record that is skipped because it repeats an earlier one
     """
 
     def __init__(
-        self, source: Source, reader: RecordReader, size: int, partition: tuple[int, int] | None = None
+        self,
+        source: Source,
+        reader: RecordReader,
+        size: int,
+        partition: tuple[int, int] | None = None,
+        on_repeat: Callable[[Record], None] = lambda record: None,
     ) -> None:
         self.total = source.total() if partition is None else None
         """Number of records in the source; None if unknown."""
@@ -100,6 +106,7 @@ class Batches:
         self._reader = reader
         self._size = size
         self._partition = partition
+        self._on_repeat = on_repeat
         self._source = source
         self._seen = SeenKeys()
         self._batches = self._cut()
@@ -137,6 +144,7 @@ class Batches:
                 left.append(record)
             elif short_hash(record.digest) == (short_hash(original.digest) if earlier is None else earlier):
                 self.repeated += 1
+                self._on_repeat(record)
             else:
                 left.append(self._with_key_conflict(record))
         if left:

@@ -33,7 +33,7 @@ RUN = {
     "README.md": {"python", "bash"},
     "docs/testing.md": {"python", "bash"},
     "docs/hook.md": {"python"},
-    "docs/operator.md": {"python"},  # test_alerts.py
+    "docs/operator.md": {"sql", "python"},  # test_alerts.py, test_write_back.py
     "docs/observability.md": {"python"},
     "docs/rate_limit.md": {"python"},
     "docs/tutorial.md": {"python", "bash"},

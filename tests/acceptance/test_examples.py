@@ -36,7 +36,8 @@ SIGN_UPS = [
 ]
 EDIT = """
     UPDATE people SET full_name = 'Kofi Park-Ito', updated_at = '2026-03-07 08:00:00' WHERE id = 3;
-    INSERT INTO people VALUES (4, 'Ana Park', 'ana@example.com', NULL, NULL, NULL, '2026-03-07', '2026-03-07 09:00:00')
+    INSERT INTO people
+    VALUES (4, 'Ana Park', 'ana@example.com', NULL, NULL, NULL, '2026-03-07', '2026-03-07 09:00:00', NULL)
 """
 OLD = "UPDATE people SET full_name = 'Kofi Parc', updated_at = '2026-03-06 12:00:00' WHERE id = 3"
 # DAG, logical date, conf, and a change of the CRM before it. Each DAG has a CRM, a ledger and a merchant of its own.
@@ -67,7 +68,7 @@ if HAS_APPROVALS:
 CHANGE = """
     UPDATE people SET full_name = 'Kofi Park-Ito' WHERE id = 3;
     INSERT INTO people
-    SELECT 4, 'Ana Park', 'ana@example.com', NULL, NULL, NULL, signed_up, updated_at FROM people WHERE id = 3
+    SELECT 4, 'Ana Park', 'ana@example.com', NULL, NULL, NULL, signed_up, updated_at, NULL FROM people WHERE id = 3
 """
 BY_HAND = {"since": "2026-03-06", "until": "2027-01-01", "limit": 5, "dry_run": False}
 # Likewise. These runs share a CRM, its ledger and a merchant.
@@ -136,9 +137,9 @@ def ran(sandbox: SandboxServer, crm_api: str, tmp_path_factory: pytest.TempPathF
 def _connections(home: Path, sandbox: SandboxServer, dag_id: str) -> dict[str, str]:
     crm = sqlite3.connect(home / f"{dag_id}.db")
     with crm:
-        columns = "full_name, email, company, phone, country, signed_up, updated_at"
+        columns = "full_name, email, company, phone, country, signed_up, updated_at, payarc_customer_id VARCHAR(64)"
         crm.execute(f"CREATE TABLE people (id INTEGER PRIMARY KEY, {columns})")
-        crm.executemany("INSERT INTO people VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7)", PEOPLE)
+        crm.executemany("INSERT INTO people VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, NULL)", PEOPLE)
         for merchant in ("acme", "bolt"):
             crm.execute(f"CREATE TABLE {merchant}_people (id INTEGER PRIMARY KEY, full_name, email)")
             crm.execute(f"INSERT INTO {merchant}_people VALUES (1, 'Ana Park', 'ana@{merchant}.example.com')")
@@ -246,6 +247,7 @@ def test_the_sync_example_keeps_customers_up_to_date(ran, sandbox):
     assert counts == [[2, 0, 0, 0, 1], [1, 1, 1, 0, 1], [0, 0, 3, 1, 1]]
     names = {customer["email"]: customer["name"] for customer in sandbox.customers("payarc_sync")}
     assert names["kofi@example.com"] == "Kofi Park-Ito"
+    assert [night["written_back"] for night in nights] == [2, 1, 0]
 
 
 def test_the_fan_out_example_maps_over_groups_of_ids(ran):

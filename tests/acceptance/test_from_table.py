@@ -71,6 +71,7 @@ def test_the_four_xcoms_have_exactly_these_shapes(airflow, sandbox, crm):
         "requests": 4,
         "posts": 3,
         "patches": 0,
+        "written_back": 0,
     }
 
 

@@ -22,8 +22,9 @@ AnyWorld = TypeVar("AnyWorld", bound=World)
 
 DATABASES = ("sqlite", "postgresql", "mariadb")
 UPDATE_POINTS = tuple(point for point in get_args(Checkpoint) if "update" in point)
-POINTS = tuple(point for point in get_args(Checkpoint) if point not in UPDATE_POINTS)
-"""The checkpoints of runs that change no customer."""
+WRITE_POINTS = tuple(point for point in get_args(Checkpoint) if "write_back" in point)
+POINTS = tuple(point for point in get_args(Checkpoint) if point not in UPDATE_POINTS + WRITE_POINTS)
+"""The checkpoints of runs that change no customer and write no ids."""
 SEED = int(os.environ.get("PAYARC_SEED") or secrets.randbelow(10**6))
 PARALLEL = int(os.environ.get("PAYARC_CRASH_PARALLEL") or 8)
 

@@ -44,6 +44,7 @@ class Spec:
     :param busy: seconds for which SQLite waits for a lock
     :param release: seconds for which the engine tries to release its rows when it ends
     :param limit_patience: seconds for which a run waits while the rate limit lets nothing through
+    :param write_back_batch: the number of keys whose ids are written in one transaction
     :param namespace: the network namespace in which the attempt runs
     :param max_pages: maximum number of pages in the ledger's SQLite file
     """
@@ -71,6 +72,7 @@ class Spec:
     release: float | None = None
     max_pages: int | None = None
     limit_patience: float | None = None
+    write_back_batch: int | None = None
     namespace: str | None = None
 
     def path(self, ending: str) -> Path:

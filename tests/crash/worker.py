@@ -25,7 +25,7 @@ from payarc_provider.api.client import MAX_PAGE_SIZE, CustomerPage, PayarcClient
 from payarc_provider.api.http import Request, Response
 from payarc_provider.api.token import Identity
 from payarc_provider.exceptions import PayarcError
-from payarc_provider.sync import checkpoints, engine, limit_waits
+from payarc_provider.sync import checkpoints, engine, limit_waits, write_back
 from payarc_provider.sync.account import find_account
 from payarc_provider.sync.database_source import DatabaseSource
 from payarc_provider.sync.keys import check_key
@@ -115,8 +115,8 @@ def _source(spec: Spec) -> Source:
         return ListSource(spec.rows, f"task {spec.source}")
     made = sa.create_engine(spec.source_url, hide_parameters=True, pool_pre_ping=True)
     name = f"table {spec.source_table} of {spec.source}"
-    version = spec.settings.get("version")
-    return DatabaseSource(made, check_key(spec.key), None, name=name, table_name=spec.source_table, version=version)
+    columns = {argument: spec.settings.get(argument) for argument in ("version", "write_back")}
+    return DatabaseSource(made, check_key(spec.key), None, name=name, table_name=spec.source_table, **columns)
 
 
 def attempt(spec: Spec) -> dict[str, Any]:
@@ -129,6 +129,8 @@ def attempt(spec: Spec) -> dict[str, Any]:
         engine.RELEASE_SECONDS = spec.release
     if spec.limit_patience is not None:
         limit_waits.MAX_SECONDS = spec.limit_patience
+    if spec.write_back_batch is not None:
+        write_back.BATCH, write_back.GATHER_SECONDS = spec.write_back_batch, 0.02
     if spec.namespace is not None:
         enter_namespace(spec.namespace)
         http.is_loopback = lambda host: True  # the sandbox has no certificate

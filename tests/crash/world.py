@@ -164,6 +164,10 @@ class World:
             there.create(connection)
             connection.execute(there.insert(), [dict.fromkeys(names) | record for record in records])
 
+    def connect(self) -> sa.engine.Connection:
+        """A connection to the database with the ledger and the source table."""
+        return self._engine.connect()
+
     def _drop(self) -> None:
         inspector = sa.inspect(self._engine)
         with self._engine.begin() as connection:

@@ -140,7 +140,7 @@ class Payarc:
             if dice < chance:
                 return self._fail(name, request, fields, settings)
             dice -= chance
-        quick = rng.uniform(0.01, 0.3) if rng.random() < 0.9 else rng.uniform(0.3, settings.timeout * 1.2)
+        quick = self._response_time(settings)
         if fields["name"].startswith("Rejected"):
             request.harmless = True
             return quick, PayarcRefused("rejected", status=422, errors={"name": ["is rejected"]})
@@ -175,7 +175,7 @@ class Payarc:
             if dice < chance:
                 return self._fail_update(name, request, customer, settings)
             dice -= chance
-        quick = rng.uniform(0.01, 0.3) if rng.random() < 0.9 else rng.uniform(0.3, settings.timeout * 1.2)
+        quick = self._response_time(settings)
         if fields.get("name", "").startswith("Rejected"):
             request.harmless = True
             return quick, PayarcRefused("rejected", status=422, errors={"name": ["is rejected"]})
@@ -184,6 +184,13 @@ class Payarc:
             world.fault(key, "is answered too late")
             return settings.timeout, PayarcUnknownOutcome()
         return quick, lambda: {"customer_id": customer_id, **customer.fields}
+
+    def _response_time(self, settings: Settings) -> float:
+        """Seconds that a request takes; sometimes too many, but not while the last attempt runs."""
+        rng = self._world.rng
+        if rng.random() < 0.9:
+            return rng.uniform(0.01, 0.3)
+        return rng.uniform(0.3, settings.timeout * (0.9 if self._world.is_calm else 1.2))
 
     def _fail_update(
         self, name: str, request: UpdateRequest, customer: Customer, settings: Settings

@@ -326,7 +326,7 @@ class World:
         self.scheduler.after(self.rng.uniform(25 if self.scenario.relay else 5, 60), process.resume)
 
     def suspend(self, process: Process) -> None:
-        if not process.dead:
+        if not process.dead and not self.is_calm:
             self.fault(process.name, "is suspended")
             process.suspend()
 

@@ -99,6 +99,14 @@ def test_several_sources_are_rejected_by_name(arguments, named):
     assert named in error_of(sql_conn_id="crm", ledger_conn_id="crm", **arguments)
 
 
+@pytest.mark.parametrize("arguments", [FROM_XCOM, {"sql": "SELECT 1 AS id", "sql_conn_id": "crm"}])
+@pytest.mark.parametrize("value", ["payarc_id", "{{ params.column }}"])
+def test_only_a_table_can_receive_ids(arguments, value):
+    assert error_of(**arguments, write_back=value) == (
+        "write_back: only a table can receive ids. Read one with table, or remove write_back"
+    )
+
+
 @pytest.mark.parametrize("source", ["table", "sql"])
 def test_a_database_source_needs_its_connection(source):
     assert error_of(**{source: "people"}).startswith(f"{source}: also set sql_conn_id")
@@ -245,7 +253,7 @@ def test_the_interface_has_the_documented_parameters_and_defaults():
         "max_new": None, "max_changed": None, "min_records": None,
         "concurrency": 8, "batch_size": 500, "deferrable": False, "defer_after": 20, "dry_run": False,
         "reference": True, "settle": 60, "lease": 120, "retry_rejected": False, "push_ids": True, "group_ids": None,
-        "partition": None,
+        "partition": None, "write_back": None,
     }  # fmt: skip
     assert {name: signature[name].default for name in signature if name not in ("self", "kwargs")} == documented
 
@@ -265,6 +273,7 @@ def test_the_interface_has_the_documented_parameters_and_defaults():
         "settle": {"60": 60, "60.5": 60.5},
         "match_existing": {"email": "email"},
         "source": {"crm people": "crm people"},
+        "write_back": {"payarc_id": "payarc_id"},
     }.items(),
 )
 def test_rendered_options_are_parsed(argument, values):
@@ -308,6 +317,7 @@ def test_rendered_options_are_parsed(argument, values):
         "match_existing": ["phone", None, "", "Email"],
         "source": [None, "None", "", "\n", " crm", "crm\npeople", 7, ["crm"]],
         "concurrency": ["0", "8.5", {"a": 1}],
+        "write_back": [None, "", 7, ["payarc_id"]],
     }.items(),
 )
 def test_anything_else_is_an_error_that_names_the_argument(argument, values):

@@ -103,6 +103,12 @@ def test_the_closing_line_of_a_stopped_run_counts_the_open_records():
     )
 
 
+@pytest.mark.parametrize(("count", "words"), [(0, ""), (1, "; 1 id written back"), (7, "; 7 ids written back")])
+def test_the_closing_line_counts_the_ids_that_were_written_back(count, words):
+    line = closing_line(make_progress(known=9, written_back=count))
+    assert line == f"9 records in 1.0 s: 0 created, 9 known, 0 rejected; 0 requests, 0 POSTs{words}"
+
+
 def test_the_closing_line_counts_changes():
     counts = {"updated": 5, "recorded_updated": 5, "known": 4, "stale": 1, "altered": 2, "conflicts": 1, "changed": 3}
     progress = make_progress(requests={"PATCH": 5, "GET": 6}, **counts)

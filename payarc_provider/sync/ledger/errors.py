@@ -47,7 +47,16 @@ _PASSING_MYSQL = {
     4031,  # no connection, or lost it
 }
 _NO_TABLE = {"42P01", 1146}  # PostgreSQL; MySQL
-_LASTING_SQLITE = ("no such", "readonly", "has no column", "syntax error", "not a database", "unable to open")
+_LASTING_SQLITE = (
+    "no such",
+    "readonly",
+    "has no column",
+    "cannot modify",
+    "cannot UPDATE",
+    "syntax error",
+    "not a database",
+    "unable to open",
+)
 
 
 class LedgerUnavailable(PayarcLedgerError):
