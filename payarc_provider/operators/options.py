@@ -47,14 +47,10 @@ KINDS = {
     "group_ids": _COUNT,
 }
 """Option → what it takes: in words, and as types."""
-<<<<<<< HEAD
 _MAY_BE_NONE = (
-    *("source", "match_existing", "version", "group_ids"),
+    *("source", "match_existing", "version", "write_back", "group_ids"),
     *("approved_plan", "max_new", "max_changed", "min_records"),
 )
-=======
-_MAY_BE_NONE = ("source", "match_existing", "version", "max_new", "write_back", "group_ids")
->>>>>>> main
 _OF_THE_TASK = ("max_rejected", "tolerate_known_rejected", "deferrable", "push_ids", "group_ids")
 
 

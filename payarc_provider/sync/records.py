@@ -45,11 +45,8 @@ class Record:
     :param unstorable: rejected, and its key's row belongs to another record, so the ledger must not store the rejection
     :param columns: PayArc fields for which its source has a column, whether it has a value or not
     :param version: by which newer data is told from older data, as `versions.version_text` writes it; None without one
-<<<<<<< HEAD
     :param begun: what an earlier try under the same plan has claimed its row for, as `plan.begun_text` writes it
-=======
     :param rows: its rows in the source, if they receive the id of its customer
->>>>>>> main
     """
 
     index: int
@@ -60,11 +57,8 @@ class Record:
     unstorable: bool = False
     columns: tuple[str, ...] = ()
     version: str | None = None
-<<<<<<< HEAD
     begun: str = ""
-=======
     rows: StoredRows | None = None
->>>>>>> main
 
 
 class RecordReader:

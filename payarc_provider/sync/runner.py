@@ -12,12 +12,14 @@ from collections.abc import Callable, Collection
 from typing import TypeVar
 
 from payarc_provider.api.client import PayarcClient
-<<<<<<< HEAD
-from payarc_provider.exceptions import PayarcError, PayarcGuardStopped, PayarcRunStopped, PayarcUnknownOutcome
-=======
-from payarc_provider.exceptions import PayarcConfigError, PayarcError, PayarcRunStopped, PayarcUnknownOutcome
+from payarc_provider.exceptions import (
+    PayarcConfigError,
+    PayarcError,
+    PayarcGuardStopped,
+    PayarcRunStopped,
+    PayarcUnknownOutcome,
+)
 from payarc_provider.sync.database_source import DatabaseSource
->>>>>>> main
 from payarc_provider.sync.deferral import CarryOver, CarryOverStore, Deferral
 from payarc_provider.sync.engine import Engine
 from payarc_provider.sync.id_column import IdColumn
@@ -69,12 +71,8 @@ def run(
         raise ValueError("only a dry run works without a ledger")
     termination = _Termination()
     on_start(termination)
-<<<<<<< HEAD
-    runner = _Runner(source, client, ledger, account, task, reporter, termination, plan_id(settings, task))
-=======
     column = _id_column(source, settings)
-    runner = _Runner(source, client, ledger, account, task, reporter, termination, column)
->>>>>>> main
+    runner = _Runner(source, client, ledger, account, task, reporter, termination, plan_id(settings, task), column)
     if ledger is not None:
         _check_key_order(runner, ledger, settings)
     with collecting_less_garbage():
@@ -168,11 +166,8 @@ class _Runner:
     task: TaskIdentity
     reporter: Reporter
     termination: _Termination
-<<<<<<< HEAD
     plan_id: str | None
-=======
     id_column: IdColumn | None
->>>>>>> main
 
     def dry_run(self, settings: Settings, allowance: Allowance | None = None) -> Results:
         """Find out what a run would do, and whether the guards and the approved plan allow it.
@@ -219,11 +214,7 @@ class _Runner:
         batches = Batches(self.source, reader, settings.batch_size, settings.partition, missing.note_repeat)
         deferral: Deferral | None = None
         with ThreadedRuntime(self.client, self.ledger, batches, me=me, concurrency=settings.concurrency) as runtime:
-<<<<<<< HEAD
-            state = RunState(me, ledger_id, settings, reader, runtime, results, plan=plan, allowance=allowance)
-            engine, meter = Engine(state, self.reporter), _Meter(state, batches, self.client)
-=======
-            state = RunState(me, ledger_id, settings, reader, runtime, missing)
+            state = RunState(me, ledger_id, settings, reader, runtime, missing, plan=plan, allowance=allowance)
             writer = None
             if self.id_column is not None and write_back is not None:
                 writer = WriteBack(
@@ -234,7 +225,6 @@ class _Runner:
                     lambda keys: self._keys_in_source(reader, keys),
                 )
             engine, meter = Engine(state, self.reporter, writer), _Meter(state, batches, self.client)
->>>>>>> main
             with self.reporter.span("payarc.run", _attributes(settings)):
                 try:
                     run_to_end(_run_and_report(engine, self.reporter, meter.progress, self.termination))
