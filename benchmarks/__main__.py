@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import known, limits, load, report, speed, updates
+from benchmarks import known, limits, load, report, speed, updates, write_back
 from benchmarks.imports import import_time
 from benchmarks.roster import DLT, DRT, POOL, POSTGRESQL_LEDGER, ROSTER, SDK, SQLITE_LEDGER
 from benchmarks.sandbox import Sandbox
 from benchmarks.world import World, say
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-PHASES = ("sandbox", "imports", "speed", "killed", "changes", "known", "limits")
+PHASES = ("sandbox", "imports", "speed", "killed", "changes", "write_back", "known", "limits")
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Size:
     rounds: int
     records: int
     killed: int
+    written_back: int
     known: int
     known_rounds: int
     limited: int
@@ -38,8 +39,8 @@ class Size:
     first_run: int
 
 
-FULL = Size("make bench", 3, 4000, 400, 1_000_000, 2, 300, 1500, 4, 200_000)
-QUICK = Size("make bench QUICK=1", 1, 200, 100, 20_000, 1, 90, 180, 2, 2_000)
+FULL = Size("make bench", 3, 4000, 400, 50_000, 1_000_000, 2, 300, 1500, 4, 200_000)
+QUICK = Size("make bench QUICK=1", 1, 200, 100, 5_000, 20_000, 1, 90, 180, 2, 2_000)
 
 
 def main() -> None:
@@ -81,6 +82,7 @@ def _phases(world: World, sandbox: Sandbox, size: Size) -> dict[str, Callable[[]
         "speed": lambda: speed.speed(world, sandbox, ROSTER, size.records, size.rounds),
         "killed": lambda: speed.killed(world, sandbox, ROSTER, size.killed),
         "changes": lambda: updates.changes(world, sandbox, size.records, size.rounds, size.killed),
+        "write_back": lambda: write_back.both(world, size.written_back, size.rounds),
         "known": lambda: known.reruns(world, sandbox, size.known, 200, size.known_rounds),
         "limits": lambda: limits.all_at_once(jobs),
     }

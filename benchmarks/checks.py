@@ -105,6 +105,13 @@ def _known(results: Results) -> Iterator[Check]:
         )
         more = found["rss_peak"] - found["rss_peak_few"]
         yield Check(f"peak memory above that of {found['few']} records", "≤ 60 MB", f"{more:.0f} MB", more <= 60)
+    for name, done in results.get("write_back", {}).items():
+        yield Check(
+            f"ids written back into {done['rows']:,} rows: {name}",
+            "≥ 10,000/s",
+            f"{done['rate']:,.0f}/s, {done['ratio']:.2f} of a bare `executemany`",
+            done["rate"] >= 10_000,
+        )
     few, many = results["limits"].get("first run, few"), results["limits"].get("first run, many")
     if few and many:
         more = many["rss_peak"] - few["rss_peak"]

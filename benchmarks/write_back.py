@@ -16,6 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from benchmarks.world import World, say
 from payarc_provider.sync.database_source import DatabaseSource
 from payarc_provider.sync.id_column import MissingId
 from payarc_provider.sync.write_back import BATCH
@@ -59,6 +60,16 @@ def write_back(url: str, rows: int = ROWS, rounds: int = ROUNDS) -> dict[str, An
         "bare": statistics.median(bare),
         "ratio": statistics.median(mine / other for mine, other in zip(ours, bare, strict=True)),
     }
+
+
+def both(world: World, rows: int, rounds: int) -> dict[str, Any]:
+    """The same for SQLite and PostgreSQL."""
+    urls = {"SQLite": f"sqlite:///{world.folder()}/crm.db", "PostgreSQL": world.postgresql()[1]}
+    found = {}
+    for name, url in urls.items():
+        done = found[name] = write_back(url, rows, rounds)
+        say(f"ids written back: {name}: {done['rate']:.0f} rows/s, the bare loop {done['bare']:.0f}")
+    return found
 
 
 def _fill(engine: sa.Engine, rows: int) -> list[MissingId]:
