@@ -589,6 +589,13 @@ def test_the_open_change_of_a_dead_run_is_taken_over_and_the_newest_data_is_sent
     assert settled(bench)
 
 
+def wait_until(condition):
+    until = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
 def test_a_row_under_another_runs_live_lease_is_waited_for(bench, listen):
     rows = people(1)
     bench.run(rows, UPDATE).ok()
@@ -596,8 +603,7 @@ def test_a_row_under_another_runs_live_lease_is_waited_for(bench, listen):
     bench.sandbox.faults([{"kind": "hang_before", "method": "PATCH", "seconds": 1.0}])
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(bench.run, [rows[0] | {"name": "First Name"}], slow, run_id="run 2")
-        time.sleep(0.4)
-        assert bench.rows()["0"].state == "updating"
+        wait_until(lambda: bench.rows()["0"].state == "updating")
         second = pool.submit(bench.run, [rows[0] | {"name": "Second Name"}], UPDATE, run_id="run 3")
         assert first.result().ok().counts["updated"] == 1
         assert second.result().ok().counts["updated"] == 1
