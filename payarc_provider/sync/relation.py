@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import TableClause, column, func, literal_column, select, table, text
+from sqlalchemy import column, func, literal_column, select, table, text
 from sqlalchemy.engine import Connection, Dialect, Engine
 from sqlalchemy.sql.elements import quoted_name
-from sqlalchemy.sql.selectable import FromClause
+from sqlalchemy.sql.selectable import FromClause, TableClause
 
 from payarc_provider.exceptions import PayarcConfigError, PayarcError, PayarcSourceError
 from payarc_provider.sync.columns import in_capitals, repeated_columns, without_numbers
