@@ -85,6 +85,7 @@ _READY = {
 _UNSENDABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # controls, line separators, surrogates
 _PHONE_SEPARATORS = re.compile(r"[\s+\-.()/]")
 _PRINTED_FLOAT = re.compile(r"[0-9]+\.0")
+_MAX_LENGTH = 1000  # characters, more than normalization may reduce to 50; it takes minutes for some longer texts
 _MAX_DIGITS = 60  # more than any field may have; writing out 1E+999999999 would take all memory
 
 
@@ -135,6 +136,9 @@ def _clean_value(rule: Rule, value: object) -> tuple[str, list[str]]:
         return "", [
             f"contains a character that cannot be sent (it is U+{ord(bad.group()):04X}): remove it at the source"
         ]
+    if len(text) > _MAX_LENGTH:
+        longest = f"must have at most {rule.max_length} {_unit(rule)}s (it has {len(text)} characters)"
+        return "", [f"{longest}: fix it at the source"]
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)
     if not text:
@@ -155,11 +159,15 @@ def _faults(rule: Rule, text: str) -> Iterator[str]:
         yield _ALLOWED[rule.kind] + (f" (it has {what})" if rule.kind != "email" else "")
     if rule.kind == "phone" and invalid is not None:
         return  # its length means nothing
-    length, unit = len(text), "digit" if rule.kind == "phone" else "character"
+    length, unit = len(text), _unit(rule)
     if length < rule.min_length:
         yield f"must have at least {rule.min_length} {unit}s (it has {length})"
     if length > rule.max_length:
         yield f"must have at most {rule.max_length} {unit}s (it has {length})"
+
+
+def _unit(rule: Rule) -> str:
+    return "digit" if rule.kind == "phone" else "character"
 
 
 def _is_allowed(kind: Kind, char: str) -> bool:
