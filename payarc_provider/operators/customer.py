@@ -63,6 +63,8 @@ class CreateCustomerOperator(BaseOperator):
         ``"clear"`` clears it, ``"reject"`` rejects the record.
     :param on_conflict: What happens if a field to be changed was edited at PayArc: ``"overwrite"`` sends it,
         ``"keep"`` leaves PayArc's value, ``"reject"`` rejects the record. The latter two cost one GET per change.
+    :param validation: ``"guide"`` rejects values that break the lengths and characters of PayArc's guide without
+        sending them; ``"payarc"`` leaves these rules to PayArc, which answers 422 to what it does not take.
     :param max_rejected: How many records (int), or which share of them (float), may be rejected before the task fails.
     :param tolerate_known_rejected: Count only records that no earlier run has rejected toward ``max_rejected``.
     :param approved_plan: The ``plan`` of a dry run's summary. The run stops before its first request if its own plan
@@ -122,6 +124,7 @@ class CreateCustomerOperator(BaseOperator):
         on_changed: Literal["report", "update"] = "report",
         on_empty: Literal["keep", "clear", "reject"] = "keep",
         on_conflict: Literal["overwrite", "keep", "reject"] = "overwrite",
+        validation: Literal["guide", "payarc"] = "guide",
         max_rejected: int | float = 0,
         tolerate_known_rejected: bool = False,
         approved_plan: str | None = None,
@@ -158,6 +161,7 @@ class CreateCustomerOperator(BaseOperator):
         self.options = set_options(
             source=source,
             match_existing=match_existing,
+            validation=validation,
             max_rejected=max_rejected,
             tolerate_known_rejected=tolerate_known_rejected,
             approved_plan=approved_plan,

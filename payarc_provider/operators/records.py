@@ -116,7 +116,7 @@ def _is_lazy(value: Any) -> bool:
 def _from_json(text: str, task: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         if text.strip() == "None":
             return None
         raise PayarcConfigError(
