@@ -11,6 +11,7 @@ from payarc_provider.exceptions import PayarcConfigError
 from payarc_provider.operators.failures import no_retry_if_useless
 from payarc_provider.operators.links import PayarcDashboardLink
 from payarc_provider.operators.options import KINDS, Options, is_set_later, read_options, refuse_templates, set_options
+from payarc_provider.operators.private import Private, QueryParameters, revealed
 from payarc_provider.operators.records import check_records, set_upstream, set_upstream_of_partial
 from payarc_provider.operators.task_docs import task_doc
 
@@ -148,7 +149,7 @@ class CreateCustomerOperator(BaseOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.payarc_conn_id = payarc_conn_id
-        self.records = records
+        self._records = Private(records)
         self.table = table
         self.sql = sql
         self.sql_conn_id = sql_conn_id
@@ -195,15 +196,32 @@ class CreateCustomerOperator(BaseOperator):
         if not self._is_expanded:
             # Template fields are stored and shown, so `records` is not one and Airflow does not derive this relation.
             set_upstream(self, records)
-        self.doc_md = task_doc(vars(self))
+            set_upstream(self, revealed(parameters))
+        self.doc_md = task_doc({**vars(self), "records": records})
 
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:
         """Like any operator's ``partial``; ``records`` and the options may be outputs of tasks here, too."""
         refuse_templates({name: kwargs[name] for name in ("key", "fields", "partition") if name in kwargs})
+        if "parameters" in kwargs:
+            kwargs["parameters"] = QueryParameters(kwargs["parameters"])
         partial = super().partial(**kwargs)
         partial.kwargs["doc_md"] = task_doc(partial.kwargs)
-        return set_upstream_of_partial(partial, {"records", *KINDS})
+        return set_upstream_of_partial(partial, {"records", "parameters", *KINDS})
+
+    @property
+    def records(self) -> Any:
+        """The argument ``records``. It is no attribute, because OpenLineage may send all attributes."""
+        return self._records.value
+
+    @property
+    def parameters(self) -> QueryParameters | None:
+        """The argument ``parameters``, in a form in which Airflow renders the values and shows only names and types."""
+        return None if self._parameters.value is None else QueryParameters(self._parameters.value)
+
+    @parameters.setter
+    def parameters(self, parameters: Any) -> None:
+        self._parameters = Private(revealed(parameters))
 
     @property
     def _is_expanded(self) -> bool:
@@ -223,7 +241,7 @@ class CreateCustomerOperator(BaseOperator):
             raise PayarcConfigError(
                 "write_back: only a table can receive ids. Read one with table, or remove write_back"
             )
-        if self.parameters is not None and self.sql is None:
+        if self._parameters.value is not None and self.sql is None:
             raise PayarcConfigError("parameters: only sql takes parameters; remove them")
 
     def check_texts(self, *, rendered: bool = True) -> None:

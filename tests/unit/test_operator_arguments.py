@@ -401,7 +401,7 @@ def test_a_literal_of_a_mapped_task_is_refused_in_the_same_way(dag):
     operator = CreateCustomerOperator.partial(task_id="a", ledger_conn_id="crm", records=wrong)
     for expand in (
         lambda: operator.expand(payarc_conn_id=["a", "b"]),
-        lambda: CreateCustomerOperator.partial(task_id="b", ledger_conn_id="crm").expand(records=[RECORDS, wrong]),
+        lambda: CreateCustomerOperator.partial(task_id="b", ledger_conn_id="crm").expand(records=[[], wrong]),
         lambda: CreateCustomerOperator.partial(task_id="c", ledger_conn_id="crm").expand_kwargs([{"records": wrong}]),
     ):
         with pytest.raises(PayarcConfigError, match="records: templates inside a list are not"):
