@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from payarc_provider.api.card_numbers import has_card_number, is_card_number
-from payarc_provider.api.fields import FIELDS, clean
+from payarc_provider.api.fields import clean
 from payarc_provider.sync.records import RecordReader
 
 NUMBERS = {
@@ -56,7 +56,7 @@ def test_the_numbers_of_every_network_are_recognized_by_beginning_length_and_che
 
 
 @pytest.mark.parametrize("text", WRITTEN)
-@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("field", ["name", "email", "zip", "phone", "description"])
 @pytest.mark.parametrize("validation", ["guide", "payarc"])
 def test_a_card_number_in_any_field_is_rejected_with_the_reason_and_not_shown(field, text, validation):
     sent, errors = clean({field: text}, validation)

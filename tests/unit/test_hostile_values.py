@@ -24,7 +24,8 @@ from payarc_provider.sync.records import RecordReader
 
 SECRET = "0" * 32
 BASE = "https://testapi.payarc.net/v1"
-FAST = 2.0  # seconds; what this is about takes minutes
+FAST = 10.0  # seconds; what this is about takes minutes
+KINDS = ("name", "email", "zip", "phone")  # a field for each kind of rule
 
 
 def nested(depth, *, mapping):
@@ -112,7 +113,7 @@ def reader():
     return RecordReader("id", None, SECRET, version="version")
 
 
-@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("field", KINDS)
 @pytest.mark.parametrize("validation", ["guide", "payarc"])
 @pytest.mark.parametrize("kind", VALUES)
 def test_a_value_in_a_field_is_rejected_or_sent_as_it_is(kind, field, validation):
@@ -203,7 +204,7 @@ def test_a_listed_customer_without_a_usable_id_is_noted_as_unreadable(requests_m
 
 
 SHOWN = ["null", "7", "true", "1.5", "NaN", "1e999", "9" * 4000, "[]", '{"a": 1}', '"\\ud800"', '"a\\u0000b"',
-         '"' + "e" + "\\u0301" * 90_000 + '"', '"' + "x" * 1_000_000 + '"', "[" * 900 + "]" * 900]  # fmt: skip
+         '"' + "e" + "\\u0301" * 90_000 + '"', '"' + "x" * 100_000 + '"', "[" * 900 + "]" * 900]  # fmt: skip
 
 
 @pytest.mark.parametrize("value", SHOWN, ids=lambda text: text[:20])
