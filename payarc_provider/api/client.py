@@ -70,6 +70,7 @@ class PayarcClient:
     :param limiter: learns from every response; a new one by default
     :param tracer: receives a span for every request sent
     :param conn_id: the Airflow connection that errors name; None if there is none
+    :param verbatim_reasons: whether errors show PayArc's texts as they are; see `payarc_provider.api.reasons`
     """
 
     def __init__(
@@ -82,12 +83,14 @@ class PayarcClient:
         limiter: RateLimiter | None = None,
         tracer: Tracer = NO_TRACER,
         conn_id: str | None = None,
+        verbatim_reasons: bool = False,
     ) -> None:
         if not (timeout > 0 and math.isfinite(timeout)):
             raise PayarcConfigError("timeout must be a number of seconds above 0: fix it in the connection's extra")
         self.base_url = check_base_url(base_url)
         self.limiter = limiter or RateLimiter()
         self.conn_id = conn_id
+        self._verbatim_reasons = verbatim_reasons
         self._token = token
         self._tracer = tracer
         self._host = urlsplit(self.base_url).hostname or ""
@@ -205,14 +208,15 @@ class PayarcClient:
             **(attributes or {}),
         }
         try:
-            token = clean_token(self._token(False))
+            tokens = [token := clean_token(self._token(False))]
             response = self._send(request, token, before_send, span_attributes)
             if response.status == 401 and (request.method == "GET" or is_from_payarc(response)):
                 newer = clean_token(self._token(True))
                 if newer != token:
                     resent = span_attributes | {"http.request.resend_count": 1}
+                    tokens.append(newer)
                     response = self._send(request, newer, before_send, resent)
-            failure = error_for(request, response)
+            failure = error_for(request, response, tokens, verbatim=self._verbatim_reasons)
             if failure is not None:
                 raise failure
         except PayarcError as error:

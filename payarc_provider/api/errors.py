@@ -4,16 +4,14 @@ Three outcomes are never mixed up: rejected (fix the data), not processed (send 
 customer up before anything is sent again). Any other response means that the run is misconfigured. When in
 doubt, the outcome is unknown.
 
-No error text contains a value, a token, a URL's query or a response body. PayArc's own text is kept, without
-anything that may quote a value.
+No error text contains a value, a token, a URL's query or a response body. Of PayArc's own texts, `reasons` shows what
+is known to be harmless.
 """
 
 from __future__ import annotations
 
-import html
-import re
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -21,6 +19,7 @@ import requests
 from urllib3 import exceptions as urllib3_errors
 
 from payarc_provider.api.origin import is_from_payarc, read_json, read_object
+from payarc_provider.api.reasons import TextFilter
 from payarc_provider.exceptions import (
     PayarcAuthError,
     PayarcConnectionFailed,
@@ -35,15 +34,19 @@ from payarc_provider.exceptions import (
 if TYPE_CHECKING:
     from payarc_provider.api.http import Request, Response
 
-__all__ = ["error_for", "redact", "transport_failure", "unknown_outcome"]
+__all__ = ["error_for", "transport_failure", "unknown_outcome"]
 
-_MAX_TEXT = 300
-_MAX_FIELDS = 20
-_MAX_TEXTS = 5  # per field
+_MAX_TEXTS = 5  # of a list of texts
 
 
-def error_for(request: Request, response: Response) -> PayarcError | None:  # noqa: PLR0911 - one decision
-    """The error that a response means; None for a success that can be read."""
+def error_for(  # noqa: PLR0911 - one decision
+    request: Request, response: Response, tokens: Sequence[str] = (), *, verbatim: bool = False
+) -> PayarcError | None:
+    """The error that a response means; None for a success that can be read.
+
+    :param tokens: the access tokens that the request was sent with, which no text may show
+    :param verbatim: whether to show PayArc's texts as they are; see `reasons`
+    """
     method, status, text = request.method, response.status, response.text
     if 200 <= status < 300:
         # A successful DELETE has no body. An unreadable body after any other request leaves its effect unknown.
@@ -68,7 +71,7 @@ def error_for(request: Request, response: Response) -> PayarcError | None:  # no
         if method != "GET":  # nobody knows what PayArc has done
             return unknown_outcome(method, "a 404 came back that PayArc itself did not send", status=status)
     if status in (400, 409, 422) and is_from_payarc(response):
-        message, errors = _read_rejection(text, request.fields or {})
+        message, errors = _read_rejection(text, TextFilter(request.fields or {}, tokens, verbatim=verbatim))
         return PayarcRefused(message or f"PayArc rejected the data ({status})", status=status, errors=errors)
     # A redirect, a 404 or 405 on the collection, or any other 4xx does not come from PayArc's customer API.
     return PayarcUnexpectedAnswer(
@@ -108,34 +111,6 @@ def unknown_outcome(
     )
 
 
-def redact(text: str, sent: Mapping[str, str]) -> str:
-    """PayArc's text on one line of at most 300 characters, without anything that may quote a value.
-
-    Removes the values sent, everything in quotes, email addresses, and five or more digits in a row.
-    """
-    text = html.unescape(text)
-    if re.search(r"<[a-zA-Z!/]", text):
-        return "(text with markup, omitted)"
-    text = " ".join("".join(char if char.isprintable() else " " for char in text).split())
-    for value in sorted((" ".join(value.split()) for value in sent.values()), key=len, reverse=True):
-        if value:
-            text = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", "…", text, flags=re.IGNORECASE)
-    text = _QUOTABLE.sub("…", text)
-    return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"
-
-
-_QUOTABLE = re.compile(
-    r"""
-      "[^"]*" | “[^”]*” | `[^`]*`
-    | (?<!\w)'.*?'(?!\w)               # not the apostrophe of "isn't", nor the one inside 'O'Brien'
-    | ‘.*?’(?!\w)
-    | [^\s@"'<>,;:()]+@[^\s@"'<>,;()]+
-    | \+?[0-9](?:[ .()/-]{0,2}[0-9]){4,}   # also in groups, as telephone numbers are written
-    """,
-    re.VERBOSE,
-)
-
-
 # urllib3's ProxyError is not included: it also wraps a connection that was reset after the request had been sent.
 _NOT_SENT = (
     # No address, no route, not accepted, or not in time; includes NameResolutionError and NewConnectionError.
@@ -170,27 +145,18 @@ def _rate_limited(wait: float | None) -> PayarcRateLimited:
     )
 
 
-def _read_rejection(body_text: str, sent: Mapping[str, str]) -> tuple[str, dict[str, list[str]]]:
-    """The message and the errors by field of PayArc's own rejection, without values.
+def _read_rejection(body_text: str, texts: TextFilter) -> tuple[str, dict[str, list[str]]]:
+    """The message and the errors by field of PayArc's own rejection, filtered.
 
     The body is an object with ``message`` and perhaps ``errors`` or, for some 409s, a bare list of texts.
     """
     body = read_json(body_text)
     if isinstance(body, list):
-        return redact(" ".join(body[:_MAX_TEXTS]), sent), {}
+        return texts.text(" ".join(body[:_MAX_TEXTS])), {}
     if not isinstance(body, dict):
         return "", {}
-    message, errors = str(body.get("message") or ""), body.get("errors")
-    by_field = errors if isinstance(errors, dict) else {}
-    redacted = {
-        redact(str(field), {})[:64]: [redact(str(text), sent) for text in _as_list(texts)[:_MAX_TEXTS]]
-        for field, texts in list(by_field.items())[:_MAX_FIELDS]
-    }
-    return redact(message, sent), redacted
-
-
-def _as_list(texts: object) -> list[object]:
-    return texts if isinstance(texts, list) else [texts]
+    message, errors = body.get("message"), body.get("errors")
+    return texts.text(str(message or "")), texts.errors(errors if isinstance(errors, dict) else {})
 
 
 def _failed_before_sending(cause: BaseException) -> bool:

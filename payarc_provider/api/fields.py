@@ -95,7 +95,7 @@ _PHONE_SEPARATORS = re.compile(r"[\s+\-.()/]")
 _PRINTED_FLOAT = re.compile(r"[0-9]+\.0")
 _MAX_DIGITS = 60  # more than any field may have; writing out 1E+999999999 would take all memory
 _TOO_LARGE = 10**_MAX_DIGITS
-MAX_TEXT = 1000  # characters, more than any field may have
+MAX_TEXT = 1000  # characters, more than normalization may reduce to 50; it takes minutes for some longer texts
 
 
 def clean(
@@ -152,9 +152,9 @@ def _clean_value(rule: Rule, value: object, validation: Validation) -> tuple[str
 
 def _unsendable(rule: Rule, text: str, validation: Validation) -> Fault | None:
     """What is wrong with a text, whatever PayArc's rules are."""
-    if len(text) > MAX_TEXT:  # normalizing it could take minutes
-        most = rule.max_length if validation == "guide" else MAX_TEXT
-        return f"must have at most {most} characters (it has {len(text)})", _FIX
+    if len(text) > MAX_TEXT:
+        most = f"{rule.max_length} {_unit(rule)}s" if validation == "guide" else f"{MAX_TEXT} characters"
+        return f"must have at most {most} (it has {len(text)} characters)", _FIX
     if not text.isprintable() and (bad := _UNSENDABLE.search(text)):
         return f"contains a character that cannot be sent (it is U+{ord(bad.group()):04X})", "remove it at the source"
     if has_card_number(text):
@@ -174,11 +174,15 @@ def _faults(rule: Rule, text: str) -> Iterator[Fault]:
         yield _ALLOWED[rule.kind] + (f" (it has {what})" if rule.kind != "email" else ""), _FIX
     if rule.kind == "phone" and invalid is not None:
         return  # its length means nothing
-    length, unit = len(text), "digit" if rule.kind == "phone" else "character"
+    length, unit = len(text), _unit(rule)
     if length < rule.min_length:
         yield f"must have at least {rule.min_length} {unit}s (it has {length})", _FIX
     if length > rule.max_length:
         yield f"must have at most {rule.max_length} {unit}s (it has {length})", _FIX
+
+
+def _unit(rule: Rule) -> str:
+    return "digit" if rule.kind == "phone" else "character"
 
 
 def _is_allowed(kind: Kind, char: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import BaseHook, mask_secret
+from airflow.providers.common.compat.sdk import BaseHook, conf, mask_secret
 
 from payarc_provider.exceptions import PayarcAuthError, PayarcConfigError, PayarcError, PayarcRefused
 from payarc_provider.hooks.lineage import report_read, report_written
@@ -135,6 +135,7 @@ class PayarcHook(BaseHook):
             verify=settings.verify,
             tracer=get_tracer(),
             conn_id=self.payarc_conn_id,
+            verbatim_reasons=conf.getboolean("payarc", "verbatim_reasons", fallback=False),
         )
 
     def create_customer(self, fields: Mapping[str, Any], idempotency_key: str | None = None) -> dict[str, Any]:

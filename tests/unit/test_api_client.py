@@ -13,6 +13,7 @@ import requests_mock as rm
 from payarc_provider import exceptions as errors
 from payarc_provider.api.client import CustomerPage, PayarcClient
 from payarc_provider.api.rate_limit import RateLimiter
+from payarc_provider.api.reasons import HIDDEN
 
 BASE = "https://testapi.payarc.net/v1"
 URL = f"{BASE}/customers"
@@ -90,14 +91,19 @@ def test_no_request_is_repeated_after_a_failure(payarc, client, exc, kind):
 
 
 def test_a_rejection_does_not_quote_what_was_sent(payarc, client):
-    body = {"status": "error", "message": "Ann O'Hara is odd", "errors": {"name": ["Ann O'Hara?"]}, "status_code": 422}
+    body = {
+        "status": "error",
+        "message": "Ann O'Hara is wrong",
+        "errors": {"name": ["Ann O'Hara?"]},
+        "status_code": 422,
+    }
     payarc.post(URL, status_code=422, json=body)
     payarc.patch(f"{URL}/K1", status_code=422, json=body)
     for call in (lambda: client.create_customer(FIELDS), lambda: client.update_customer("K1", FIELDS)):
         with pytest.raises(errors.PayarcRefused) as caught:
             call()
-        assert caught.value.message == "… is odd"
-        assert caught.value.errors == {"name": ["…?"]}
+        assert caught.value.message == "… is wrong"
+        assert caught.value.errors == {"name": [HIDDEN]}
 
 
 def test_404_on_a_customer_and_on_the_collection(payarc, client):

@@ -227,6 +227,18 @@ def test_a_failed_request_raises_its_error_and_is_never_repeated(hook, requests_
     assert "john@" not in text
 
 
+@pytest.mark.parametrize(("option", "shown"), [("False", "… exists with …"), ("True", "John exists with …")])
+def test_payarcs_words_are_shown_verbatim_only_if_the_configuration_says_so(
+    hook, requests_mock, monkeypatch, option, shown
+):
+    monkeypatch.setenv("AIRFLOW__PAYARC__VERBATIM_REASONS", option)
+    errors = {"name": ["John exists with token-1"]}
+    requests_mock.post(CUSTOMERS, status_code=422, json=INVALID | {"errors": errors})
+    with pytest.raises(PayarcRefused) as caught:
+        hook.create_customer(JOHN)
+    assert caught.value.errors == {"name": [shown]}
+
+
 def test_a_missing_customer_raises_not_found(hook, requests_mock):
     requests_mock.get(f"{CUSTOMERS}/c9", status_code=404, json={"message": "Customer not found."})
     with pytest.raises(PayarcNotFound):
