@@ -36,7 +36,7 @@ _VERDICTS = {
 
 
 def as_json(value: Any) -> str:
-    """The value as JSON. Keys that look like email addresses are masked."""
+    """The value as JSON. Keys that look like personal data are masked."""
     return json.dumps(_plain(value), indent=2, ensure_ascii=False)
 
 

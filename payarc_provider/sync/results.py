@@ -93,7 +93,7 @@ class Progress:
     :param rate_limit_wait: seconds for which the rate limit has held requests back
     :param columns: PayArc field → source column, for the columns that are sent
     :param lookalikes: source column that is not sent → the PayArc field whose name it resembles
-    :param personal_keys: how many keys look like email addresses
+    :param personal_keys: how many keys look like personal data, by its kind, such as ``email address``
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -107,7 +107,7 @@ class Progress:
     rate_limit_wait: float = 0.0
     columns: Mapping[str, str] = field(default_factory=dict)
     lookalikes: Mapping[str, str] = field(default_factory=dict)
-    personal_keys: int = 0
+    personal_keys: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def records_done(self) -> int:

@@ -208,7 +208,7 @@ class _Runner:
         write_back = None if settings.dry_run else settings.write_back
         me, reader = (
             self._claimant(settings),
-            RecordReader(settings.key, settings.fields, ledger_id, settings.version, write_back),
+            RecordReader(settings.key, settings.fields, ledger_id, settings.version, write_back, settings.validation),
         )
         results = Results(keep=settings.keep_results)
         missing = MissingIds(results)
@@ -307,7 +307,7 @@ class _Meter:
             rate_limit_wait=self._client.limiter.waited - self._waited_before,
             columns=reader.columns_found,
             lookalikes=reader.lookalike_columns,
-            personal_keys=reader.email_like_keys,
+            personal_keys=Counter(reader.personal_keys),
         )
 
 
