@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from payarc_provider.api.errors import error_for, is_from_payarc, read_object, unknown_outcome
+from payarc_provider.api.errors import error_for, unknown_outcome
 from payarc_provider.api.fields import path_id, read_customer_id
 from payarc_provider.api.http import Request, Response, Transport, check_base_url
+from payarc_provider.api.origin import is_from_payarc, read_object
 from payarc_provider.api.rate_limit import RateLimiter
 from payarc_provider.api.token import clean_token
 from payarc_provider.api.tracing import NO_TRACER, Attributes, Tracer
@@ -275,10 +276,18 @@ def _page(response: Response, page: int) -> CustomerPage:
         customers=customers,
         page=page,
         total=_whole_number(pagination.get("total")),
-        total_pages=_whole_number(pagination.get("total_pages")),
+        total_pages=_total_pages(pagination),
         date=response.date,
         unreadable=tuple(unreadable),
     )
+
+
+def _total_pages(pagination: Mapping[str, object]) -> int | None:
+    """How many pages there are: by the page size that PayArc has really used, which may be below the one asked for."""
+    total, per_page = _whole_number(pagination.get("total")), _whole_number(pagination.get("per_page"))
+    if total is None or not per_page:
+        return _whole_number(pagination.get("total_pages"))
+    return max(1, -(-total // per_page))
 
 
 def _with_id(customer: object) -> dict[str, Any] | None:

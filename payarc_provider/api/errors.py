@@ -10,15 +10,15 @@ is known to be harmless.
 
 from __future__ import annotations
 
-import json
 import ssl
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import requests
 from urllib3 import exceptions as urllib3_errors
 
+from payarc_provider.api.origin import is_from_payarc, read_json, read_object
 from payarc_provider.api.reasons import TextFilter
 from payarc_provider.exceptions import (
     PayarcAuthError,
@@ -34,7 +34,7 @@ from payarc_provider.exceptions import (
 if TYPE_CHECKING:
     from payarc_provider.api.http import Request, Response
 
-__all__ = ["error_for", "is_from_payarc", "read_object", "transport_failure", "unknown_outcome"]
+__all__ = ["error_for", "transport_failure", "unknown_outcome"]
 
 _MAX_TEXTS = 5  # of a list of texts
 
@@ -66,36 +66,19 @@ def error_for(  # noqa: PLR0911 - one decision
         # Laravel's throttle runs before the request is processed.
         return _rate_limited(response.retry_after)
     if status == 404 and request.customer_id is not None:
-        if isinstance((read_object(text) or {}).get("message"), str):
+        if is_from_payarc(response):
             return PayarcNotFound(status=status)
         if method != "GET":  # nobody knows what PayArc has done
             return unknown_outcome(method, "a 404 came back that PayArc itself did not send", status=status)
-    if status in (400, 409, 422):
-        texts = TextFilter(request.fields or {}, tokens, verbatim=verbatim)
-        rejection = _read_rejection(status, text, texts)
-        if rejection is not None:
-            message, errors = rejection
-            return PayarcRefused(message or f"PayArc rejected the data ({status})", status=status, errors=errors)
+    if status in (400, 409, 422) and is_from_payarc(response):
+        message, errors = _read_rejection(text, TextFilter(request.fields or {}, tokens, verbatim=verbatim))
+        return PayarcRefused(message or f"PayArc rejected the data ({status})", status=status, errors=errors)
     # A redirect, a 404 or 405 on the collection, or any other 4xx does not come from PayArc's customer API.
     return PayarcUnexpectedAnswer(
         f"the response to {method} is a {status}, which PayArc's customer API does not return: check the "
         "connection's host and environment, and any proxy",
         status=status,
     )
-
-
-def is_from_payarc(response: Response) -> bool:
-    """Whether a 400, 401, 409, 422 or 429 has the form that PayArc's own responses have.
-
-    PayArc sends these before it processes a request, or instead of processing it. A proxy, a firewall or a gateway may
-    return the same codes at any time, even after the customer was created.
-    """
-    status, body = response.status, read_object(response.text) or {}
-    if status == 401:
-        return any(str(body.get(name) or "").startswith("Unauthenticated") for name in ("error", "message"))
-    if status == 429:
-        return "X-RateLimit-Limit" in response.headers or body.get("message") == "Too Many Attempts."
-    return _read_rejection(status, response.text, TextFilter({})) is not None
 
 
 def transport_failure(method: str, exc: BaseException) -> PayarcError:
@@ -128,12 +111,6 @@ def unknown_outcome(
     )
 
 
-def read_object(body_text: str) -> dict[str, Any] | None:
-    """The body as a JSON object; None if it is anything else."""
-    body = _read_json(body_text)
-    return body if isinstance(body, dict) else None
-
-
 # urllib3's ProxyError is not included: it also wraps a connection that was reset after the request had been sent.
 _NOT_SENT = (
     # No address, no route, not accepted, or not in time; includes NameResolutionError and NewConnectionError.
@@ -152,8 +129,11 @@ _TIMEOUTS = (TimeoutError, requests.Timeout, urllib3_errors.TimeoutError)
 
 def _auth_error(status: int) -> PayarcAuthError:
     if status == 401:
-        text = "PayArc does not accept the access token (401): put a valid token into the connection's password, and "
-        return PayarcAuthError(text + "make sure that it belongs to the connection's environment", status=status)
+        text = (
+            "PayArc does not accept the access token (401): put a valid token into the connection's password. It must "
+        )
+        text += "belong to the connection's environment and be a merchant's own token, not a partner or agent key"
+        return PayarcAuthError(text, status=status)
     text = "PayArc forbids this request (403): make sure that the access token may manage customers, and that no "
     return PayarcAuthError(text + "firewall or proxy blocks the request", status=status)
 
@@ -165,30 +145,18 @@ def _rate_limited(wait: float | None) -> PayarcRateLimited:
     )
 
 
-def _read_rejection(status: int, body_text: str, texts: TextFilter) -> tuple[str, dict[str, list[str]]] | None:
-    """PayArc's message and errors by field, filtered; None if the body is not in a format observed at PayArc.
+def _read_rejection(body_text: str, texts: TextFilter) -> tuple[str, dict[str, list[str]]]:
+    """The message and the errors by field of PayArc's own rejection, filtered.
 
-    The formats are an envelope (``message`` with ``status: "error"``, with the response's ``status_code`` or with
-    ``errors`` by field) and, for some 409s, a bare list of texts.
+    The body is an object with ``message`` and perhaps ``errors`` or, for some 409s, a bare list of texts.
     """
-    body = _read_json(body_text)
-    if status == 409 and isinstance(body, list) and body and all(isinstance(text, str) for text in body):
+    body = read_json(body_text)
+    if isinstance(body, list):
         return texts.text(" ".join(body[:_MAX_TEXTS])), {}
     if not isinstance(body, dict):
-        return None
+        return "", {}
     message, errors = body.get("message"), body.get("errors")
-    by_field = errors if isinstance(errors, dict) else {}
-    is_envelope = body.get("status") == "error" or body.get("status_code") == status or bool(by_field)
-    if not isinstance(message, str) or not is_envelope:
-        return None
-    return texts.text(message), texts.errors(by_field)
-
-
-def _read_json(text: str) -> object:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
+    return texts.text(str(message or "")), texts.errors(errors if isinstance(errors, dict) else {})
 
 
 def _failed_before_sending(cause: BaseException) -> bool:

@@ -194,12 +194,14 @@ class PayarcHook(BaseHook):
         :raises PayarcNotFound: PayArc has no such customer
         :raises PayarcUnknownOutcome: the customer may have been changed; sending the same change again is safe
         """
+        from payarc_provider.api.fields import shown_value
+
         cleared = {name: "" for name, value in fields.items() if value == ""}
         cleaned = self._checked(fields) | cleared
         if not cleaned:
             raise PayarcRefused(errors={"record": ['changes nothing: give a value, or "" to clear a field']})
         customer = self.client.update_customer(customer_id, cleaned)
-        shown = {name: str(customer[name] or "").strip() for name in cleaned if name in customer}
+        shown = {name: shown_value(customer[name]) for name in cleaned if name in customer}
         if altered := sorted(name for name, text in shown.items() if text != cleaned[name]):
             self.log.warning("PayArc shows other values than were sent to it in %s", ", ".join(altered))
         report_written(self, self.uri)

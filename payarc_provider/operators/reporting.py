@@ -111,10 +111,12 @@ class TaskReporter:
                 column,
                 field,
             )
-        if progress.personal_keys:
+        for kind, count in progress.personal_keys.items():
             self._logger.warning(
-                "%s like an email address. The ledger stores keys as plain text: use a key without personal data",
-                counted(progress.personal_keys, "key looks", "keys look"),
+                "%s like %s %s. The ledger stores keys as plain text: use a key without personal data",
+                counted(count, "key looks", "keys look"),
+                "an" if kind[0] in "aeiou" else "a",
+                kind,
             )
 
     def _warn_about_source(self, count: int) -> None:

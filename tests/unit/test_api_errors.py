@@ -15,7 +15,6 @@ from payarc_provider.api.http import Request, Response
 from payarc_provider.exceptions import (
     PayarcAuthError,
     PayarcConnectionFailed,
-    PayarcNotFound,
     PayarcRateLimited,
     PayarcRefused,
     PayarcUnexpectedAnswer,
@@ -89,6 +88,8 @@ def test_the_token_is_not_accepted(status, body):
     assert error.status == status
     assert f"({status})" in str(error)
     assert "token" in str(error)
+    assert ("partner or agent key" in str(error)) == (status == 401)
+    assert len(str(error)) <= 220
 
 
 def test_rate_limited():
@@ -113,13 +114,6 @@ def test_a_status_that_a_gateway_may_have_sent_after_the_act_is_an_unknown_outco
         assert error.may_have_acted
         assert error.status == status
     assert not isinstance(answer(status, body, method="GET"), PayarcUnknownOutcome), "a read has no effect"
-
-
-def test_not_found():
-    error = answer(404, {"message": "No query results"}, method="GET", collection=False)
-    assert isinstance(error, PayarcNotFound)
-    assert error.status == 404
-    assert not isinstance(answer(404, ENVELOPE, collection=True), PayarcRefused)
 
 
 @pytest.mark.parametrize("status", [400, 409, 422])

@@ -150,7 +150,7 @@ def test_what_came_instead_of_responses_is_warned_about_at_the_end():
 
 def test_columns_that_look_like_fields_and_keys_that_look_personal_are_warned_about_once():
     progress = make_progress()
-    progress.lookalikes, progress.personal_keys = {"e_mail": "email"}, 1
+    progress.lookalikes, progress.personal_keys = {"e_mail": "email"}, {"email address": 1}
     logger = Mock(spec=logging.Logger)
     reporter = make_reporter(logger)
     reporter.ended(progress, deferred=True)
