@@ -95,6 +95,8 @@ def _environment(base_url: str, environment: str) -> str:
 
 def _account(value: object) -> str | None:
     text = str(value).strip() if value is not None else ""
+    if not text.isprintable():
+        raise PayarcConfigError('connection extra "account": has control characters; enter the name again')
     return text or None
 
 

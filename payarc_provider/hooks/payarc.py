@@ -42,6 +42,11 @@ class PayarcHook(BaseHook):
         self.payarc_conn_id = payarc_conn_id
         self._token: str | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a pickled hook contains: neither the token nor a client. It reads the connection again."""
+        kept = {name: value for name, value in vars(self).items() if name not in ("client", "claims")}
+        return kept | {"_token": None}
+
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
         """Return the labels of the connection form (Airflow 2.11 to 3.2)."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from payarc_provider.assets import is_payarc_asset
 from payarc_provider.hooks.lineage import report_read, report_written, table_uri
 from payarc_provider.hooks.tracing import get_tracer
+from payarc_provider.sync.keys import display_text
 from payarc_provider.sync.results import Progress
 from payarc_provider.sync.wording import counted, tally
 
@@ -108,7 +109,7 @@ class TaskReporter:
         for column, field in progress.lookalikes.items():
             self._logger.warning(
                 'Column "%s" is not sent because PayArc has no such field. If it is "%s", map it in `fields`',
-                column,
+                display_text(column),
                 field,
             )
         for kind, count in progress.personal_keys.items():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import copy
 import json
+import pickle
 import time
 
 import pytest
@@ -457,3 +459,25 @@ def test_a_token_of_another_user_is_rejected_during_a_run(connect, hook):
     connect(password=jwt(sub="2"))
     with pytest.raises(PayarcAuthError, match="another user"):
         hook.token(refresh=True)
+
+
+# ---- pickles --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("copied", [lambda hook: pickle.loads(pickle.dumps(hook)), copy.deepcopy])
+def test_a_pickled_hook_contains_no_token_and_reads_it_from_the_connection_again(connect, copied):
+    hook = connect("secrettoken")
+    assert (hook.token(), hook.client.limiter, hook.claims.sub) == ("secrettoken", hook.client.limiter, None)
+    assert b"secrettoken" not in pickle.dumps(hook)
+    again = copied(hook)
+    assert "secrettoken" not in str(vars(again))
+    connect("newtoken")
+    assert again.token() == "newtoken"
+    assert hook.token() == "secrettoken"
+
+
+def test_a_client_is_never_pickled(connect):
+    client = connect("secrettoken").client
+    for copied in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="create one in the process that uses it"):
+            copied(client)
