@@ -133,6 +133,8 @@ class PayarcHook(BaseHook):
 
         settings = self.settings
         self._check_expiry()
+        if settings.risk:
+            self.log.warning("Connection %s: %s", self.payarc_conn_id, settings.risk)
         return PayarcClient(
             settings.base_url,
             self.token,
@@ -230,7 +232,10 @@ class PayarcHook(BaseHook):
             self.client.ping()
         except PayarcError as error:
             return False, str(error)
-        return True, f"PayArc accepts the token ({self.settings.environment})"
+        except Exception as error:  # noqa: BLE001 - the message is shown, and other errors may quote what they are about
+            return False, f"the connection cannot be used ({type(error).__name__}): check each of its fields"
+        risk = f". But {self.settings.risk}" if self.settings.risk else ""
+        return True, f"PayArc accepts the token ({self.settings.environment}){risk}"
 
     @staticmethod
     def _checked(fields: Mapping[str, Any]) -> dict[str, str]:
