@@ -90,7 +90,7 @@ class _DeadlineResponse(http.client.HTTPResponse):
         """Read the head of the response. Lines that are no headers are dropped; urllib3 would log them as they are."""
         super().begin()
         self.msg.defects.clear()
-        self.msg.set_payload(None)
+        self.msg.set_payload("")
 
 
 def _raise_if_late() -> None:

@@ -211,10 +211,12 @@ def search(request: Request, connection_id: str, table: str, account: str, key: 
     """The records whose key is, or begins with, what is searched for."""
     with open_ledger(connection_id, table) as ledger:
         start = _unsealed(ledger.ledger_id, key, str)
-        found = Overview(ledger, account).find(start, PAGE + 1)
+        overview = Overview(ledger, account)
+        found, erased = overview.find(start, PAGE + 1), overview.erased(start)
     links = _links(request, conn_id=connection_id, table=table, ledger_id=ledger.ledger_id, account=account)
     rows = sorted(found[:PAGE], key=lambda row: natural_order(row.key))
-    return _html("search.html", links=links, start=display_key(start), rows=rows, has_more=len(found) > PAGE)
+    has_more = len(found) > PAGE
+    return _html("search.html", links=links, start=display_key(start), rows=rows, has_more=has_more, erased=erased)
 
 
 # ---- shared ----------------------------------------------------------------------------------------------------------

@@ -5,8 +5,8 @@ The counts, by name:
 - records: ``created``, ``adopted``, ``updated``, ``known``, ``rejected``; ``changed`` (accepted with data that differs
   from what PayArc has); ``stale`` (of these, the data is older than PayArc's); ``altered`` (PayArc has shown other
   values than were sent); ``conflicts`` (edited at PayArc); ``other_source`` (accepted with a row of another source);
-  ``rejected_new`` (no other run reported the same rejection before); in dry runs ``would_create``
-  (and of these ``without_email``), ``would_update``, ``pending``
+  ``rejected_new`` (no other run reported the same rejection before); ``erased`` (rejected because their keys are
+  erased); in dry runs ``would_create`` (and of these ``without_email``), ``would_update``, ``pending``
 - recorded by this run, and not counted again by a retry: ``recorded_created``, ``recorded_adopted``,
   ``recorded_updated``, ``recorded_rejected``; and ``known_rejected``, rejections that it only read from the ledger
 - ``recorded_for_others``: of these, customers created for records of other runs, which a look-up has found
@@ -39,6 +39,7 @@ SUMMARY = (
     "conflicts",
     "rejected",
     "rejected_new",
+    "erased",
 )
 
 

@@ -129,6 +129,7 @@ def _run_slice(runner: _Runner, ledger: Ledger, settings: Settings, *, resumed: 
     log, this_run = RunLog(ledger, runner.account), runner.fact(settings)
     carry_over = patiently(store.load) if resumed else None
     if carry_over is None:
+        patiently(store.delete_abandoned)
         started = patiently(lambda: log.begin(this_run)).began.isoformat()
         carry_over = CarryOver(runner.task.try_number, started_at=started, started_seconds=time.time())
     else:
