@@ -78,5 +78,6 @@ def test_the_name_of_a_column_that_comes_from_data_is_escaped():
 )
 def test_every_key_in_a_template_is_displayed_safely(template):
     text = files("payarc_provider.plugins").joinpath("templates", template).read_text(encoding="utf-8")
-    shown = [one for one in re.findall(r"\{\{(.*?)\}\}", text) if re.search(r"\bkey\b", one) and "links." not in one]
+    shown = [re.sub(r'"[^"]*"', "", one) for one in re.findall(r"\{\{(.*?)\}\}", text)]
+    shown = [one for one in shown if re.search(r"\bkey\b", one) and "links." not in one]
     assert [one for one in shown if "display_key" not in one] == []
