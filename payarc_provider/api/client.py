@@ -96,6 +96,13 @@ class PayarcClient:
         self._host = urlsplit(self.base_url).hostname or ""
         self._transport = Transport(self.base_url, timeout=timeout, verify=verify)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Refuse to be pickled or copied.
+
+        :raises TypeError: always
+        """
+        raise TypeError("a PayarcClient cannot be pickled or copied: create one in the process that uses it")
+
     @property
     def requests_sent(self) -> Counter[str]:
         """Number of requests sent, by method; those that could not connect do not count."""

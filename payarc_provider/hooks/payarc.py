@@ -42,6 +42,11 @@ class PayarcHook(BaseHook):
         self.payarc_conn_id = payarc_conn_id
         self._token: str | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a pickled hook contains: neither the token nor a client. It reads the connection again."""
+        kept = {name: value for name, value in vars(self).items() if name not in ("client", "claims")}
+        return kept | {"_token": None}
+
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
         """Return the labels of the connection form (Airflow 2.11 to 3.2)."""
@@ -128,6 +133,8 @@ class PayarcHook(BaseHook):
 
         settings = self.settings
         self._check_expiry()
+        if settings.risk:
+            self.log.warning("Connection %s: %s", self.payarc_conn_id, settings.risk)
         return PayarcClient(
             settings.base_url,
             self.token,
@@ -225,7 +232,10 @@ class PayarcHook(BaseHook):
             self.client.ping()
         except PayarcError as error:
             return False, str(error)
-        return True, f"PayArc accepts the token ({self.settings.environment})"
+        except Exception as error:  # noqa: BLE001 - the message is shown, and other errors may quote what they are about
+            return False, f"the connection cannot be used ({type(error).__name__}): check each of its fields"
+        risk = f". But {self.settings.risk}" if self.settings.risk else ""
+        return True, f"PayArc accepts the token ({self.settings.environment}){risk}"
 
     @staticmethod
     def _checked(fields: Mapping[str, Any]) -> dict[str, str]:

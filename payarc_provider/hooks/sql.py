@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,22 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
 
+_LOGGER = "payarc"
+
+
+def _is_no_row(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.DEBUG
+
+
+# At DEBUG, SQLAlchemy logs every row it reads. This filter stays, whatever level the logger is given later.
+logging.getLogger(f"sqlalchemy.engine.Engine.{_LOGGER}").addFilter(_is_no_row)
+
+
 def sql_engine(conn_id: str, argument: str, *, ledger: bool = False) -> Engine:
     """
     A SQLAlchemy engine for an Airflow connection, which reads all of the connection's fields as Airflow's hook does.
 
-    Its errors and logs never show parameters.
+    Its errors and logs never show parameters or rows.
 
     :param argument: the operator's argument or the command's option that names the connection, for error messages
     :param ledger: whether a ledger is stored there. It tries its pooled connections itself, within a time limit
@@ -33,7 +45,9 @@ def sql_engine(conn_id: str, argument: str, *, ledger: bool = False) -> Engine:
     if kind == "sqlite":
         _check_file(sql_drivers.sqlite_file(hook), about)
     try:
-        engine = sql_drivers.make_engine(hook, kind, hide_parameters=True, pool_pre_ping=not ledger)
+        engine = sql_drivers.make_engine(
+            hook, kind, hide_parameters=True, logging_name=_LOGGER, pool_pre_ping=not ledger
+        )
     except sql_drivers.Unusable as error:
         raise PayarcConfigError(f"{about} {error}") from None
     except (ImportError, sqlalchemy.exc.NoSuchModuleError) as error:

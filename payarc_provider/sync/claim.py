@@ -217,6 +217,7 @@ class Claimer:
             row = rows.get(key)
             if key in free and not record.errors:
                 self._state.counts["would_create"] += 1
+                self._state.counts["without_email"] += "email" not in record.fields
                 self._state.add_to_plan(Step(record, Action.CREATE, record.fields))
             elif not record.errors and row is not None and row.state == State.PENDING:
                 self._state.counts["pending"] += 1

@@ -19,6 +19,7 @@ MAX_KEY = 255  # characters
 _SHORT = 10**12  # fewer digits than a card number has
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 _DIGITS = re.compile(r"([0-9]+)")
+_BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
 _MISSING = {"NaT", "<NA>", "nan", "NaN", "None", "null", "NULL"}
 """What missing values become if a program converts them to text."""
 _TOO_LARGE = 10**1000
@@ -175,9 +176,14 @@ def display_key(key: str | None) -> str:
 
 def display_text(text: str) -> str:
     """Text from outside, such as a source's name, on one line and without characters that cannot be seen."""
-    if text.isprintable():
+    if text.isascii() and text.isprintable():
         return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return "".join(char.encode("unicode_escape").decode() if _is_invisible(char) else char for char in text)
+
+
+def _is_invisible(char: str) -> bool:
+    """Whether nobody sees the character, or it turns the direction of writing; some count as letters or marks."""
+    return not char.isprintable() or _BLANK.fullmatch(char) is not None
 
 
 def partition_of(key: str | None, partitions: int) -> int:

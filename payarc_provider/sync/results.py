@@ -6,8 +6,7 @@ The counts, by name:
   from what PayArc has); ``stale`` (of these, the data is older than PayArc's); ``altered`` (PayArc has shown other
   values than were sent); ``conflicts`` (edited at PayArc); ``other_source`` (accepted with a row of another source);
   ``rejected_new`` (no other run reported the same rejection before); ``erased`` (rejected because their keys are
-  erased); in dry runs ``would_create``, ``would_update``,
-  ``pending``
+  erased); in dry runs ``would_create`` (and of these ``without_email``), ``would_update``, ``pending``
 - recorded by this run, and not counted again by a retry: ``recorded_created``, ``recorded_adopted``,
   ``recorded_updated``, ``recorded_rejected``; and ``known_rejected``, rejections that it only read from the ledger
 - ``recorded_for_others``: of these, customers created for records of other runs, which a look-up has found
@@ -174,7 +173,7 @@ class Results:
         self.summary["repeated"] = progress.repeated
         self.summary["reasons"] = [str(group) for group in self.rejections.groups()[:SHOWN_REASONS]]
         if dry_run:
-            dry = ("would_create", "would_update", "pending")
+            dry = ("would_create", "without_email", "would_update", "pending")
             self.summary |= {"dry_run": True} | {name: counts[name] for name in dry}
         self.summary |= {**requests, "seconds": round(seconds, 3)}
 

@@ -133,6 +133,13 @@ def test_a_plan_depends_on_how_changes_are_handled(sqlite_bench, mixed):
     assert isinstance(sqlite_bench.run(mixed, approved(digest)).error, PayarcGuardStopped)
 
 
+def test_a_dry_run_counts_the_customers_that_would_be_created_without_an_email(sqlite_bench):
+    sqlite_bench.run([{"id": 1, "name": "Known Person"}], UPDATE).ok()
+    rows = [{"id": number, "name": "New Person"} for number in (1, 2, 3)] + people(2, first=10)
+    rows += [{"id": 4, "name": "x"}]
+    assert planned(sqlite_bench, rows).summary["without_email"] == 2
+
+
 def test_a_dry_run_says_that_a_guard_would_stop_a_run(sqlite_bench, mixed):
     guarded = dataclasses.replace(UPDATE, max_new=1)
     results = planned(sqlite_bench, mixed, guarded)

@@ -280,6 +280,9 @@ def test_uuids_are_never_taken_for_card_numbers():
 def test_characters_that_cannot_be_seen_are_escaped():
     assert display_key("ä 日本") == "ä 日本"
     assert display_key("a\u202etxt\u200b\x85") == r"a\u202etxt\u200b\x85"
+    assert display_key("42\ufe0f\u3164\u2800\u115f") == r"42\ufe0f\u3164\u2800\u115f"
+    assert display_key("a\n[2026-01-01] INFO\x1b[2K\r") == r"a\n[2026-01-01] INFO\x1b[2K\r"
+    assert display_key("\u2066a\u2069\ufeff\U000e0041") == r"\u2066a\u2069\ufeff\U000e0041"
     assert display_key("42") == "42"
     assert display_key(None) == "(no key)"
 

@@ -161,6 +161,16 @@ def test_columns_that_look_like_fields_and_keys_that_look_personal_are_warned_ab
     assert key.startswith("1 key looks like an email address.")
 
 
+@pytest.mark.parametrize(("dry_run", "deferred"), [(True, False), (True, True), (False, False)])
+def test_a_dry_run_says_that_payarc_may_require_emails(dry_run, deferred):
+    logger = Mock(spec=logging.Logger)
+    reporter = TaskReporter(logger, uri="payarc://test/1", tags={}, dry_run=dry_run)
+    reporter.ended(make_progress(would_create=3, without_email=2), deferred=deferred)
+    texts = [call.args[0] % call.args[1:] for call in logger.warning.call_args_list]
+    said = [text for text in texts if text.startswith("2 customers to be created have no email address. PayArc may")]
+    assert len(said) == (dry_run and not deferred)
+
+
 # ---- metrics --------------------------------------------------------------------------------------------------------
 
 
