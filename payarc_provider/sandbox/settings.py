@@ -68,8 +68,8 @@ class SandboxSettings:
     :param tokens: token → merchant, for tokens other than those of :func:`~payarc_provider.sandbox.tokens.make_token`
     :param alter: field → how its value is changed before it is stored; ``cut`` keeps 30 characters, ``no_hash`` removes
         each ``#``, ``alphanumeric`` everything but letters and digits, and ``append`` adds text, beyond PayArc's limits
-    :param shared_email: whether a POST with another customer's email is ``allowed``, ``refused``, or responded to with a
-        200 and the oldest customer that has this email (``merged``)
+    :param shared_email: whether a POST with another customer's email is ``allowed``, ``refused``, or answered with the
+        oldest customer that has this email and a 200 (``merged``)
     :param shuffle_same_second: list the rows of one second in another order each time a page is read
     :param delay_list: seconds between reading a list and responding with it
     :param page_cap: the most customers on a page; a larger ``limit`` is cut without a word
