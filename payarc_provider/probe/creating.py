@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from payarc_provider.api.fields import FIELDS, read_customer_id
-from payarc_provider.exceptions import PayarcNotFound, PayarcRefused
+from payarc_provider.exceptions import PayarcNotFound, PayarcRefused, PayarcRunStopped
 from payarc_provider.probe.findings import Finding
 from payarc_provider.probe.people import FakePeople
 from payarc_provider.probe.session import Answer, ProbeSession
 
 _NAMES = {
     "accents": "Zoë Testperson",
-    "apostrophes, hyphens and periods": "O'Probe-Test Jr.",
+    "punctuation": "O'Probe-Test Jr.",
     "digits": "Probe Testperson 2nd",
 }
 
@@ -77,6 +77,8 @@ def create_subject(session: ProbeSession, people: FakePeople) -> tuple[Subject, 
     customer = answer.customer
     if customer is None:
         raise answer.error or PayarcRefused(f"{in_place_of(answer)} to the creation of a fake customer")
+    if str(read_customer_id(customer)) not in session.open_ids:
+        raise PayarcRunStopped("PayArc's response to a creation does not show the customer that was created")
     subject = Subject(str(read_customer_id(customer)), sent, customer, key)
     return subject, [_new_customer(answer.status, customer), _values(subject, refused)]
 
@@ -107,7 +109,7 @@ def _values(subject: Subject, refused: str) -> Finding:
 def email_required(session: ProbeSession, people: FakePeople) -> Finding:
     """Whether a customer must have an email."""
     topic = "Email"
-    person = {name: value for name, value in people.person("b").items() if name != "email"}
+    person = {name: value for name, value in people.person("b", "Nomail Testperson").items() if name != "email"}
     answer = session.create(person)
     if answer.customer is not None:
         return Finding(topic, "not required", settings={"required": []})
@@ -127,7 +129,7 @@ def letters_in_names(session: ProbeSession, people: FakePeople) -> Finding:
     if others:
         return unknown(topic, others[0])
     if not rejected:
-        return Finding(topic, f"may have {_listed(list(_NAMES))}", settings={"names": "any"})
+        return Finding(topic, f"{_listed(list(_NAMES))} are accepted", settings={"names": "any"})
     sure = all("name" in rejected_fields(answers[kind]) for kind in rejected)
     plain = [kind for kind in _NAMES if kind not in rejected]
     found = f"{_listed(rejected)} are rejected" + (f"; {_listed(plain)} are accepted" if plain else "")
@@ -193,4 +195,4 @@ def rejections(answers: Sequence[Answer]) -> Finding | None:
 
 
 def _listed(words: Sequence[str]) -> str:
-    return ", ".join(words)
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))

@@ -12,6 +12,13 @@ from payarc_provider.probe.session import Seen
 TOPIC = "Rate limit"
 _CREATE = "POST /customers"
 _RECORDS = 100_000
+_SCOPES = {
+    True: "counted for each endpoint",
+    False: "counted for all endpoints together",
+    None: "counted in a way that was not found out",
+}
+_NO_HEADERS = {"rate_headers": False}
+_BLIND = "Without headers, a run sends as fast as concurrency allows until it gets a 429."
 
 
 def limit_finding(seen: Sequence[Seen]) -> Finding:
@@ -23,33 +30,25 @@ def limit_finding(seen: Sequence[Seen]) -> Finding:
             TOPIC, f"no rate-limit headers, and no 429 for {len(seen)} requests", "unknown", _BLIND, _NO_HEADERS
         )
     window = _window(seen, apart)
-    length = f"in a window of about {window} s" if window else "in a window, whose length no response showed"
-    scope = {
-        True: "for each endpoint on its own",
-        False: "for all endpoints together",
-        None: "either for each endpoint or for all together",
-    }[apart]
+    found = f"{limit} requests {f'in about {window} s' if window else 'per window'}, {_SCOPES[apart]}"
     settings: dict[str, Any] = {"rate_limit": limit, **({} if headers else _NO_HEADERS)}
     if apart is not None:
         settings["rate_limit_per"] = "endpoint" if apart else "user"
     if window:
         settings["rate_window"] = window
     meaning = _meaning(limit, window, apart) + ("" if headers else f" {_BLIND}")
-    return Finding(TOPIC, f"{limit} requests {length}, {scope}", certainty, meaning, settings)
-
-
-_NO_HEADERS = {"rate_headers": False}
-_BLIND = "Without headers, a run sends as fast as concurrency allows until it gets a 429."
+    return Finding(TOPIC, found, certainty, meaning, settings)
 
 
 def _meaning(limit: int, window: int | None, apart: bool | None) -> str:
     hours = _RECORDS / limit * (window or 60) / 3600
-    text = f"{_RECORDS:,} new customers take at least {hours:.1f} hours{'' if window else ' if it is a minute'}."
+    condition = "" if window else " if a window is a minute, as PayArc's guide says"
+    text = f"Creating {_RECORDS:,} customers takes at least {hours:.1f} hours{condition}."
     if apart:
         return f"{text} Look-ups and updates have limits of their own."
     if apart is None:
         return text
-    return f"{text} Look-ups, updates and all other programs of this user take from the same limit."
+    return f"{text} Look-ups, updates and all other programs of this user count towards the same limit."
 
 
 def _by_headers(seen: Sequence[Seen]) -> tuple[int | None, bool | None, Certainty]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -43,6 +43,25 @@ def page_size(answer: Answer) -> Finding:
     )
 
 
+def new_customers(answer: Answer, created: Collection[str]) -> Finding | None:
+    """Whether the list shows customers as soon as they are created; None if they may be on another page.
+
+    :param created: ids
+    """
+    total, rows = answer.pagination("total"), answer.customers or []
+    listed = {read_customer_id(row) for row in rows}
+    missing = len(set(created) - listed)
+    if missing and (total is None or total > len(rows)):
+        return None
+    topic = "Delay of the list"
+    if not missing:
+        return Finding(
+            topic, "none, new customers are listed at once", meaning="Look-ups find what a lost response has created."
+        )
+    meaning = "Do not rely on look-ups: the guarantee assumes that PayArc's list shows what it has created."
+    return Finding(topic, f"{missing} of {len(created)} new customers were not listed at once", meaning=meaning)
+
+
 def order(readings: Sequence[Answer]) -> Finding:
     """The order of the list, from several readings of its first page."""
     topic = "Order of the list"
@@ -50,7 +69,9 @@ def order(readings: Sequence[Answer]) -> Finding:
         return Finding(topic, "not found out, because the list does not show customers of two moments", "unknown")
     certainty: Certainty = "certain" if all(distinct_times(reading) >= _MANY for reading in readings) else "likely"
     if all(_falls(_times(reading)) for reading in readings):
-        return Finding(topic, "newest first", certainty, "Look-ups work.", {"list_order": "newest"})
+        return Finding(
+            topic, "newest first", certainty, "Look-ups can tell who was not created.", {"list_order": "newest"}
+        )
     meaning = "A run with a lost response stops, and its records stay pending: a person has to resolve them."
     if all(_falls(_times(reading)[::-1]) for reading in readings):
         return Finding(topic, "oldest first", certainty, meaning, {"list_order": "oldest"})
@@ -68,9 +89,9 @@ def times(subject: Subject, listed: Answer) -> Finding:
     created = _format(subject.shown)
     formats = {_format(row) for row in listed.customers or ()} | {created}
     found = created if len(formats) == 1 else f"{created} in the response to a creation, others in the list"
-    meaning = "Look-ups are exact."
+    meaning = "Look-ups stop at the right customer."
     if any("without a time zone" in one for one in formats):
-        meaning = "A look-up also reads the customers of 14 more hours, because the zone is not known."
+        meaning = "The time zone is not known, so a look-up also reads the customers of the 14 hours before."
     if any("unreadable" in one for one in formats):
         meaning = "A look-up needs two readings of the whole list."
     settings = {"time_style": _STYLES[created]} if created in _STYLES and len(formats) == 1 else {}

@@ -49,9 +49,11 @@ def ask_all(session: ProbeSession, people: FakePeople, findings: list[Finding]) 
         lists = [session.page(), session.page()]
         if any(one.error is not None for one in lists):
             return [creating.unknown("List", next(one for one in lists if one.error is not None))]
+        shows_new = listing.new_customers(lists[0], session.open_ids)
         return [
             listing.page_size(lists[0]),
             listing.order(lists),
+            *([shows_new] if shows_new else []),
             listing.times(subject, lists[0]),
             listing.embedded([first, *lists]),
             listing.search(session, subject, lists[0].pagination("total")),

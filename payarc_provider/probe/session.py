@@ -15,6 +15,7 @@ from payarc_provider.api.http import Request
 from payarc_provider.exceptions import (
     PayarcAuthError,
     PayarcConfigError,
+    PayarcConnectionFailed,
     PayarcError,
     PayarcNotFound,
     PayarcRateLimited,
@@ -119,13 +120,18 @@ class ProbeSession:
         self._minute = minute
         self._cleaning = False
         self._open: dict[str, str] = {}  # id → what to call it in messages
-        self._lost: list[str] = []  # emails of people whose creation got no usable response
+        self._lost: list[str] = []  # email, or else name, of people whose creation got no usable response
         self._stays: list[str] = []  # what the clean-up cannot delete, in words
 
     @property
     def left(self) -> int:
         """How many requests may still be sent, besides those that the clean-up needs."""
         return MAX_REQUESTS - self.requests - _SPARE - len(self._open) - 2 * len(self._lost)
+
+    @property
+    def open_ids(self) -> list[str]:
+        """The customers that this probe has created and not deleted."""
+        return list(self._open)
 
     def page(self, number: int = 1, limit: int = MAX_PAGE_SIZE, **params: str) -> Answer:
         """One page of the list."""
@@ -137,21 +143,27 @@ class ProbeSession:
 
     def patch(self, customer_id: str, fields: Mapping[str, str]) -> Answer:
         """Change a customer of this probe's."""
+        self._check_own(customer_id)
         return self.send(Request("PATCH", path_id(customer_id), fields=fields))
 
     def create(self, fields: Mapping[str, str], idempotency_key: str | None = None) -> Answer:
         """Create a customer, which the clean-up will delete."""
-        called = fields.get("email") or fields["name"]
-        answer = self.send(Request("POST", fields=fields, idempotency_key=idempotency_key))
+        called = fields.get("email", fields["name"])
+        try:
+            answer = self.send(Request("POST", fields=fields, idempotency_key=idempotency_key))
+        except PayarcAuthError:
+            self._lost.append(called)  # a proxy may have answered for PayArc
+            raise
         customer = answer.customer
         if customer is not None:
             self._take_note(str(read_customer_id(customer)), called, is_ours=self._people.is_ours(customer))
-        elif answer.error is None or answer.error.may_have_acted:
+        elif not isinstance(answer.error, PayarcRefused):
             self._lost.append(called)
         return answer
 
     def delete(self, customer_id: str) -> Answer:
         """Delete a customer of this probe's."""
+        self._check_own(customer_id)
         answer = self.send(Request("DELETE", path_id(customer_id)))
         if answer.error is None or isinstance(answer.error, PayarcNotFound):
             self._open.pop(customer_id, None)
@@ -167,8 +179,10 @@ class ProbeSession:
         :raises Interrupted: the probe was told to stop; the request was not sent
         """
         for _ in range(_MAX_429):
+            waited = 0.0
             while not once and (wait := self._client.limiter.acquire(request.endpoint)) > 0:
-                self.sleep(wait, "the rate limit")
+                self.sleep(wait, "the rate limit", waited)
+                waited += wait
             answer = self._send_once(request)
             if not isinstance(answer.error, PayarcRateLimited) or once:
                 return answer
@@ -178,13 +192,15 @@ class ProbeSession:
                 self.sleep(self._minute, "the rate limit, which does not say when it ends")
         raise PayarcRunStopped(f"PayArc answered {_MAX_429} requests in a row with a 429: run the probe again later")
 
-    def sleep(self, seconds: float, why: str) -> None:
+    def sleep(self, seconds: float, why: str, before: float = 0.0) -> None:
         """Wait.
 
+        :param before: how long it has been waiting for the same reason
+        :raises PayarcRunStopped: that would be too long
         :raises Interrupted: the probe was told to stop
         """
-        if seconds > _LONGEST_WAIT:
-            raise PayarcRunStopped(f"waiting for {why} would take {seconds:.0f} s: run the probe again later")
+        if before + seconds > _LONGEST_WAIT:
+            raise PayarcRunStopped(f"waiting for {why} would take {before + seconds:.0f} s: run the probe again later")
         if seconds > 2:
             self._say(f"waiting {seconds:.0f} s for {why}")
         end = time.monotonic() + seconds
@@ -205,10 +221,11 @@ class ProbeSession:
         reason = "PayArc did not confirm it"
         self._cleaning = True
         try:
-            for customer_id in list(self._open):
+            for customer_id in self.open_ids:
                 if self.delete(customer_id).error is not None:
                     self.delete(customer_id)
-            self._delete_listed()
+            if self.created or self._lost:
+                self._delete_listed()
         except Interrupted:
             reason = "the probe was interrupted"
         except PayarcError as error:
@@ -219,13 +236,14 @@ class ProbeSession:
         left += [f"{called} may exist: PayArc did not confirm its creation" for called in self._lost]
         return left + self._stays
 
+    def _check_own(self, customer_id: str) -> None:
+        if customer_id not in self._open:
+            raise PayarcRunStopped("the probe changes and deletes only customers that it has created")
+
     def _take_note(self, customer_id: str, called: str, *, is_ours: bool) -> None:
-        try:
-            path_id(customer_id)
-        except PayarcConfigError:
+        if not _is_usable(customer_id):
             self._stays.append(f"{called} has an id that cannot be used in a request")
-            return
-        if is_ours:
+        elif is_ours:
             self.created += customer_id not in self._open
             self._open.setdefault(customer_id, called)
         else:  # it may have been there before
@@ -240,11 +258,13 @@ class ProbeSession:
             listed += self.page(pages).customers or ()  # some lists show the oldest customers first
         for customer in filter(self._people.is_ours, listed):
             customer_id = str(read_customer_id(customer))
-            email = str(customer.get("email"))
-            self._open.setdefault(customer_id, email if email in self._lost else "listed again")
+            if not _is_usable(customer_id):
+                continue
+            lost = [called for called in self._lost if called in (customer.get("email"), customer.get("name"))]
+            self._open.setdefault(customer_id, lost[0] if lost else "listed again")
             self.delete(customer_id)
-            if customer_id not in self._open and email in self._lost:
-                self._lost.remove(email)
+            if lost and customer_id not in self._open:
+                self._lost.remove(lost[0])
 
     def _send_once(self, request: Request) -> Answer:
         self._check_signals()
@@ -256,6 +276,11 @@ class ProbeSession:
             response = self._client.send(request)
         except PayarcUnknownOutcome as error:
             return Answer(0, {}, error)
+        except PayarcConnectionFailed:
+            raise
+        except BaseException:
+            self._client.limiter.release(request.endpoint)  # or the clean-up would wait for this request
+            raise
         limit, remaining = (http.count(response.headers, f"X-RateLimit-{name}") for name in ("Limit", "Remaining"))
         left = http.retry_in(response.headers)
         counted = response.status != 429
@@ -280,3 +305,10 @@ class ProbeSession:
     def _check_signals(self) -> None:
         if self._signals() > self._cleaning:
             raise Interrupted
+
+
+def _is_usable(customer_id: str) -> bool:
+    try:
+        return path_id(customer_id) == customer_id
+    except PayarcConfigError:
+        return False
