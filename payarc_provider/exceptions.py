@@ -18,8 +18,8 @@
     └── PayarcRecordsRejected      more records were rejected than ``max_rejected`` allows
 
 The first paragraph of each docstring is the exception's default message. Exceptions never carry a record's values, a
-token or a response body. They carry statuses, field names, record keys, and PayArc's own words about a field with
-everything removed that may quote a value.
+token or a response body. They carry statuses, field names, record keys, and of PayArc's own words about a field what
+is known to be harmless (`payarc_provider.api.reasons`).
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class PayarcAuthError(PayarcError):
 class PayarcRefused(PayarcError):
     """PayArc rejected the data: fix the named fields at the source and run again.
 
-    :param message: PayArc's own sentence, with values removed
+    :param message: PayArc's own sentence, as far as it is shown
     :param status: the HTTP status (400, 404, 409, 422); None if the data breaks PayArc's documented rules and was not
         sent
     :param errors: PayArc field → what is wrong with it

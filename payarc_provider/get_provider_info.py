@@ -47,18 +47,30 @@ ASSET_URIS: list[dict[str, Any]] = [
 ]
 CONFIG: dict[str, Any] = {
     "payarc": {
-        "description": 'The "PayArc customers" page in Airflow\'s UI (Airflow 3.1 and newer).',
+        "description": "What is shown of PayArc's customers, and of its texts.",
         "options": {
             "ledgers": {
                 "description": (
-                    "The ledgers that the page shows, as a comma-separated list of database connections. Append\n"
-                    "``:table`` for a ledger in another table than ``payarc_customers``.\n"
+                    'The ledgers that the page "PayArc customers" shows (Airflow 3.1 and newer), as a comma-separated\n'
+                    "list of database connections. Append ``:table`` for a ledger in another table than\n"
+                    "``payarc_customers``.\n"
                 ),
                 "version_added": "0.1.0",
                 "type": "string",
                 "example": "crm, billing:finance.payarc_customers",
                 "default": "",
-            }
+            },
+            "verbatim_reasons": {
+                "description": (
+                    "Whether PayArc's reasons for rejecting a record are shown and stored as PayArc wrote them. They\n"
+                    "may then quote the record's values in logs, XComs and the ledger. By default, only known\n"
+                    "messages and harmless words are shown. Access tokens are removed in either case.\n"
+                ),
+                "version_added": "0.1.0",
+                "type": "boolean",
+                "example": "True",
+                "default": "False",
+            },
         },
     }
 }

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from payarc_provider.api.errors import error_for, is_from_payarc, read_object, unknown_outcome
+from payarc_provider.api.errors import error_for, unknown_outcome
 from payarc_provider.api.fields import path_id, read_customer_id
 from payarc_provider.api.http import Request, Response, Transport, check_base_url
+from payarc_provider.api.origin import is_from_payarc, read_object
 from payarc_provider.api.rate_limit import RateLimiter
 from payarc_provider.api.token import clean_token
 from payarc_provider.api.tracing import NO_TRACER, Attributes, Tracer
@@ -69,6 +70,7 @@ class PayarcClient:
     :param limiter: learns from every response; a new one by default
     :param tracer: receives a span for every request sent
     :param conn_id: the Airflow connection that errors name; None if there is none
+    :param verbatim_reasons: whether errors show PayArc's texts as they are; see `payarc_provider.api.reasons`
     """
 
     def __init__(
@@ -81,16 +83,25 @@ class PayarcClient:
         limiter: RateLimiter | None = None,
         tracer: Tracer = NO_TRACER,
         conn_id: str | None = None,
+        verbatim_reasons: bool = False,
     ) -> None:
         if not (timeout > 0 and math.isfinite(timeout)):
             raise PayarcConfigError("timeout must be a number of seconds above 0: fix it in the connection's extra")
         self.base_url = check_base_url(base_url)
         self.limiter = limiter or RateLimiter()
         self.conn_id = conn_id
+        self._verbatim_reasons = verbatim_reasons
         self._token = token
         self._tracer = tracer
         self._host = urlsplit(self.base_url).hostname or ""
         self._transport = Transport(self.base_url, timeout=timeout, verify=verify)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Refuse to be pickled or copied.
+
+        :raises TypeError: always
+        """
+        raise TypeError("a PayarcClient cannot be pickled or copied: create one in the process that uses it")
 
     @property
     def requests_sent(self) -> Counter[str]:
@@ -213,14 +224,15 @@ class PayarcClient:
             **(attributes or {}),
         }
         try:
-            token = clean_token(self._token(False))
+            tokens = [token := clean_token(self._token(False))]
             response = self._send(request, token, before_send, span_attributes)
             if response.status == 401 and (request.method == "GET" or is_from_payarc(response)):
                 newer = clean_token(self._token(True))
                 if newer != token:
                     resent = span_attributes | {"http.request.resend_count": 1}
+                    tokens.append(newer)
                     response = self._send(request, newer, before_send, resent)
-            failure = error_for(request, response)
+            failure = error_for(request, response, tokens, verbatim=self._verbatim_reasons)
             if failure is not None:
                 raise failure
         except PayarcError as error:
@@ -280,10 +292,18 @@ def _page(response: Response, page: int) -> CustomerPage:
         customers=customers,
         page=page,
         total=_whole_number(pagination.get("total")),
-        total_pages=_whole_number(pagination.get("total_pages")),
+        total_pages=_total_pages(pagination),
         date=response.date,
         unreadable=tuple(unreadable),
     )
+
+
+def _total_pages(pagination: Mapping[str, object]) -> int | None:
+    """How many pages there are: by the page size that PayArc has really used, which may be below the one asked for."""
+    total, per_page = _whole_number(pagination.get("total")), _whole_number(pagination.get("per_page"))
+    if total is None or not per_page:
+        return _whole_number(pagination.get("total_pages"))
+    return max(1, -(-total // per_page))
 
 
 def _with_id(customer: object) -> dict[str, Any] | None:

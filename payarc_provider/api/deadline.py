@@ -86,6 +86,12 @@ class _DeadlineResponse(http.client.HTTPResponse):
         self.fp.close()
         self.fp = io.BufferedReader(_DeadlineReader(sock))
 
+    def begin(self) -> None:
+        """Read the head of the response. Lines that are no headers are dropped; urllib3 would log them as they are."""
+        super().begin()
+        self.msg.defects.clear()
+        self.msg.set_payload("")
+
 
 def _raise_if_late() -> None:
     if deadline.left() <= 0:
@@ -100,6 +106,7 @@ class _DeadlineMixin:
     """
 
     sock: Any
+    debuglevel = 0  # http.client prints the request, and with it the token, if somebody sets its own to 1
     _started = False
     _abandoned = False
 

@@ -4,23 +4,22 @@ Three outcomes are never mixed up: rejected (fix the data), not processed (send 
 customer up before anything is sent again). Any other response means that the run is misconfigured. When in
 doubt, the outcome is unknown.
 
-No error text contains a value, a token, a URL's query or a response body. PayArc's own text is kept, without
-anything that may quote a value.
+No error text contains a value, a token, a URL's query or a response body. Of PayArc's own texts, `reasons` shows what
+is known to be harmless.
 """
 
 from __future__ import annotations
 
-import html
-import json
-import re
 import ssl
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import requests
 from urllib3 import exceptions as urllib3_errors
 
+from payarc_provider.api.origin import is_from_payarc, read_json, read_object
+from payarc_provider.api.reasons import TextFilter
 from payarc_provider.exceptions import (
     PayarcAuthError,
     PayarcConnectionFailed,
@@ -35,15 +34,19 @@ from payarc_provider.exceptions import (
 if TYPE_CHECKING:
     from payarc_provider.api.http import Request, Response
 
-__all__ = ["error_for", "is_from_payarc", "read_object", "redact", "transport_failure", "unknown_outcome"]
+__all__ = ["error_for", "transport_failure", "unknown_outcome"]
 
-_MAX_TEXT = 300
-_MAX_FIELDS = 20
-_MAX_TEXTS = 5  # per field
+_MAX_TEXTS = 5  # of a list of texts
 
 
-def error_for(request: Request, response: Response) -> PayarcError | None:  # noqa: PLR0911 - one decision
-    """The error that a response means; None for a success that can be read."""
+def error_for(  # noqa: PLR0911 - one decision
+    request: Request, response: Response, tokens: Sequence[str] = (), *, verbatim: bool = False
+) -> PayarcError | None:
+    """The error that a response means; None for a success that can be read.
+
+    :param tokens: the access tokens that the request was sent with, which no text may show
+    :param verbatim: whether to show PayArc's texts as they are; see `reasons`
+    """
     method, status, text = request.method, response.status, response.text
     if 200 <= status < 300:
         # A successful DELETE has no body. An unreadable body after any other request leaves its effect unknown.
@@ -63,35 +66,19 @@ def error_for(request: Request, response: Response) -> PayarcError | None:  # no
         # Laravel's throttle runs before the request is processed.
         return _rate_limited(response.retry_after)
     if status == 404 and request.customer_id is not None:
-        if isinstance((read_object(text) or {}).get("message"), str):
+        if is_from_payarc(response):
             return PayarcNotFound(status=status)
         if method != "GET":  # nobody knows what PayArc has done
             return unknown_outcome(method, "a 404 came back that PayArc itself did not send", status=status)
-    if status in (400, 409, 422):
-        rejection = _read_rejection(status, text, request.fields or {})
-        if rejection is not None:
-            message, errors = rejection
-            return PayarcRefused(message or f"PayArc rejected the data ({status})", status=status, errors=errors)
+    if status in (400, 409, 422) and is_from_payarc(response):
+        message, errors = _read_rejection(text, TextFilter(request.fields or {}, tokens, verbatim=verbatim))
+        return PayarcRefused(message or f"PayArc rejected the data ({status})", status=status, errors=errors)
     # A redirect, a 404 or 405 on the collection, or any other 4xx does not come from PayArc's customer API.
     return PayarcUnexpectedAnswer(
         f"the response to {method} is a {status}, which PayArc's customer API does not return: check the "
         "connection's host and environment, and any proxy",
         status=status,
     )
-
-
-def is_from_payarc(response: Response) -> bool:
-    """Whether a 400, 401, 409, 422 or 429 has the form that PayArc's own responses have.
-
-    PayArc sends these before it processes a request, or instead of processing it. A proxy, a firewall or a gateway may
-    return the same codes at any time, even after the customer was created.
-    """
-    status, body = response.status, read_object(response.text) or {}
-    if status == 401:
-        return any(str(body.get(name) or "").startswith("Unauthenticated") for name in ("error", "message"))
-    if status == 429:
-        return "X-RateLimit-Limit" in response.headers or body.get("message") == "Too Many Attempts."
-    return _read_rejection(status, response.text, {}) is not None
 
 
 def transport_failure(method: str, exc: BaseException) -> PayarcError:
@@ -124,40 +111,6 @@ def unknown_outcome(
     )
 
 
-def read_object(body_text: str) -> dict[str, Any] | None:
-    """The body as a JSON object; None if it is anything else."""
-    body = _read_json(body_text)
-    return body if isinstance(body, dict) else None
-
-
-def redact(text: str, sent: Mapping[str, str]) -> str:
-    """PayArc's text on one line of at most 300 characters, without anything that may quote a value.
-
-    Removes the values sent, everything in quotes, email addresses, and five or more digits in a row.
-    """
-    text = html.unescape(text)
-    if re.search(r"<[a-zA-Z!/]", text):
-        return "(text with markup, omitted)"
-    text = " ".join("".join(char if char.isprintable() else " " for char in text).split())
-    for value in sorted((" ".join(value.split()) for value in sent.values()), key=len, reverse=True):
-        if value:
-            text = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", "…", text, flags=re.IGNORECASE)
-    text = _QUOTABLE.sub("…", text)
-    return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"
-
-
-_QUOTABLE = re.compile(
-    r"""
-      "[^"]*" | “[^”]*” | `[^`]*`
-    | (?<!\w)'.*?'(?!\w)               # not the apostrophe of "isn't", nor the one inside 'O'Brien'
-    | ‘.*?’(?!\w)
-    | [^\s@"'<>,;:()]+@[^\s@"'<>,;()]+
-    | \+?[0-9](?:[ .()/-]{0,2}[0-9]){4,}   # also in groups, as telephone numbers are written
-    """,
-    re.VERBOSE,
-)
-
-
 # urllib3's ProxyError is not included: it also wraps a connection that was reset after the request had been sent.
 _NOT_SENT = (
     # No address, no route, not accepted, or not in time; includes NameResolutionError and NewConnectionError.
@@ -176,8 +129,11 @@ _TIMEOUTS = (TimeoutError, requests.Timeout, urllib3_errors.TimeoutError)
 
 def _auth_error(status: int) -> PayarcAuthError:
     if status == 401:
-        text = "PayArc does not accept the access token (401): put a valid token into the connection's password, and "
-        return PayarcAuthError(text + "make sure that it belongs to the connection's environment", status=status)
+        text = (
+            "PayArc does not accept the access token (401): put a valid token into the connection's password. It must "
+        )
+        text += "belong to the connection's environment and be a merchant's own token, not a partner or agent key"
+        return PayarcAuthError(text, status=status)
     text = "PayArc forbids this request (403): make sure that the access token may manage customers, and that no "
     return PayarcAuthError(text + "firewall or proxy blocks the request", status=status)
 
@@ -189,38 +145,18 @@ def _rate_limited(wait: float | None) -> PayarcRateLimited:
     )
 
 
-def _read_rejection(status: int, body_text: str, sent: Mapping[str, str]) -> tuple[str, dict[str, list[str]]] | None:
-    """PayArc's message and errors by field, without values; None if the body is not in a format observed at PayArc.
+def _read_rejection(body_text: str, texts: TextFilter) -> tuple[str, dict[str, list[str]]]:
+    """The message and the errors by field of PayArc's own rejection, filtered.
 
-    The formats are an envelope (``message`` with ``status: "error"``, with the response's ``status_code`` or with
-    ``errors`` by field) and, for some 409s, a bare list of texts.
+    The body is an object with ``message`` and perhaps ``errors`` or, for some 409s, a bare list of texts.
     """
-    body = _read_json(body_text)
-    if status == 409 and isinstance(body, list) and body and all(isinstance(text, str) for text in body):
-        return redact(" ".join(body[:_MAX_TEXTS]), sent), {}
+    body = read_json(body_text)
+    if isinstance(body, list):
+        return texts.text(" ".join(body[:_MAX_TEXTS])), {}
     if not isinstance(body, dict):
-        return None
+        return "", {}
     message, errors = body.get("message"), body.get("errors")
-    by_field = errors if isinstance(errors, dict) else {}
-    is_envelope = body.get("status") == "error" or body.get("status_code") == status or bool(by_field)
-    if not isinstance(message, str) or not is_envelope:
-        return None
-    redacted = {
-        redact(str(field), {})[:64]: [redact(str(text), sent) for text in _as_list(texts)[:_MAX_TEXTS]]
-        for field, texts in list(by_field.items())[:_MAX_FIELDS]
-    }
-    return redact(message, sent), redacted
-
-
-def _as_list(texts: object) -> list[object]:
-    return texts if isinstance(texts, list) else [texts]
-
-
-def _read_json(text: str) -> object:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
+    return texts.text(str(message or "")), texts.errors(errors if isinstance(errors, dict) else {})
 
 
 def _failed_before_sending(cause: BaseException) -> bool:

@@ -20,18 +20,26 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Literal
 
+from payarc_provider.api.card_numbers import has_card_number
 from payarc_provider.exceptions import PayarcConfigError
 
 __all__ = [
     "FIELDS",
     "Rule",
+    "Validation",
     "clean",
     "created_between",
     "path_id",
     "read_customer_id",
+    "shown_value",
 ]
 
 Kind = Literal["text", "email", "zip", "phone"]
+Validation = Literal["guide", "payarc"]
+"""Who checks lengths and characters: we, by PayArc's guide, before a request is spent; or PayArc alone."""
+Fault = tuple[str, str]
+"""What is wrong with a value, and what to do."""
+_FIX = "fix it at the source"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +94,20 @@ _UNSENDABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # con
 _PHONE_SEPARATORS = re.compile(r"[\s+\-.()/]")
 _PRINTED_FLOAT = re.compile(r"[0-9]+\.0")
 _MAX_DIGITS = 60  # more than any field may have; writing out 1E+999999999 would take all memory
+_TOO_LARGE = 10**_MAX_DIGITS
+MAX_TEXT = 1000  # characters, more than normalization may reduce to 50; it takes minutes for some longer texts
 
 
-def clean(record: Mapping[str, object]) -> tuple[dict[str, str], dict[str, list[str]]]:
+def clean(
+    record: Mapping[str, object], validation: Validation = "guide"
+) -> tuple[dict[str, str], dict[str, list[str]]]:
     """Normalize a record's values for sending, without losing any data. Never raises.
 
     Values are trimmed and normalized to NFC, a phone is reduced to its digits, and integers and decimals become text.
     ``None``, empty and blank values are left out. Nothing is truncated: a value that is too long is an error.
 
     :param record: PayArc field → value; the order is kept
+    :param validation: whether the lengths and characters of PayArc's guide are checked
     :return: the valid fields, and the errors by field. A record with any error must not be sent. Both are empty for a
         record without values.
     """
@@ -104,12 +117,12 @@ def clean(record: Mapping[str, object]) -> tuple[dict[str, str], dict[str, list[
         ready = _READY.get(name)
         if ready is None:
             errors[str(name)] = [_unknown(name)]
-        elif type(value) is str and ready(value):
+        elif type(value) is str and ready(value) and not (len(value) > 12 and has_card_number(value)):
             fields[name] = value
         elif value is not None:
-            text, faults = _clean_value(FIELDS[name], value)
+            text, faults = _clean_value(FIELDS[name], value, validation)
             if faults:
-                errors[name] = faults
+                errors[name] = [f"{fault}: {remedy}" for fault, remedy in faults]
             elif text:
                 fields[name] = text
     return fields, errors
@@ -124,42 +137,52 @@ def _unknown(name: object) -> str:
     return f'unknown field "{name}": choose from {", ".join(FIELDS)}'
 
 
-def _clean_value(rule: Rule, value: object) -> tuple[str, list[str]]:
-    if isinstance(value, str):
-        text = str.strip(value)
-    else:
-        text, fault = _number_text(rule, value)
-        if fault:
-            return "", [fault]
-    if not text.isprintable() and (bad := _UNSENDABLE.search(text)):
-        return "", [
-            f"contains a character that cannot be sent (it is U+{ord(bad.group()):04X}): remove it at the source"
-        ]
+def _clean_value(rule: Rule, value: object, validation: Validation) -> tuple[str, list[Fault]]:
+    text, fault = (str.strip(value), None) if isinstance(value, str) else _number_text(rule, value)
+    fault = fault or _unsendable(rule, text, validation)
+    if fault or not text:
+        return "", [fault] if fault else []
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)
-    if not text:
-        return "", []
     if rule.kind == "phone":
-        if _PRINTED_FLOAT.fullmatch(text):
-            return "", ['ends in ".0", like a float converted to text: read the phone as text at the source']
-        text = _PHONE_SEPARATORS.sub("", text)
-    return text, [f"{fault}: fix it at the source" for fault in _faults(rule, text)]
+        digits = _PHONE_SEPARATORS.sub("", text)
+        text = digits if validation == "guide" or digits.isdecimal() else text
+    return text, list(_faults(rule, text)) if validation == "guide" else []
 
 
-def _faults(rule: Rule, text: str) -> Iterator[str]:
+def _unsendable(rule: Rule, text: str, validation: Validation) -> Fault | None:
+    """What is wrong with a text, whatever PayArc's rules are."""
+    if len(text) > MAX_TEXT:
+        most = f"{rule.max_length} {_unit(rule)}s" if validation == "guide" else f"{MAX_TEXT} characters"
+        return f"must have at most {most} (it has {len(text)} characters)", _FIX
+    if not text.isprintable() and (bad := _UNSENDABLE.search(text)):
+        return f"contains a character that cannot be sent (it is U+{ord(bad.group()):04X})", "remove it at the source"
+    if has_card_number(text):
+        return "contains what looks like a card number, which must not be stored there", "remove it at the source"
+    if rule.kind == "phone" and _PRINTED_FLOAT.fullmatch(text):
+        return 'ends in ".0", like a float converted to text', "read the phone as text at the source"
+    return None
+
+
+def _faults(rule: Rule, text: str) -> Iterator[Fault]:
+    """What breaks the rule in PayArc's guide."""
     invalid = next((char for char in text if not _is_allowed(rule.kind, char)), None)
     if invalid is not None:
         kind = _kind_of(invalid)
         # A value of one character would be shown completely, so it is not shown.
         what = kind if invalid.isspace() else f'the {kind} "{invalid}"' if len(text) > 1 else f"a {kind}"
-        yield _ALLOWED[rule.kind] + (f" (it has {what})" if rule.kind != "email" else "")
+        yield _ALLOWED[rule.kind] + (f" (it has {what})" if rule.kind != "email" else ""), _FIX
     if rule.kind == "phone" and invalid is not None:
         return  # its length means nothing
-    length, unit = len(text), "digit" if rule.kind == "phone" else "character"
+    length, unit = len(text), _unit(rule)
     if length < rule.min_length:
-        yield f"must have at least {rule.min_length} {unit}s (it has {length})"
+        yield f"must have at least {rule.min_length} {unit}s (it has {length})", _FIX
     if length > rule.max_length:
-        yield f"must have at most {rule.max_length} {unit}s (it has {length})"
+        yield f"must have at most {rule.max_length} {unit}s (it has {length})", _FIX
+
+
+def _unit(rule: Rule) -> str:
+    return "digit" if rule.kind == "phone" else "character"
 
 
 def _is_allowed(kind: Kind, char: str) -> bool:
@@ -180,23 +203,24 @@ def _kind_of(char: str) -> str:
     return "letter" if char.isalpha() else "digit" if char.isdigit() else "character"
 
 
-def _number_text(rule: Rule, value: object) -> tuple[str, str | None]:
+def _number_text(rule: Rule, value: object) -> tuple[str, Fault | None]:
     """A number from a database as exact text, or the reason why it is rejected."""
     digits_only = rule.kind in ("zip", "phone")
     if isinstance(value, float) and digits_only and value.is_integer():
         # pandas turns a column of whole numbers with a missing value into floats. Other floats are not a zip or phone.
         value = int(value)
     if isinstance(value, float) and math.isnan(value):
-        return "", "is NaN, which is pandas' missing value: use None or leave the field out"
+        return "", ("is NaN, which is pandas' missing value", "use None or leave the field out")
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
-        return "", f"has the type {type(value).__name__}: it must be text"
-    number = Decimal(value)
+        return "", (f"has the type {type(value).__name__}", "it must be text")
+    # Converting a larger integer could take minutes.
+    number = Decimal(value) if not isinstance(value, int) or abs(value) < _TOO_LARGE else Decimal("Infinity")
     exponent = number.as_tuple().exponent
     if not isinstance(exponent, int) or abs(exponent) > _MAX_DIGITS or number.adjusted() > _MAX_DIGITS:
-        return "", f"is not a number of at most {_MAX_DIGITS} digits: fix it at the source"
+        return "", (f"is not a number of at most {_MAX_DIGITS} digits", _FIX)
     whole, _, fraction = format(number, "f").partition(".")
     if digits_only and (fraction.strip("0") or number < 0):
-        return "", "is negative or has decimals: it must be text or a whole number"
+        return "", ("is negative or has decimals", "it must be text or a whole number")
     return f"{whole}.{fraction}" if fraction.strip("0") else whole, None
 
 
@@ -208,23 +232,45 @@ def _number_text(rule: Rule, value: object) -> tuple[str, str | None]:
 _UNKNOWN_ZONE = 14 * 3600.0
 
 _PATH_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_MAX_ID = 200  # characters of an id with its prefix and white space; longer text is not looked at
 _UNIX_SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?", re.ASCII)
 
 
 def read_customer_id(customer: Mapping[str, object]) -> str | None:
-    """The customer's id without ``cus_``, from ``customer_id`` or else ``id``; None if neither has one."""
+    """The customer's id without ``cus_``, from ``customer_id`` or else ``id``; None if neither has a usable one.
+
+    An integer is not an id: PayArc's webhooks and its guide (as ``real_id``) show a number that its API does not take.
+    """
     for name in ("customer_id", "id"):
         value = customer.get(name)
-        if isinstance(value, str | int) and not isinstance(value, bool):
-            found = _strip_prefix(str(value))
-            if found:
-                return found
+        if isinstance(value, str) and (found := _path_id(value)) is not None:
+            return found
     return None
 
 
-def _strip_prefix(customer_id: str) -> str:
-    """The id as PayArc's API takes it, without the prefix ``cus_`` that PayArc's SDKs show (observed)."""
-    return customer_id.strip().removeprefix("cus_")
+def _path_id(customer_id: str) -> str | None:
+    """The id as PayArc's API takes it, without the prefix ``cus_`` that PayArc's SDKs show (observed), or None."""
+    if len(customer_id) > _MAX_ID:
+        return None
+    found = customer_id.strip().removeprefix("cus_")
+    return found if _PATH_ID.fullmatch(found) else None
+
+
+def shown_value(value: object) -> str:
+    """A field's value in a customer that PayArc returned, as it would be in a record; empty if there is none.
+
+    Whatever cannot be a record's value, such as a list or a text of a megabyte, becomes text that equals no record's.
+    """
+    if value is None or value == "":
+        return ""
+    if isinstance(value, float | int):
+        value = str(value) if abs(value) < _TOO_LARGE else _NO_VALUE
+    if not isinstance(value, str) or len(value) > MAX_TEXT:
+        return _NO_VALUE
+    return unicodedata.normalize("NFC", value).strip()
+
+
+_NO_VALUE = "\x00"
 
 
 def path_id(customer_id: str) -> str:
@@ -232,8 +278,8 @@ def path_id(customer_id: str) -> str:
 
     :raises PayarcConfigError: it is not a customer id
     """
-    found = _strip_prefix(customer_id) if isinstance(customer_id, str) else ""
-    if not _PATH_ID.fullmatch(found):
+    found = _path_id(customer_id) if isinstance(customer_id, str) else None
+    if found is None:
         raise PayarcConfigError(
             "not a PayArc customer id (1 to 64 letters, digits, - or _): use the customer_id that PayArc returned"
         )

@@ -96,7 +96,8 @@ def read_claims(token: str) -> TokenClaims:
     if not isinstance(claims, dict):
         return TokenClaims()
     sub = claims.get("sub")
-    named = (isinstance(sub, str) and sub.strip()) or (isinstance(sub, int) and not isinstance(sub, bool))
+    is_text = isinstance(sub, str) and sub.strip() and sub.isprintable()
+    named = is_text or (isinstance(sub, int) and not isinstance(sub, bool))
     return TokenClaims(sub=str(sub).strip() if named else None, expires_at=_seconds(claims.get("exp")))
 
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from payarc_provider.api.http import check_base_url
+from payarc_provider.api.http import check_base_url, is_loopback
 from payarc_provider.api.token import clean_token
 from payarc_provider.exceptions import PayarcConfigError
 
 HOSTS: dict[str, str] = {"test": "https://testapi.payarc.net/v1", "live": "https://api.payarc.net/v1"}
 EXTRAS = ("environment", "account", "timeout", "verify")
 DEFAULT_TIMEOUT = 30.0
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,30}")
+_UNVERIFIED = (
+    "verify is false and the environment live, so anybody between here and PayArc can read the token: set verify to "
+    "true, or to the path of a CA bundle"
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,7 @@ class PayarcConnection:
     :param account: the merchant, if the connection names it
     :param timeout: the total deadline of a request, in seconds
     :param verify: True, False, or the path of a CA bundle
+    :param risk: what is dangerous about the settings, and what to do; None if nothing is
     """
 
     base_url: str
@@ -32,6 +40,7 @@ class PayarcConnection:
     account: str | None
     timeout: float
     verify: bool | str
+    risk: str | None = None
 
 
 def read_connection(connection: Any) -> PayarcConnection:
@@ -41,21 +50,27 @@ def read_connection(connection: Any) -> PayarcConnection:
     :raises PayarcConfigError: a field is misconfigured; the text names it
     """
     extra = connection.extra_dejson
+    if not isinstance(extra, dict):
+        raise PayarcConfigError('connection extra: must be a JSON object such as {"environment": "test"}')
     for name in extra:
         if name not in EXTRAS:
             near = difflib.get_close_matches(str(name), EXTRAS, n=1)
             hint = f'did you mean "{near[0]}"?' if near else f"choose from {', '.join(EXTRAS)}"
-            raise PayarcConfigError(f'connection extra: unknown name "{name}"; {hint}')
+            shown = f'unknown name "{name}"' if _NAME.fullmatch(str(name)) else "an unknown name"
+            raise PayarcConfigError(f"connection extra: {shown}; {hint}")
     environment = extra.get("environment") or "test"
     if environment not in HOSTS:
         raise PayarcConfigError('connection extra "environment": must be "test" or "live"')
     base_url = check_base_url(_host(connection) or HOSTS[environment])
+    verify = _verify(extra.get("verify"))
+    is_exposed = verify is False and environment == "live" and not is_loopback(urlsplit(base_url).hostname or "")
     return PayarcConnection(
         base_url=base_url,
         environment=_environment(base_url, environment),
         account=_account(extra.get("account")),
         timeout=_timeout(extra.get("timeout")),
-        verify=_verify(extra.get("verify")),
+        verify=verify,
+        risk=_UNVERIFIED if is_exposed else None,
     )
 
 
@@ -75,8 +90,12 @@ def _host(connection: Any) -> str | None:
     if "://" not in host:
         scheme = connection.schema if connection.schema in ("http", "https") else "https"
         host = f"{scheme}://{host}"
-    parts = urlsplit(host)
-    if connection.port and parts.port is None:
+    try:
+        parts = urlsplit(host)
+        has_port = parts.port is not None
+    except ValueError:  # its text quotes the host or the port; `check_base_url` rejects them without doing so
+        return host
+    if connection.port and not has_port:
         host = f"{parts.scheme}://{parts.netloc}:{connection.port}{parts.path}"
     return host
 
@@ -95,6 +114,8 @@ def _environment(base_url: str, environment: str) -> str:
 
 def _account(value: object) -> str | None:
     text = str(value).strip() if value is not None else ""
+    if not text.isprintable():
+        raise PayarcConfigError('connection extra "account": has control characters; enter the name again')
     return text or None
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import BaseHook, mask_secret
+from airflow.providers.common.compat.sdk import BaseHook, conf, mask_secret
 
 from payarc_provider.exceptions import PayarcAuthError, PayarcConfigError, PayarcError, PayarcRefused
 from payarc_provider.hooks.lineage import report_read, report_written
+from payarc_provider.tracebacks import without_frames
 
 if TYPE_CHECKING:
     from payarc_provider.api.client import PayarcClient
@@ -42,6 +43,11 @@ class PayarcHook(BaseHook):
         self.payarc_conn_id = payarc_conn_id
         self._token: str | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a pickled hook contains: neither the token nor a client. It reads the connection again."""
+        kept = {name: value for name, value in vars(self).items() if name not in ("client", "claims")}
+        return kept | {"_token": None}
+
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
         """Return the labels of the connection form (Airflow 2.11 to 3.2)."""
@@ -72,6 +78,7 @@ class PayarcHook(BaseHook):
         return widgets
 
     @cached_property
+    @without_frames
     def settings(self) -> PayarcConnection:
         """
         The checked connection.
@@ -116,6 +123,7 @@ class PayarcHook(BaseHook):
         """Return the client behind this hook."""
         return self.client
 
+    @without_frames
     def get_client(self) -> PayarcClient:
         """
         Return a new client, with a rate limiter of its own.
@@ -128,6 +136,8 @@ class PayarcHook(BaseHook):
 
         settings = self.settings
         self._check_expiry()
+        if settings.risk:
+            self.log.warning("Connection %s: %s", self.payarc_conn_id, settings.risk)
         return PayarcClient(
             settings.base_url,
             self.token,
@@ -135,8 +145,10 @@ class PayarcHook(BaseHook):
             verify=settings.verify,
             tracer=get_tracer(),
             conn_id=self.payarc_conn_id,
+            verbatim_reasons=conf.getboolean("payarc", "verbatim_reasons", fallback=False),
         )
 
+    @without_frames
     def create_customer(self, fields: Mapping[str, Any], idempotency_key: str | None = None) -> dict[str, Any]:
         """
         Create one customer with one POST. An unknown outcome is never retried.
@@ -160,6 +172,7 @@ class PayarcHook(BaseHook):
         report_written(self, self.uri)
         return customer
 
+    @without_frames
     def get_customer(self, customer_id: str) -> dict[str, Any]:
         """
         Return one customer.
@@ -171,6 +184,7 @@ class PayarcHook(BaseHook):
         report_read(self, self.uri)
         return customer
 
+    @without_frames
     def update_customer(self, customer_id: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         """
         Change a customer's fields with one PATCH. Fields that PayArc shows with other values are named in the log.
@@ -187,17 +201,20 @@ class PayarcHook(BaseHook):
         :raises PayarcNotFound: PayArc has no such customer
         :raises PayarcUnknownOutcome: the customer may have been changed; sending the same change again is safe
         """
+        from payarc_provider.api.fields import shown_value
+
         cleared = {name: "" for name, value in fields.items() if value == ""}
         cleaned = self._checked(fields) | cleared
         if not cleaned:
             raise PayarcRefused(errors={"record": ['changes nothing: give a value, or "" to clear a field']})
         customer = self.client.update_customer(customer_id, cleaned)
-        shown = {name: str(customer[name] or "").strip() for name in cleaned if name in customer}
+        shown = {name: shown_value(customer[name]) for name in cleaned if name in customer}
         if altered := sorted(name for name, text in shown.items() if text != cleaned[name]):
             self.log.warning("PayArc shows other values than were sent to it in %s", ", ".join(altered))
         report_written(self, self.uri)
         return customer
 
+    @without_frames
     def delete_customer(self, customer_id: str) -> None:
         """
         Delete a customer at PayArc. The ledger still has its key: forget it there to create the customer again.
@@ -214,7 +231,8 @@ class PayarcHook(BaseHook):
         :param page_size: customers per request, at most 100
         """
         report_read(self, self.uri)
-        return self.client.list_customers(page_size)
+        customers = self.client.list_customers(page_size)
+        return iter(without_frames(partial(next, customers, None)), None)
 
     def test_connection(self) -> tuple[bool, str]:
         """Make one cheap call that changes nothing. The message never shows the token or a response body."""
@@ -222,7 +240,10 @@ class PayarcHook(BaseHook):
             self.client.ping()
         except PayarcError as error:
             return False, str(error)
-        return True, f"PayArc accepts the token ({self.settings.environment})"
+        except Exception as error:  # noqa: BLE001 - the message is shown, and other errors may quote what they are about
+            return False, f"the connection cannot be used ({type(error).__name__}): check each of its fields"
+        risk = f". But {self.settings.risk}" if self.settings.risk else ""
+        return True, f"PayArc accepts the token ({self.settings.environment}){risk}"
 
     @staticmethod
     def _checked(fields: Mapping[str, Any]) -> dict[str, str]:
@@ -233,6 +254,7 @@ class PayarcHook(BaseHook):
             raise PayarcRefused(errors=errors)
         return cleaned
 
+    @without_frames
     def token(self, refresh: bool = False) -> str:
         """
         Return the access token.

@@ -24,16 +24,18 @@ def main(arguments: list[str] | None = None) -> int:
 
         from payarc_provider.ledger.commands import run  # noqa: PLC0415
 
+        status = 0
         try:
             text = run(given)
         except (PayarcError, AirflowException) as error:
             print(" ".join(str(error).split()), file=sys.stderr)
-            return 1
+            text, status = getattr(error, "report", ""), 1
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
-    print(text)
-    return 0
+    if text:
+        print(text)
+    return status
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import argparse
 
 _SUMMARY = "Show a ledger, and make the decisions that runs leave to a person. Prints no personal data."
 _END = "exit status: 0 done, 1 not done (the reason is one line on stderr), 2 wrong usage"
+_KEY_FILE = "a file with one key per line; - for stdin"
 _SOURCE = (
     "the source of the rows: the task's argument `source`, or else 'task DAG.TASK', 'table TABLE of CONN' or "
     "'query of DAG.TASK on CONN'"
@@ -23,6 +24,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         parser.error("--ledger-conn-id is required: the Airflow connection of the ledger's database")
     if given.command in ("retry", "release") and bool(given.keys) == given.all:
         parser.error(f"{given.command}: give either keys or --all")
+    if given.command == "erase" and bool(given.keys) == bool(given.keys_from):
+        parser.error("erase: give either keys or --keys-from")
+    if given.command == "erase" and given.keys_from == "-" and not given.yes:
+        parser.error("erase: --keys-from - also needs --yes, because stdin cannot answer a question then")
     if given.command == "rebuild":
         _check_rebuild(parser, given)
     return given
@@ -90,6 +95,15 @@ def _parser() -> argparse.ArgumentParser:
         "reach PayArc.",
     )
     forget.add_argument("key", metavar="KEY")
+    _add_erase(
+        command(
+            "erase",
+            "delete the customers of keys at PayArc, and never create them again",
+            explanation="Prints a receipt. A keyed hash of the key takes the place of its row, and records with it are "
+            "rejected from then on. Rejected while a run holds the row, and while it is unknown whether PayArc has a "
+            "customer. May be repeated after an interruption.",
+        )
+    )
     rename = command(
         "rename-source",
         "rename a source of records",
@@ -150,6 +164,28 @@ def _add_resolve(parser: argparse.ArgumentParser) -> None:
     _add_payarc(parser)
 
 
+def _add_erase(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("keys", nargs="*", metavar="KEY")
+    parser.add_argument("--keys-from", metavar="FILE", help=f"{_KEY_FILE}, so that no key is in the shell's history")
+    parser.add_argument("--undo", action="store_true", help="let runs create customers for these erased keys again")
+    parser.add_argument(
+        "--search",
+        action="store_true",
+        help="also delete other customers in PayArc's list that carry a key's reference",
+    )
+    parser.add_argument(
+        "--without-row", action="store_true", help="erase keys of which the ledger has no row, after a loss for example"
+    )
+    parser.add_argument(
+        "--accept-soft-deletion",
+        action="store_true",
+        help="call it done if PayArc still returns a deleted customer by its id, and no longer lists it",
+    )
+    parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
+    parser.add_argument("--json", action="store_true", help="print the receipt as JSON")
+    _add_payarc(parser)
+
+
 def _add_keys(parser: argparse.ArgumentParser, all_of_them: str) -> None:
     parser.add_argument("keys", nargs="*", metavar="KEY")
     parser.add_argument("--all", action="store_true", help=all_of_them)
@@ -157,7 +193,7 @@ def _add_keys(parser: argparse.ArgumentParser, all_of_them: str) -> None:
 
 def _add_rebuild(parser: argparse.ArgumentParser) -> None:
     _add_payarc(parser)
-    parser.add_argument("--keys-from", metavar="FILE", help="a file with one key per line; - for stdin")
+    parser.add_argument("--keys-from", metavar="FILE", help=_KEY_FILE)
     parser.add_argument("--table", metavar="TABLE", help="the table that the records come from")
     parser.add_argument("--sql-conn-id", metavar="CONN", help="the table's connection (default: the ledger's)")
     parser.add_argument("--key", nargs="+", default=["id"], metavar="COLUMN", help="the table's key columns (id)")

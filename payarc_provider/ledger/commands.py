@@ -1,4 +1,4 @@
-"""Runs the commands, except ``rebuild``."""
+"""Runs the commands, except ``rebuild`` and ``erase``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from payarc_provider.api.fields import path_id
 from payarc_provider.exceptions import PayarcConfigError
 from payarc_provider.hooks.sql import sql_engine
 from payarc_provider.ledger import output
+from payarc_provider.ledger.erase import erase
 from payarc_provider.ledger.merchant import Merchant
 from payarc_provider.ledger.rebuild import rebuild
 from payarc_provider.ledger.rejected_csv import as_csv
@@ -89,10 +90,7 @@ def _resolve(ledger: Ledger, given: argparse.Namespace) -> str:
         return f"{display_key(given.key)}: no customer at PayArc; the next run that reads its record sends it"
     customer_id = path_id(given.customer_id)
     with contextlib.closing(Merchant(given.payarc_conn_id)) as merchant:
-        if (merchant_account := merchant.account(ledger)) != account:
-            raise LedgerUnchanged(
-                f"the connection {merchant.conn_id} belongs to the account {merchant_account}, not {account}"
-            )
+        merchant.check_account(ledger, account)
         carried = find_reference(merchant.customer(customer_id).get("description"))
     Repair(ledger, account).resolve(given.key, customer_id, carried)
     return f"{display_key(given.key)}: created, customer {customer_id}"
@@ -136,6 +134,10 @@ def _forget(ledger: Ledger, given: argparse.Namespace) -> str:
         f"{display_key(given.key)}: forgotten. Customer {customer_id} stays at PayArc, and no record gets it again; "
         "the next run that reads the key's record creates a new one"
     )
+
+
+def _erase(ledger: Ledger, given: argparse.Namespace) -> str:
+    return erase(ledger, _open(ledger, given), given, lambda question: _confirm(given.yes, question))
 
 
 def _rename_source(ledger: Ledger, given: argparse.Namespace) -> str:
@@ -196,6 +198,7 @@ _COMMANDS: dict[str, Callable[[Ledger, argparse.Namespace], str]] = {
     "retry": _retry,
     "release": _release,
     "forget": _forget,
+    "erase": _erase,
     "rename-source": _rename_source,
     "rebuild": rebuild,
 }

@@ -30,12 +30,13 @@ _VERDICTS = {
     Verdict.PENDING: "rows that the next run looks up",
     Verdict.UNDECIDED: "rows with several customers, pending until you resolve them",
     Verdict.DISAGREED: "rows with another customer, which were not changed",
+    Verdict.ERASED: "erased keys, which get no row",
     Verdict.ABSENT: "keys without a customer and without a row: a run creates them",
 }
 
 
 def as_json(value: Any) -> str:
-    """The value as JSON. Keys that look like email addresses are masked."""
+    """The value as JSON. Keys that look like personal data are masked."""
     return json.dumps(_plain(value), indent=2, ensure_ascii=False)
 
 
@@ -55,6 +56,8 @@ def status(
         holds = ((hold, account.holds[hold], text) for hold, text in HOLDS.items())
         lines += [f"    {hold:<7} {count:>8}  {text}" for hold, count, text in holds if count]
         lines += [f"  forgotten {account.forgotten:>8}"] if account.forgotten else []
+        unfinished = f"  {account.unfinished} of them not finished: run `erase` again" if account.unfinished else ""
+        lines += [f"  {'erased':<9} {account.erased:>8}{unfinished}"] if account.erased else []
         lines += [f"  {'changes':<9} {account.rejected_changes:>8}  rejected"] if account.rejected_changes else []
         lines += [f"  last update of a customer {iso(account.last_update)}"] if account.last_update else []
         for source, count in account.sources.items():
@@ -114,8 +117,8 @@ def rejected(rows: Iterable[RejectedRow]) -> str:
         if found.others:
             lines.append(f"{found.others} with other reasons: --csv lists them")
         indent = "" if len(by_account) == 1 else "  "
-        wrapped = [line for text in lines for line in _wrapped(text, indent)]
-        parts.append("\n".join([f"account {account}"] * bool(indent) + wrapped))
+        shown = [line for text in lines for line in wrapped(text, indent)]
+        parts.append("\n".join([f"account {account}"] * bool(indent) + shown))
     return "\n\n".join(parts)
 
 
@@ -163,10 +166,11 @@ def age(now: datetime.datetime, then: datetime.datetime) -> str:
 
 
 def _indented(text: str) -> list[str]:
-    return _wrapped(text, "    ")
+    return wrapped(text, "    ")
 
 
-def _wrapped(text: str, indent: str) -> list[str]:
+def wrapped(text: str, indent: str = "") -> list[str]:
+    """The text in lines of at most `WIDTH` columns; those after the first are indented by two more."""
     return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=f"{indent}  ", break_on_hyphens=False)
 
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import re
-import sys
-import time
 from collections.abc import Iterator
 
-from payarc_provider.api.client import CustomerPage
 from payarc_provider.hooks.sql import sql_engine
 from payarc_provider.ledger import output
-from payarc_provider.ledger.merchant import Merchant
+from payarc_provider.ledger.key_file import read_keys
+from payarc_provider.ledger.merchant import ListProgress, Merchant
 from payarc_provider.sync.account import fact_name, new_account
 from payarc_provider.sync.database_source import DatabaseSource
 from payarc_provider.sync.existing import CustomerIndex
 from payarc_provider.sync.key_order import check_key_order
-from payarc_provider.sync.keys import UnusableKey, key_text
 from payarc_provider.sync.ledger import Ledger, LedgerLost
 from payarc_provider.sync.ledger.rebuild import KeySet, Rebuild
 from payarc_provider.sync.ledger.repair import LedgerUnchanged
@@ -27,7 +24,6 @@ from payarc_provider.sync.runtime import ThreadedRuntime, run_to_end
 from payarc_provider.sync.sources import check_source
 
 _LEDGER_ID = re.compile(r"[0-9a-f]{32}")
-_REPORT_EVERY = 10.0  # seconds
 
 
 def rebuild(ledger: Ledger, given: argparse.Namespace) -> str:
@@ -50,7 +46,7 @@ def rebuild(ledger: Ledger, given: argparse.Namespace) -> str:
             check_key_order(ledger, account, given.key, remember=False)
         with ThreadedRuntime(merchant.client) as runtime:
             reader = PatientReader(runtime)
-            index = run_to_end(reader.read_list(0.0, lambda: CustomerIndex(ledger_id), on_page=_Progress().report))
+            index = run_to_end(reader.read_list(0.0, lambda: CustomerIndex(ledger_id), on_page=ListProgress().report))
     if not restoration.any_customer(keys, index) and not given.accept_loss:
         raise LedgerUnchanged(
             f"no customer at PayArc carries the reference of one of these keys for the ledger {ledger_id} and "
@@ -122,16 +118,7 @@ class _Keys:
         self._given = given
 
     def all(self) -> Iterator[str]:
-        return self._from_file(self._given.keys_from) if self._given.keys_from else self._from_table()
-
-    def _from_file(self, name: str) -> Iterator[str]:
-        try:
-            with contextlib.nullcontext(sys.stdin) if name == "-" else open(name, encoding="utf-8-sig") as lines:
-                for number, line in enumerate(lines, 1):
-                    if line.strip():
-                        yield _key(number, line.rstrip("\r\n"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise LedgerUnchanged(f"--keys-from: the file cannot be read ({error.__class__.__name__})") from None
+        return read_keys(self._given.keys_from) if self._given.keys_from else self._from_table()
 
     def _from_table(self) -> Iterator[str]:
         given = self._given
@@ -148,24 +135,3 @@ class _Keys:
                         yield key
         finally:
             engine.dispose()
-
-
-def _key(number: int, text: str) -> str:
-    try:
-        return key_text(text)
-    except UnusableKey as problem:
-        raise LedgerUnchanged(f"--keys-from: the key in line {number} {problem}") from None
-
-
-class _Progress:
-    """Prints to stderr which page was read, because the rate limit can make reading the list take hours."""
-
-    def __init__(self) -> None:
-        self._reported_at = time.monotonic()
-
-    def report(self, page: CustomerPage) -> None:
-        """Report this page, unless another was reported within the last 10 seconds."""
-        if time.monotonic() - self._reported_at >= _REPORT_EVERY:
-            self._reported_at = time.monotonic()
-            pages = f" of {page.total_pages}" if page.total_pages is not None else ""
-            print(f"PayArc's list: page {page.page}{pages}", file=sys.stderr, flush=True)

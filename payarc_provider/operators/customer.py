@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.providers.common.compat.sdk import BaseOperator, XComArg, conf
 
 from payarc_provider.exceptions import PayarcConfigError
-from payarc_provider.operators.failures import no_retry_if_useless
+from payarc_provider.operators.failures import no_retry_if_useless, task_failure
 from payarc_provider.operators.links import PayarcDashboardLink
 from payarc_provider.operators.options import KINDS, Options, is_set_later, read_options, refuse_templates, set_options
+from payarc_provider.operators.private import Private, QueryParameters, revealed
 from payarc_provider.operators.records import check_records, set_upstream, set_upstream_of_partial
 from payarc_provider.operators.task_docs import task_doc
 
@@ -63,6 +64,8 @@ class CreateCustomerOperator(BaseOperator):
         ``"clear"`` clears it, ``"reject"`` rejects the record.
     :param on_conflict: What happens if a field to be changed was edited at PayArc: ``"overwrite"`` sends it,
         ``"keep"`` leaves PayArc's value, ``"reject"`` rejects the record. The latter two cost one GET per change.
+    :param validation: ``"guide"`` rejects values that break the lengths and characters of PayArc's guide without
+        sending them; ``"payarc"`` leaves these rules to PayArc, which answers 422 to what it does not take.
     :param max_rejected: How many records (int), or which share of them (float), may be rejected before the task fails.
     :param tolerate_known_rejected: Count only records that no earlier run has rejected toward ``max_rejected``.
     :param approved_plan: The ``plan`` of a dry run's summary. The run stops before its first request if its own plan
@@ -122,6 +125,7 @@ class CreateCustomerOperator(BaseOperator):
         on_changed: Literal["report", "update"] = "report",
         on_empty: Literal["keep", "clear", "reject"] = "keep",
         on_conflict: Literal["overwrite", "keep", "reject"] = "overwrite",
+        validation: Literal["guide", "payarc"] = "guide",
         max_rejected: int | float = 0,
         tolerate_known_rejected: bool = False,
         approved_plan: str | None = None,
@@ -145,7 +149,7 @@ class CreateCustomerOperator(BaseOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.payarc_conn_id = payarc_conn_id
-        self.records = records
+        self._records = Private(records)
         self.table = table
         self.sql = sql
         self.sql_conn_id = sql_conn_id
@@ -158,6 +162,7 @@ class CreateCustomerOperator(BaseOperator):
         self.options = set_options(
             source=source,
             match_existing=match_existing,
+            validation=validation,
             max_rejected=max_rejected,
             tolerate_known_rejected=tolerate_known_rejected,
             approved_plan=approved_plan,
@@ -182,24 +187,40 @@ class CreateCustomerOperator(BaseOperator):
             group_ids=group_ids,
         )
         self._given = [name for name in _TEXTS if getattr(self, name) is not None or name in _REQUIRED]
-        with no_retry_if_useless():  # a mapped task is created when it runs
-            self._check_sources()
-            self.check_texts(rendered=False)
-            self.read_options(rendered=False)
-            if not self._is_expanded:
+        if not self._is_expanded:  # a mapped task is created when it runs, by frames that hold its records
+            with no_retry_if_useless():
+                self._check_sources()
+                self.check_texts(rendered=False)
+                self.read_options(rendered=False)
                 check_records(records)
-        if not self._is_expanded:
             # Template fields are stored and shown, so `records` is not one and Airflow does not derive this relation.
             set_upstream(self, records)
-        self.doc_md = task_doc(vars(self))
+            set_upstream(self, revealed(parameters))
+        self.doc_md = task_doc({**vars(self), "records": records})
 
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:
         """Like any operator's ``partial``; ``records`` and the options may be outputs of tasks here, too."""
         refuse_templates({name: kwargs[name] for name in ("key", "fields", "partition") if name in kwargs})
+        if "parameters" in kwargs:
+            kwargs["parameters"] = QueryParameters(kwargs["parameters"])
         partial = super().partial(**kwargs)
         partial.kwargs["doc_md"] = task_doc(partial.kwargs)
-        return set_upstream_of_partial(partial, {"records", *KINDS})
+        return set_upstream_of_partial(partial, {"records", "parameters", *KINDS})
+
+    @property
+    def records(self) -> Any:
+        """The argument ``records``. It is no attribute, because OpenLineage may send all attributes."""
+        return self._records.value
+
+    @property
+    def parameters(self) -> QueryParameters | None:
+        """The argument ``parameters``, in a form in which Airflow renders the values and shows only names and types."""
+        return None if self._parameters.value is None else QueryParameters(self._parameters.value)
+
+    @parameters.setter
+    def parameters(self, parameters: Any) -> None:
+        self._parameters = Private(revealed(parameters))
 
     @property
     def _is_expanded(self) -> bool:
@@ -219,7 +240,7 @@ class CreateCustomerOperator(BaseOperator):
             raise PayarcConfigError(
                 "write_back: only a table can receive ids. Read one with table, or remove write_back"
             )
-        if self.parameters is not None and self.sql is None:
+        if self._parameters.value is not None and self.sql is None:
             raise PayarcConfigError("parameters: only sql takes parameters; remove them")
 
     def check_texts(self, *, rendered: bool = True) -> None:
@@ -264,12 +285,19 @@ class CreateCustomerOperator(BaseOperator):
         return self._start(context, resumed=True)
 
     def _start(self, context: Context, *, resumed: bool) -> Any:
+        try:
+            return self._execute(context, resumed=resumed)
+        except BaseException as error:  # noqa: BLE001 - raised again
+            failure = task_failure(error)
+        raise failure
+
+    def _execute(self, context: Context, *, resumed: bool) -> Any:
         from payarc_provider.operators.task import TaskRun
 
-        with no_retry_if_useless():
-            self.check_texts()
-            self._run = TaskRun(self, context, self.read_options())
-            return self._run.execute(resumed=resumed)
+        self._check_sources()
+        self.check_texts()
+        self._run = TaskRun(self, context, self.read_options())
+        return self._run.execute(resumed=resumed)
 
     def on_kill(self) -> None:
         """Stop within seconds: record the responses that have arrived and release all other records."""

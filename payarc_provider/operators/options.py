@@ -27,6 +27,7 @@ KINDS = {
     "on_changed": _CHOICE,
     "on_empty": _CHOICE,
     "on_conflict": _CHOICE,
+    "validation": _CHOICE,
     "max_rejected": _NUMBER,
     "tolerate_known_rejected": _SWITCH,
     "approved_plan": _CHOICE,
@@ -144,7 +145,7 @@ def _parse(name: str, value: Any) -> Any:
     if isinstance(value, str) and str not in types:
         try:
             parsed = json.loads(value.strip().lower())
-        except ValueError:
+        except (ValueError, RecursionError):
             parsed = value
     if type(parsed) not in types:
         raise PayarcConfigError(f"{name}: give {words}, not {_shown(value)}")
@@ -154,4 +155,6 @@ def _parse(name: str, value: Any) -> Any:
 def _shown(value: Any) -> str:
     if isinstance(value, str):
         return f'the text "{value}"' if len(value) <= 20 else "this text"
+    if isinstance(value, int) and abs(value) >= 10**20:
+        return "a number of this size"
     return repr(value) if value is None or isinstance(value, bool | int | float) else f"a {type(value).__name__}"

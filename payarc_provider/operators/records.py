@@ -10,6 +10,8 @@ from airflow.providers.common.compat.sdk import XComArg
 
 from payarc_provider.exceptions import PayarcConfigError
 from payarc_provider.operators.options import is_output, is_template
+from payarc_provider.operators.private import revealed
+from payarc_provider.tracebacks import raise_alone
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context
@@ -38,6 +40,20 @@ def check_records(records: Any) -> None:
             "one template that gives JSON: records=\"{{ [{'id': params.id}] | tojson }}\""
         )
     _rows(records)
+
+
+def check_mapped_records(records: Any) -> None:
+    """Check what a DAG file itself holds as ``records`` of a mapped task.
+
+    :raises PayarcConfigError: if it has another shape, or holds records, which Airflow would store in its database
+    """
+    check_records(records)
+    is_data = isinstance(records, list) and not _is_list_of_outputs(records)
+    if records and (is_data or (isinstance(records, str) and not is_template(records))):
+        raise PayarcConfigError(
+            "records: Airflow would store the records in this mapped task's arguments, and show them. Build them in a "
+            "task, and pass or map over its output"
+        )
 
 
 def resolve_records(operator: BaseOperator, records: Any, context: Context) -> list[Any]:
@@ -79,7 +95,7 @@ def written_in_dag(mapped: Any) -> Iterator[Any]:
     expanded = mapped.expand_input.value
     if isinstance(expanded, Mapping):
         expanded = expanded.get("records")
-        yield from expanded if isinstance(expanded, list | tuple) else ()
+        yield from expanded if isinstance(expanded, list | tuple) else (expanded,)
     elif isinstance(expanded, list | tuple):
         yield from (arguments.get("records") for arguments in expanded if isinstance(arguments, Mapping))
 
@@ -116,13 +132,15 @@ def _is_lazy(value: Any) -> bool:
 def _from_json(text: str, task: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         if text.strip() == "None":
             return None
-        raise PayarcConfigError(
-            f"records: the text {_from(task)}is not valid JSON. Use the filter tojson in the template, or set "
-            "render_template_as_native_obj=True on the DAG"
-        ) from None
+        raise_alone(
+            PayarcConfigError(
+                f"records: the text {_from(task)}is not valid JSON. Use the filter tojson in the template, or set "
+                "render_template_as_native_obj=True on the DAG"
+            )
+        )
 
 
 def _from(task: str) -> str:
@@ -200,7 +218,7 @@ def set_upstream_of_partial(partial: Any, names: Set[str]) -> Any:
         def _expand(self, *args: Any, **kwargs: Any) -> Any:
             operator = super()._expand(*args, **kwargs)
             for records in written_in_dag(operator):
-                check_records(records)
+                check_mapped_records(records)
             for name in names & operator.partial_kwargs.keys():
                 set_upstream(operator, operator.partial_kwargs[name])
             return operator
@@ -210,9 +228,9 @@ def set_upstream_of_partial(partial: Any, names: Set[str]) -> Any:
 
 
 def set_upstream(operator: Any, argument: Any) -> None:
-    """Make the operator a downstream task of the tasks whose outputs the argument is."""
-    if not (is_output(argument) or _is_list_of_outputs(argument)):
-        return
-    for task, _ in XComArg.iter_xcom_references(argument):
+    """Make the operator a downstream task of the tasks whose outputs the argument is or contains."""
+    if isinstance(argument, list) and argument and isinstance(argument[0], Mapping):
+        return  # records, which contain no outputs
+    for task, _ in XComArg.iter_xcom_references(revealed(argument)):
         if task.task_id not in operator.upstream_task_ids:
             operator.set_upstream(task)

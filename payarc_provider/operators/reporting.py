@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from payarc_provider.assets import is_payarc_asset
 from payarc_provider.hooks.lineage import report_read, report_written, table_uri
 from payarc_provider.hooks.tracing import get_tracer
+from payarc_provider.sync.keys import display_text
 from payarc_provider.sync.results import Progress
 from payarc_provider.sync.wording import counted, tally
 
@@ -92,6 +93,7 @@ class TaskReporter:
         if not deferred:
             self._warn_about_columns(progress)
             self._warn_about_source(progress.counts["other_source"])
+            self._warn_about_emails(progress.counts["without_email"])
         if progress.problems:
             self._logger.warning("%s", problems_line(progress))
         self._logger.info("%s", closing_line(progress))
@@ -108,13 +110,15 @@ class TaskReporter:
         for column, field in progress.lookalikes.items():
             self._logger.warning(
                 'Column "%s" is not sent because PayArc has no such field. If it is "%s", map it in `fields`',
-                column,
+                display_text(column),
                 field,
             )
-        if progress.personal_keys:
+        for kind, count in progress.personal_keys.items():
             self._logger.warning(
-                "%s like an email address. The ledger stores keys as plain text: use a key without personal data",
-                counted(progress.personal_keys, "key looks", "keys look"),
+                "%s like %s %s. The ledger stores keys as plain text: use a key without personal data",
+                counted(count, "key looks", "keys look"),
+                "an" if kind[0] in "aeiou" else "a",
+                kind,
             )
 
     def _warn_about_source(self, count: int) -> None:
@@ -123,6 +127,13 @@ class TaskReporter:
                 "%s from another source, so changes of their data will be rejected. If the source was renamed, set "
                 "`source` to its old name, or rename it in the ledger",
                 counted(count, "known record is", "known records are"),
+            )
+
+    def _warn_about_emails(self, count: int) -> None:
+        if count and self.is_dry_run:
+            self._logger.warning(
+                "%s no email address. PayArc may require one: try one of them first, or map a column to `email`",
+                counted(count, "customer to be created has", "customers to be created have"),
             )
 
     # ---- metrics ------------------------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def check_mapped_ids(operator: CreateCustomerOperator, context: Context, options
     settings, most = options.settings, _most_mapped_ids(operator, context, options)
     if most is None or settings.dry_run:
         return
-    reader = RecordReader(settings.key, settings.fields, operator.task_id)
+    reader = RecordReader(settings.key, settings.fields, operator.task_id, validation=settings.validation)
     batches = Batches(source, reader, settings.batch_size, settings.partition)
     count = 0
     while (batch := batches.next_batch()) is not None:

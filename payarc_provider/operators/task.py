@@ -13,6 +13,7 @@ from payarc_provider.assets import customers_uri
 from payarc_provider.exceptions import PayarcConfigError, PayarcLedgerError, PayarcSourceError
 from payarc_provider.hooks.payarc import PayarcHook
 from payarc_provider.hooks.sql import sql_engine
+from payarc_provider.operators.private import revealed
 from payarc_provider.operators.records import resolve_records
 from payarc_provider.operators.reporting import TaskReporter, opening_line, report_hook_lineage
 from payarc_provider.operators.results import check_mapped_ids, hand_over
@@ -164,7 +165,7 @@ class TaskRun:
             name=name,
             table_name=operator.table,
             sql=operator.sql,
-            parameters=operator.parameters,
+            parameters=revealed(operator.parameters),
             version=self._options.settings.version,
             write_back=self._options.settings.write_back,
             page_size=max(PAGE, self._options.settings.batch_size),

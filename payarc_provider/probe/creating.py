@@ -76,7 +76,11 @@ def create_subject(session: ProbeSession, people: FakePeople) -> tuple[Subject, 
         answer = session.create(sent, key)
     customer = answer.customer
     if customer is None:
-        raise answer.error or PayarcRefused(f"{in_place_of(answer)} to the creation of a fake customer")
+        fields = ", ".join(rejected_fields(answer))
+        raise PayarcRunStopped(
+            f"the probe could not create a customer with a name and an email: {in_place_of(answer)}"
+            f"{f', because of {fields}' if fields else ''}"
+        )
     if str(read_customer_id(customer)) not in session.open_ids:
         raise PayarcRunStopped("PayArc's response to a creation does not show the customer that was created")
     subject = Subject(str(read_customer_id(customer)), sent, customer, key)

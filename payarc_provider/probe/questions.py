@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from payarc_provider.exceptions import PayarcAuthError, PayarcConnectionFailed, PayarcError
+from payarc_provider.exceptions import (
+    PayarcAuthError,
+    PayarcConnectionFailed,
+    PayarcError,
+    PayarcRefused,
+    PayarcRunStopped,
+)
 from payarc_provider.probe import changing, creating, listing
 from payarc_provider.probe.findings import Finding
 from payarc_provider.probe.limits import limit_finding
@@ -21,6 +27,8 @@ def ask_all(session: ProbeSession, people: FakePeople, findings: list[Finding]) 
     :raises Interrupted: the probe was told to stop
     """
     first = session.page()
+    if isinstance(first.error, PayarcRefused):  # its text may be PayArc's
+        raise PayarcRunStopped(f"PayArc's list could not be read, because {creating.in_place_of(first)}")
     if first.error is not None:
         raise first.error
     subject, found = creating.create_subject(session, people)

@@ -9,9 +9,10 @@ from typing import Any
 
 from payarc_provider.api import http
 from payarc_provider.api.client import MAX_PAGE_SIZE, PayarcClient
-from payarc_provider.api.errors import error_for, read_object
+from payarc_provider.api.errors import error_for
 from payarc_provider.api.fields import path_id, read_customer_id
 from payarc_provider.api.http import Request
+from payarc_provider.api.origin import read_object
 from payarc_provider.exceptions import (
     PayarcAuthError,
     PayarcConfigError,

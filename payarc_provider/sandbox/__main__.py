@@ -50,6 +50,14 @@ def _parser() -> argparse.ArgumentParser:
         "--port", type=int, default=8765, help="port to bind; 0 for any free port (default: %(default)s)"
     )
     parser.add_argument("--host", default="127.0.0.1", help="loopback address to bind (default: %(default)s)")
+    parser.add_argument(
+        "--allow-host",
+        metavar="NAME",
+        action="append",
+        default=[],
+        dest="allow_hosts",
+        help="host name by which clients may address it, besides localhost and IP addresses; can be repeated",
+    )
     parser.add_argument("--state", metavar="FILE", help="SQLite file that keeps the customers (default: memory only)")
     parser.add_argument("--seed", type=int, help="make ids, probabilities and shuffling repeatable")
     parser.add_argument(

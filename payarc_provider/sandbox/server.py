@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
+from payarc_provider.sandbox.access import OnlyOwnPages, warn_if_public
 from payarc_provider.sandbox.endpoint import CustomersEndpoint
 from payarc_provider.sandbox.fields import known_fields
 from payarc_provider.sandbox.http import HttpServer
@@ -34,6 +35,7 @@ class SandboxServer:
     :param port: the port; 0 for a free one
     :param state: a file that keeps the customers, even if the process is killed; None keeps them in memory only
     :param seed: makes ids, probabilities and shuffling repeatable
+    :param allow_hosts: the host names by which clients may address it, besides ``localhost`` and IP addresses
     :param profile: the name of one of the :data:`~payarc_provider.sandbox.profiles.PROFILES`, or a file that the
         probe wrote; None for the default settings
     :param settings: the fields of :class:`~payarc_provider.sandbox.settings.SandboxSettings`, which
@@ -50,6 +52,7 @@ class SandboxServer:
         port: int = 0,
         state: str | PathLike[str] | None = None,
         seed: int | None = None,
+        allow_hosts: Iterable[str] = (),
         profile: str | PathLike[str] | None = None,
         **settings: Any,
     ) -> None:
@@ -61,10 +64,12 @@ class SandboxServer:
         # wait for an ACK.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._address: tuple[str, int] = self._socket.getsockname()[:2]
+        warn_if_public(self._address[0])
         customers = CustomersEndpoint(self._state)
         routes = [Route("/v1/customers", customers), Route("/v1/customers/{customer_id}", customers)]
         app = Router([*routes, *control_routes(self)], redirect_slashes=False, default=_no_route)
-        self._server = HttpServer(app, self._state.now, self._state.connection_opened)
+        guarded = OnlyOwnPages(app, [*allow_hosts, host])
+        self._server = HttpServer(guarded, self._state.now, self._state.connection_opened)
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 from bisect import bisect_left, bisect_right, insort
@@ -13,6 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from payarc_provider.sandbox.access import make_private
 from payarc_provider.sandbox.fields import RULES
 
 _created = attrgetter("created_at")
@@ -166,6 +168,8 @@ class Store:
 
 
 def _open(path: Path) -> sqlite3.Connection:
+    with contextlib.suppress(OSError):  # sqlite3 says what is wrong with the path
+        make_private(path)
     # The server's thread and a test's thread both use the connection; the state's lock keeps them apart.
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     # Commits survive a killed process, though not a crashed machine: they are not synced to the disk.

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from payarc_provider.sync.checkpoints import reach
 from payarc_provider.sync.existing import ExistingCustomers, Matches
-from payarc_provider.sync.ledger import EPOCH, Evidence, KnownRow, LedgerUnavailable, Row, State, is_free
+from payarc_provider.sync.ledger import EPOCH, ERASED, Evidence, KnownRow, LedgerUnavailable, Row, State, is_free
 from payarc_provider.sync.plan import Action, Step
 from payarc_provider.sync.records import Record
 from payarc_provider.sync.reference import with_reference
@@ -175,7 +175,11 @@ class Claimer:
         :param row: its row now
         """
         state = self._state
-        if record.errors:
+        if row is not None and row.state == ERASED:
+            state.counts.update(known_rejected=1, erased=1)
+            reasons = [text for texts in row.errors.values() for text in texts]
+            state.reject(record, {",".join(state.reader.key_columns): reasons}, new=False)
+        elif record.errors:
             known = _is_rejected(before, record)
             self._count_rejection(record, before, row)
             state.reject(record, record.errors, new=not known or self._state.is_from_this_task(before))
@@ -213,6 +217,7 @@ class Claimer:
             row = rows.get(key)
             if key in free and not record.errors:
                 self._state.counts["would_create"] += 1
+                self._state.counts["without_email"] += "email" not in record.fields
                 self._state.add_to_plan(Step(record, Action.CREATE, record.fields))
             elif not record.errors and row is not None and row.state == State.PENDING:
                 self._state.counts["pending"] += 1

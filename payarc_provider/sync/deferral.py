@@ -1,8 +1,9 @@
 """Deferral: how a run releases its worker slot during a long wait, and what it carries over to its next slice.
 
 A deferred run releases all rows that it owns. The next slice reads the input again from the beginning; records that
-have a customer cost no request. Only the rate limiter's state and the counts are carried over, in a fact of the ledger.
-Losing them does no harm.
+have a customer cost no request. Only the rate limiter's state and the counts are carried over, in a fact of the ledger
+without keys or values. Losing them does no harm. The fact is deleted when the run ends; if the run is never resumed, a
+later run of the ledger deletes it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from payarc_provider.sync.limit_waits import MAX_SECONDS, nothing_let_through
 from payarc_provider.sync.settings import TaskIdentity
 
 MAX_FRUITLESS = 3
+KEPT_SECONDS = 7 * 86400.0
+"""After how long without its next slice a run counts as abandoned. Far longer than any window of a rate limit."""
 _PREFIX = "deferred:"
 
 
@@ -123,3 +126,18 @@ class CarryOverStore:
         """Delete what is stored."""
         if self._ledger.fact(self._name) is not None:
             self._ledger.replace_fact(self._name, None)
+
+    def delete_abandoned(self) -> None:
+        """Delete what runs of any task have stored that were not resumed within `KEPT_SECONDS`."""
+        oldest = time.time() - KEPT_SECONDS
+        for name, text in self._ledger.facts(_PREFIX).items():
+            if name != self._name and _saved_at(text) < oldest:
+                self._ledger.replace_fact(name, None)
+
+
+def _saved_at(text: str) -> float:
+    """When a carry-over was stored, in Unix seconds; 0.0 if it cannot be read."""
+    try:
+        return float(json.loads(text)["saved_at"])
+    except (TypeError, ValueError, KeyError):
+        return 0.0

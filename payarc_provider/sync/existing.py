@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
-from payarc_provider.api.fields import created_between, read_customer_id
+from payarc_provider.api.fields import created_between, read_customer_id, shown_value
 from payarc_provider.sync.fingerprints import as_column, fingerprints, from_column, own_fields
 from payarc_provider.sync.ledger import Carrier
 from payarc_provider.sync.records import Record, RecordReader
@@ -107,8 +107,8 @@ class CustomerIndex:
         return [IndexedCustomer(*row) for row in self._database.execute(query, (value,))]
 
     def _hash(self, email: object) -> bytes | None:
-        text = str(email or "").strip().casefold()
-        return hashlib.blake2b(text.encode(), key=self._secret.encode(), digest_size=16).digest() if text else None
+        text = shown_value(email).casefold().encode(errors="surrogatepass")
+        return hashlib.blake2b(text, key=self._secret.encode(), digest_size=16).digest() if text else None
 
 
 log = logging.getLogger(__name__)

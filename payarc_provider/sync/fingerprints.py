@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-from payarc_provider.api.fields import FIELDS
+from payarc_provider.api.fields import FIELDS, shown_value
 from payarc_provider.sync.reference import without_reference
 
 _SIZE = 8  # bytes
@@ -15,8 +14,7 @@ _SIZE = 8  # bytes
 
 def listed_fields(customer: Mapping[str, Any]) -> dict[str, str]:
     """The fields of a customer that PayArc returned, as they would be in a record; the reference is left in."""
-    shown = {name: customer[name] for name in FIELDS if customer.get(name) is not None}
-    fields = {name: unicodedata.normalize("NFC", str(value)).strip() for name, value in shown.items()}
+    fields = {name: shown_value(customer.get(name)) for name in FIELDS}
     return {name: text for name, text in fields.items() if text}
 
 
@@ -39,7 +37,8 @@ def fingerprints(secret: str, fields: Mapping[str, str]) -> dict[str, str]:
 
 
 def _fingerprint(secret: str, name: str, value: str) -> str:
-    return hashlib.blake2b(f"{name}\x1e{value}".encode(), key=secret.encode(), digest_size=_SIZE).hexdigest()
+    text = f"{name}\x1e{value}".encode(errors="surrogatepass")  # what PayArc shows need not be valid Unicode
+    return hashlib.blake2b(text, key=secret.encode(), digest_size=_SIZE).hexdigest()
 
 
 def as_column(prints: Mapping[str, str]) -> str:

@@ -12,21 +12,32 @@ from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
+from payarc_provider.api.card_numbers import key_has_card_number
 from payarc_provider.exceptions import PayarcConfigError
 
 MAX_KEY = 255  # characters
 _SHORT = 10**12  # fewer digits than a card number has
-_EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 _DIGITS = re.compile(r"([0-9]+)")
+_BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
 _MISSING = {"NaT", "<NA>", "nan", "NaN", "None", "null", "NULL"}
 """What missing values become if a program converts them to text."""
-# Visa, Mastercard, American Express, Discover, JCB and Diners Club, as payment forms print them.
-_CARD_NUMBER = re.compile(
-    r"(?:4\d{3}|5[1-5]\d\d|2[2-7]\d\d|6011|64[4-9]\d|65\d\d|35\d\d)([ -]?)\d{4}\1\d{4}\1\d{4}"
-    r"|3[47]\d\d([ -]?)\d{6}\2\d{5}|3(?:0[0-5]|[68]\d)\d([ -]?)\d{6}\3\d{4}",
-    re.ASCII,
-)
+_TOO_LARGE = 10**1000
+_PERSONAL = {
+    "email address": re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+"),
+    "social security number": re.compile(r"(?<![\w-])[0-9]{3}([- ])[0-9]{2}\1[0-9]{4}(?![\w-])", re.ASCII),
+    "phone number": re.compile(
+        r"(?<![\w+-])(?:\+[0-9](?:[ ().-]{0,2}[0-9]){6,14}"  # +44 20 7946 0958
+        r"|(?:1[-. ])?(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}[-. ])[0-9]{3}[-. ][0-9]{4})(?![\w-])",  # (541) 754-3010
+        re.ASCII,
+    ),
+}
+"""Personal data that a key may look like. Digits alone say nothing: most keys consist of them."""
+_SHORT_NAMES = {
+    "email address": "an email",
+    "social security number": "a social security number",
+    "phone number": "a phone number",
+}
 
 
 class UnusableKey(ValueError):
@@ -55,8 +66,10 @@ def key_text(value: object) -> str:
         raise UnusableKey("is not valid Unicode: correct it at the source")
     if text in _MISSING:
         raise UnusableKey("is a missing value that was converted to text: give every record a key")
-    if _looks_like_card(text):
-        raise UnusableKey("looks like a card number, and keys are stored: use another column")
+    if key_has_card_number(text):
+        raise UnusableKey(
+            "looks like a card number, and keys are stored: use another column. If it is none, put a letter before it"
+        )
     return text
 
 
@@ -93,7 +106,10 @@ def is_missing(value: object) -> bool:
 
 
 def _integer_text(value: Any) -> str:
-    return _number_text(Decimal(int(value)))
+    number = int(value)
+    if abs(number) >= _TOO_LARGE:  # Python refuses to convert some of these to text, and takes long for others
+        raise UnusableKey("is a number with too many digits: use another column")
+    return str(number)
 
 
 def _number_text(value: Decimal) -> str:
@@ -121,14 +137,6 @@ KEY_TYPES: dict[type, Callable[[Any], str]] = {
 """Types of usable keys, and how each is written as text; the first that fits counts."""
 
 
-def _looks_like_card(text: str) -> bool:
-    """Whether it has the form of a card number and its check digit is right."""
-    if not _CARD_NUMBER.fullmatch(text):
-        return False
-    digits = [int(char) for char in reversed(text) if char.isdigit()]
-    return sum(digits[::2] + [2 * digit - 9 * (digit > 4) for digit in digits[1::2]]) % 10 == 0
-
-
 def _is_valid_unicode(text: str) -> bool:
     try:
         text.encode()
@@ -143,24 +151,39 @@ def natural_order(key: str) -> tuple[list[str | int], str]:
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], key
 
 
-def looks_like_email(key: str) -> bool:
-    """Whether a key contains what looks like an email address. Keys are stored, so they should not be personal data."""
-    return _EMAIL.search(key) is not None
+def personal_data_in(key: str) -> str | None:
+    """What personal data a key looks like: ``email address``, ``phone number`` or ``social security number``.
+
+    Keys are stored, so they should not be personal data. None if it looks like none.
+    """
+    if key.isalnum():
+        return None
+    return next((kind for kind, pattern in _PERSONAL.items() if pattern.search(key)), None)
 
 
 def display_key(key: str | None) -> str:
-    """A key as logs and messages may show it.
+    """A key as logs, messages, the command line and the page may show it.
 
-    One that looks like an email address is replaced by a placeholder. Characters that cannot be seen or that turn the
+    One that looks like personal data is replaced by a placeholder. Characters that cannot be seen or that turn the
     direction of writing are escaped, so that no key looks like another or changes the text around it.
     """
     if key is None:
         return "(no key)"
-    if looks_like_email(key):
-        return "(a key that looks like an email)"
-    if key.isprintable():
-        return key
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in key)
+    if kind := personal_data_in(key):
+        return f"(a key that looks like {_SHORT_NAMES[kind]})"
+    return display_text(key)
+
+
+def display_text(text: str) -> str:
+    """Text from outside, such as a source's name, on one line and without characters that cannot be seen."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(char.encode("unicode_escape").decode() if _is_invisible(char) else char for char in text)
+
+
+def _is_invisible(char: str) -> bool:
+    """Whether nobody sees the character, or it turns the direction of writing; some count as letters or marks."""
+    return not char.isprintable() or _BLANK.fullmatch(char) is not None
 
 
 def partition_of(key: str | None, partitions: int) -> int:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from payarc_provider.api.fields import FIELDS, clean
+from payarc_provider.api.fields import FIELDS, Validation, clean
 from payarc_provider.exceptions import PayarcConfigError
-from payarc_provider.sync.keys import UnusableKey, check_key, composite_key_text, key_text, looks_like_email
+from payarc_provider.sync.keys import UnusableKey, check_key, composite_key_text, key_text, personal_data_in
 from payarc_provider.sync.versions import UnusableVersion, version_text
+
+MAX_COLUMN = 64  # characters of a column's name that may be a misspelled field of PayArc
 
 Errors = dict[str, list[str]]
 """Reasons for a rejection, by field."""
@@ -69,6 +72,7 @@ class RecordReader:
     :param secret: keys the digests; the ledger's random id
     :param version: the column by which newer data is told from older data
     :param write_back: the column whose values are `StoredRows` or None
+    :param validation: whether the lengths and characters of PayArc's guide are checked
     :raises PayarcConfigError: if ``key`` names no column, or ``fields`` an unknown PayArc field
     """
 
@@ -79,14 +83,16 @@ class RecordReader:
         secret: str,
         version: str | None = None,
         write_back: str | None = None,
+        validation: Validation = "guide",
     ) -> None:
         self.key_columns = check_key(key)
         self._version = version
         self._write_back = write_back
+        self._validation = validation
         self.lookalike_columns: dict[str, str] = {}
         """Source column → the PayArc field that it resembles. These columns are not sent."""
-        self.email_like_keys = 0
-        """Number of keys that look like email addresses."""
+        self.personal_keys: Counter[str] = Counter()
+        """How many keys look like personal data, by its kind."""
         self._mapping = check_fields(fields)
         self._columns = self._mapping if self._mapping is not None else {name: name for name in FIELDS}
         self._empty_hash = hashlib.blake2b(key=secret.encode(), digest_size=16)
@@ -106,6 +112,13 @@ class RecordReader:
 
     def read(self, index: int, row: object) -> Record:
         """The record of one row. It never raises: a record's ``errors`` say what is wrong."""
+        try:
+            return self._read(index, row)
+        except Exception as error:  # noqa: BLE001 - whatever a value does, it concerns this record alone
+            problem = f"cannot be read ({type(error).__name__}): correct it at the source"
+            return self._rejected(index, self.key_of(row), {}, {"record": [problem]})
+
+    def _read(self, index: int, row: object) -> Record:
         if not isinstance(row, Mapping):
             problem = f"is a {type(row).__name__}, not a mapping of field names to values"
             return self._rejected(index, None, {}, {"record": [problem]})
@@ -114,8 +127,9 @@ class RecordReader:
             key = self._key(row)
         except UnusableKey as error:
             return self._rejected(index, None, raw, {",".join(self.key_columns): [str(error)]})
-        self.email_like_keys += looks_like_email(key)
-        fields, errors = clean(raw)
+        if kind := personal_data_in(key):
+            self.personal_keys[kind] += 1
+        fields, errors = clean(raw, self._validation)
         if not fields and not errors:
             errors = {"record": ["has no value in any PayArc field: nothing would be created"]}
         if errors:
@@ -134,7 +148,7 @@ class RecordReader:
         """The row's key, or None if it has no usable one."""
         try:
             return self._key(row) if isinstance(row, Mapping) else None
-        except UnusableKey:
+        except Exception:  # noqa: BLE001 - `read` says what is wrong with it
             return None
 
     def digest(self, fields: Mapping[str, str]) -> str:
@@ -142,7 +156,7 @@ class RecordReader:
         # Values contain no control characters, which separate them here, so different fields give different texts.
         text = "\x1f".join([f"{name}\x1e{fields[name]}" for name in sorted(fields)])
         keyed = self._empty_hash.copy()
-        keyed.update(text.encode())
+        keyed.update(text.encode(errors="surrogatepass"))
         return keyed.hexdigest()
 
     def _key(self, row: Mapping[str, object]) -> str:
@@ -151,7 +165,7 @@ class RecordReader:
         return composite_key_text(row.get(column) for column in self.key_columns)
 
     def _rejected(self, index: int, key: str | None, raw: Mapping[str, object], errors: Errors) -> Record:
-        digest = self.digest({name: repr(value) for name, value in raw.items() if value is not None})
+        digest = self.digest({name: _raw_text(value) for name, value in raw.items() if value is not None})
         return Record(index, key, {}, digest, errors)
 
     def _columns_to_send(self, row: Mapping[str, object]) -> list[tuple[str, str]]:
@@ -170,10 +184,19 @@ class RecordReader:
         if self._mapping is not None or names <= self._columns_found:
             return
         for column in names - self._columns_found - set(FIELDS) - set(self.key_columns):
-            near = difflib.get_close_matches(str(column), FIELDS, n=1, cutoff=0.8)
+            is_short = isinstance(column, str) and len(column) <= MAX_COLUMN
+            near = difflib.get_close_matches(column, FIELDS, n=1, cutoff=0.8) if is_short else []
             if near and near[0] not in names:
-                self.lookalike_columns[str(column)] = near[0]
+                self.lookalike_columns[column] = near[0]
         self._columns_found.update(names)
+
+
+def _raw_text(value: object) -> str:
+    """A value of a rejected record for its digest. Some values have no text, such as lists that contain themselves."""
+    try:
+        return repr(value)
+    except Exception:  # noqa: BLE001 - a class may do anything
+        return type(value).__name__
 
 
 def check_fields(fields: Mapping[str, str] | None) -> dict[str, str] | None:

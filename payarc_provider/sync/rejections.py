@@ -19,6 +19,7 @@ MAX_KEYS = 5
 _KEYS_WIDTH = 80  # characters of a line for keys, unless the first alone is longer
 _OF_ONE_RECORD = re.compile(r" \(it .*?\)(?=$|[ .,:;])")
 _REMEDY = ": fix it at the source"  # said once for all of them
+_MAX_REASON = 500  # characters
 
 
 @dataclass(slots=True)
@@ -94,5 +95,5 @@ def reasons(errors: Errors) -> Iterator[str]:
     """The reasons of one record, each for one field."""
     for name, texts in errors.items():
         for text in texts:
-            reason = _OF_ONE_RECORD.sub("", text).removesuffix(_REMEDY)
+            reason = _OF_ONE_RECORD.sub("", text[:_MAX_REASON]).removesuffix(_REMEDY)
             yield f"{name} {reason}" if reason[:1].islower() else f"{name}: {reason}"

@@ -5,8 +5,8 @@ The counts, by name:
 - records: ``created``, ``adopted``, ``updated``, ``known``, ``rejected``; ``changed`` (accepted with data that differs
   from what PayArc has); ``stale`` (of these, the data is older than PayArc's); ``altered`` (PayArc has shown other
   values than were sent); ``conflicts`` (edited at PayArc); ``other_source`` (accepted with a row of another source);
-  ``rejected_new`` (no other run reported the same rejection before); in dry runs ``would_create``, ``would_update``,
-  ``pending``
+  ``rejected_new`` (no other run reported the same rejection before); ``erased`` (rejected because their keys are
+  erased); in dry runs ``would_create`` (and of these ``without_email``), ``would_update``, ``pending``
 - recorded by this run, and not counted again by a retry: ``recorded_created``, ``recorded_adopted``,
   ``recorded_updated``, ``recorded_rejected``; and ``known_rejected``, rejections that it only read from the ledger
 - ``recorded_for_others``: of these, customers created for records of other runs, which a look-up has found
@@ -39,6 +39,7 @@ SUMMARY = (
     "conflicts",
     "rejected",
     "rejected_new",
+    "erased",
 )
 
 
@@ -91,7 +92,7 @@ class Progress:
     :param rate_limit_wait: seconds for which the rate limit has held requests back
     :param columns: PayArc field → source column, for the columns that are sent
     :param lookalikes: source column that is not sent → the PayArc field whose name it resembles
-    :param personal_keys: how many keys look like email addresses
+    :param personal_keys: how many keys look like personal data, by its kind, such as ``email address``
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -105,7 +106,7 @@ class Progress:
     rate_limit_wait: float = 0.0
     columns: Mapping[str, str] = field(default_factory=dict)
     lookalikes: Mapping[str, str] = field(default_factory=dict)
-    personal_keys: int = 0
+    personal_keys: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def records_done(self) -> int:
@@ -172,7 +173,7 @@ class Results:
         self.summary["repeated"] = progress.repeated
         self.summary["reasons"] = [str(group) for group in self.rejections.groups()[:SHOWN_REASONS]]
         if dry_run:
-            dry = ("would_create", "would_update", "pending")
+            dry = ("would_create", "without_email", "would_update", "pending")
             self.summary |= {"dry_run": True} | {name: counts[name] for name in dry}
         self.summary |= {**requests, "seconds": round(seconds, 3)}
 

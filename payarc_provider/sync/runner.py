@@ -129,6 +129,7 @@ def _run_slice(runner: _Runner, ledger: Ledger, settings: Settings, *, resumed: 
     log, this_run = RunLog(ledger, runner.account), runner.fact(settings)
     carry_over = patiently(store.load) if resumed else None
     if carry_over is None:
+        patiently(store.delete_abandoned)
         started = patiently(lambda: log.begin(this_run)).began.isoformat()
         carry_over = CarryOver(runner.task.try_number, started_at=started, started_seconds=time.time())
     else:
@@ -207,7 +208,7 @@ class _Runner:
         write_back = None if settings.dry_run else settings.write_back
         me, reader = (
             self._claimant(settings),
-            RecordReader(settings.key, settings.fields, ledger_id, settings.version, write_back),
+            RecordReader(settings.key, settings.fields, ledger_id, settings.version, write_back, settings.validation),
         )
         results = Results(keep=settings.keep_results)
         missing = MissingIds(results)
@@ -306,7 +307,7 @@ class _Meter:
             rate_limit_wait=self._client.limiter.waited - self._waited_before,
             columns=reader.columns_found,
             lookalikes=reader.lookalike_columns,
-            personal_keys=reader.email_like_keys,
+            personal_keys=Counter(reader.personal_keys),
         )
 
 

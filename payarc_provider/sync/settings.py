@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from payarc_provider.api.fields import Validation
 from payarc_provider.exceptions import PayarcConfigError
 from payarc_provider.sync.sources import check_source
 
@@ -28,6 +29,7 @@ _CHOICES = {
     "on_changed": ("report", "update"),
     "on_empty": ("keep", "clear", "reject"),
     "on_conflict": ("overwrite", "keep", "reject"),
+    "validation": ("guide", "payarc"),
 }
 
 
@@ -76,6 +78,7 @@ class Settings:
     on_changed: Literal["report", "update"] = "report"
     on_empty: Literal["keep", "clear", "reject"] = "keep"
     on_conflict: Literal["overwrite", "keep", "reject"] = "overwrite"
+    validation: Validation = "guide"
     dry_run: bool = False
     write_back: str | None = None
     defer_after: float | None = None

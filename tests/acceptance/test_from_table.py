@@ -68,6 +68,7 @@ def test_the_four_xcoms_have_exactly_these_shapes(airflow, sandbox, crm):
         "conflicts": 0,
         "rejected": 2,
         "rejected_new": 2,
+        "erased": 0,
         "repeated": 0,
         "unknown_outcomes": 0,
         "rate_limited": 0,

@@ -135,11 +135,12 @@ def test_airflows_commands_list_everything_of_the_provider(commands):
     assert {f"extra__payarc__{name}" for name in CONN_FIELDS} <= fields
 
 
-def test_airflow_knows_the_configuration_option(commands):
+def test_airflow_knows_the_configuration_options(commands):
     said = commands["config list --section payarc --include-descriptions"]
 
     assert "ledgers = " in said
-    assert 'The "PayArc customers" page' in said
+    assert 'the page "PayArc customers"' in said
+    assert "verbatim_reasons = " in said
 
 
 def test_loading_the_plugin_imports_nothing_heavy():

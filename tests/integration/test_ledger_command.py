@@ -203,6 +203,8 @@ def test_status_counts_the_rows_of_each_account_by_state(still):
         "rejected_changes": 0,
         "last_update": None,
         "forgotten": 0,
+        "erased": 0,
+        "unfinished": 0,
     }
     assert two["states"] == {"pending": 1, "created": 0, "updating": 0, "rejected": 0}
     assert len(still.json("status", "--account", "test/2")["accounts"]) == 1
@@ -1020,6 +1022,9 @@ def test_the_ddl_makes_a_ledger_that_a_run_can_use(desk, payarc_sandbox):
         "retry",
         "retry a --all",
         "forget",
+        "erase",
+        "erase a --keys-from f",
+        "erase --keys-from -",
         "pending --limit -1",
         "rebuild",
         "rebuild --keys-from f",
@@ -1037,7 +1042,7 @@ def test_the_ledgers_connection_is_required(capsys):
 
 
 @pytest.mark.parametrize(
-    "command", ["", "status", "pending", "rejected", "ddl", "resolve", "retry", "forget", "rebuild"]
+    "command", ["", "status", "pending", "rejected", "ddl", "resolve", "retry", "forget", "erase", "rebuild"]
 )
 def test_every_command_has_its_help(command, capsys):
     assert main([*command.split(), "--help"]) == 0
@@ -1121,7 +1126,9 @@ def test_the_commands_in_the_documentation_work(shop, payarc_sandbox, tmp_path, 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "keys.txt").write_text("1042\n")
     table = crm(shop, 1042)
-    if not shown.startswith("rebuild"):
+    if shown.startswith("erase"):
+        shop.created(**{"1042": "KPxMADVnxMV4nNjp"})
+    elif not shown.startswith("rebuild"):
         left_open(shop, "1042")
     if shown.startswith("release"):
         shop.database.execute(f"UPDATE {shop.table} SET lease_until = '2100-01-01 00:00:00.000000'")

@@ -85,7 +85,7 @@ def test_every_command_is_documented(capsys):
 
     main(["--help"])
     commands = re.findall(r"^    ([a-z-]+)  ", capsys.readouterr().out, flags=re.MULTILINE)
-    assert len(commands) == 11
+    assert len(commands) == 12
     table = " ".join(first_cells("| command | what it does |"))
     assert set(commands) == set(re.findall(r"(?<!-)\b[a-z]+(?:-[a-z]+)?\b", table))
 

@@ -29,7 +29,14 @@ CALLS = (
 def claimants(rng: random.Random) -> list[Claimant]:
     return [
         Claimant(
-            ACCOUNT, owner, f"source {owner}", rng.choice((5.0, 9.0)), rng.choice((2.0, 4.0)), "dag", f"run {owner}"
+            ACCOUNT,
+            owner,
+            f"source {owner}",
+            rng.choice((5.0, 9.0)),
+            rng.choice((2.0, 4.0)),
+            "dag",
+            f"run {owner}",
+            plan=rng.choice((None, "p1", f"p{owner}")),
         )
         for owner in ("a", "b")
     ]
@@ -38,7 +45,14 @@ def claimants(rng: random.Random) -> list[Claimant]:
 def records(rng: random.Random) -> list[Record]:
     keys = rng.sample(KEYS, rng.randint(1, len(KEYS)))
     return [
-        Record(0, key, {"name": "n"}, rng.choice(("d1", "d2")), {"name": ["x"]} if rng.random() < 0.2 else {})
+        Record(
+            0,
+            key,
+            {"name": "n"},
+            rng.choice(("d1", "d2")),
+            {"name": ["x"]} if rng.random() < 0.2 else {},
+            begun=rng.choice(("", "", "create", "update city")),
+        )
         for key in keys
     ]
 
@@ -128,7 +142,8 @@ def update(
     if name == "note_unchanged":
         return [Note(row, "d4", prints, version) for row in rows]
     claim = names.new()
-    return [UpdateClaim(claim, row, prints, version) for row in rows if row.customer_id]
+    plan = rng.choice((None, "p1 update city"))
+    return [UpdateClaim(claim, row, prints, version, plan) for row in rows if row.customer_id]
 
 
 def on_model(model: LedgerModel, name: str, arguments: tuple[object, ...], now: float) -> object:

@@ -133,6 +133,13 @@ def test_a_plan_depends_on_how_changes_are_handled(sqlite_bench, mixed):
     assert isinstance(sqlite_bench.run(mixed, approved(digest)).error, PayarcGuardStopped)
 
 
+def test_a_dry_run_counts_the_customers_that_would_be_created_without_an_email(sqlite_bench):
+    sqlite_bench.run([{"id": 1, "name": "Known Person"}], UPDATE).ok()
+    rows = [{"id": number, "name": "New Person"} for number in (1, 2, 3)] + people(2, first=10)
+    rows += [{"id": 4, "name": "x"}]
+    assert planned(sqlite_bench, rows).summary["without_email"] == 2
+
+
 def test_a_dry_run_says_that_a_guard_would_stop_a_run(sqlite_bench, mixed):
     guarded = dataclasses.replace(UPDATE, max_new=1)
     results = planned(sqlite_bench, mixed, guarded)
@@ -249,37 +256,37 @@ def test_a_retry_with_changed_data_is_refused(sqlite_bench, number):
     assert requests(sqlite_bench) == before
 
 
-def test_lost_responses_are_looked_up_under_the_plan(sqlite_bench):
-    sqlite_bench.run(people(2), UPDATE, run_id="before").ok()
+def test_lost_responses_are_looked_up_under_the_plan(bench):
+    bench.run(people(2), UPDATE, run_id="before").ok()
     rows = [row | {"name": "Ana Park"} for row in people(8)]
-    digest = planned(sqlite_bench, rows).summary["plan"]
-    sqlite_bench.sandbox.faults(
+    digest = planned(bench, rows).summary["plan"]
+    bench.sandbox.faults(
         [
             {"kind": "lost_after", "every": 2},
             {"kind": "lost_before", "every": 3},
             {"kind": "lost_after", "method": "PATCH", "times": 1},
         ]
     )
-    sqlite_bench.run(rows, approved(digest)).ok()
-    assert len(customers(sqlite_bench)) == 8
-    assert {customer["name"] for customer in customers(sqlite_bench)} == {"Ana Park"}
-    sqlite_bench.check_posts()
+    bench.run(rows, approved(digest)).ok()
+    assert len(customers(bench)) == 8
+    assert {customer["name"] for customer in customers(bench)} == {"Ana Park"}
+    bench.check_posts()
 
 
 @pytest.mark.parametrize("kind", ["lost_after", "lost_before"])
-def test_rows_left_open_by_an_earlier_run_are_part_of_the_plan(sqlite_bench, kind):
+def test_rows_left_open_by_an_earlier_run_are_part_of_the_plan(bench, kind):
     """Their outcome is unknown when the plan is made: they count as to be created."""
     rows = people(6)
     once = dataclasses.replace(UPDATE, max_tries=1, concurrency=1, max_unknown_in_a_row=1, max_pauses=0)
-    sqlite_bench.sandbox.faults([{"kind": kind, "times": 1}])
-    assert sqlite_bench.run(rows[:2], once, run_id="dead").error is not None
-    results = planned(sqlite_bench, rows)
-    assert sqlite_bench.states()["pending"] >= 1
+    bench.sandbox.faults([{"kind": kind, "times": 1}])
+    assert bench.run(rows[:2], once, run_id="dead").error is not None
+    results = planned(bench, rows)
+    assert bench.states()["pending"] >= 1
     assert [entry["action"] for entry in results.plan] == ["create"] * 6
     digest = results.summary["plan"]
-    stop_after(sqlite_bench, 2)
-    assert sqlite_bench.run(rows, approved(digest, **SLOWLY)).error is not None
-    assert len(sqlite_bench.run(rows, approved(digest)).ok().ids) == len(customers(sqlite_bench)) == 6
+    stop_after(bench, 2)
+    assert bench.run(rows, approved(digest, **SLOWLY)).error is not None
+    assert len(bench.run(rows, approved(digest)).ok().ids) == len(customers(bench)) == 6
 
 
 def test_records_that_payarc_rejects_do_not_stop_a_retry(sqlite_bench):

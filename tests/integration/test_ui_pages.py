@@ -23,6 +23,7 @@ from payarc_provider.plugins import ledgers
 from payarc_provider.plugins.cache import Cache
 from payarc_provider.plugins.ledgers import LedgerName, configured
 from payarc_provider.sync.ledger import EPOCH, Claimant, Ledger, Resolution
+from payarc_provider.sync.ledger.erasure import Erasure
 from payarc_provider.sync.ledger.overview import Overview
 from payarc_provider.sync.ledger.runs import RunLog, TaskRunFact
 from payarc_provider.sync.records import RecordReader
@@ -597,6 +598,24 @@ def test_a_search_takes_every_character_as_it_is(pages, wanted):
     pages.created("c-1")
 
     assert "no record with such a key" in pages.search(wanted)
+
+
+def test_erased_keys_are_counted_and_found_only_by_their_whole_key(pages):
+    pages.created("c-1", "c-2", "person@example.com")
+    assert "erased" not in pages.page("account")
+
+    for key in ("c-1", "person@example.com"):
+        Erasure(pages.ledger, ACCOUNT).begin(key, [])
+    Erasure(pages.ledger, ACCOUNT).finish("c-1")
+
+    account = pages.page("account")
+    assert numbers(account) == [1, 0, 0]
+    assert "2 keys are <strong>erased</strong>" in account
+    assert "1 of the erasures is not finished" in account
+    assert "This key was erased" in pages.search("c-1")
+    assert "This key is being erased" in pages.search("person@example.com")
+    assert "person@example.com" not in pages.search("person@example.com")
+    assert "erased" not in pages.search("c-")
 
 
 def test_a_search_that_finds_too_much_says_so(pages):

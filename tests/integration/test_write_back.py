@@ -6,7 +6,9 @@ import contextlib
 import dataclasses
 import datetime
 import decimal
+import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
@@ -443,6 +445,23 @@ def test_a_table_that_stays_locked_fails_the_run_and_the_next_one_catches_up(sql
     assert sqlite_bench.nothing_is_leased()
     again = run(sqlite_bench, table).ok()
     assert (again.counts["written_back"], again.requests) == (3, {})
+
+
+def test_parallel_runs_write_each_id_once(bench, crm):
+    """Both read the table before any id is there, and write in transactions of their own."""
+    bench.sandbox.settings(latency=0.01)
+    table = crm(rows_of(80))
+    settings = dataclasses.replace(BACK, timeout=2, settle=2, lease=3.2, batch_size=10, concurrency=4)
+    both = threading.Barrier(2)
+    with ThreadPoolExecutor(2) as pool:
+        futures = [
+            pool.submit(run, bench, table, settings, run_id=name, on_start=lambda _: both.wait()) for name in ("a", "b")
+        ]
+        first, second = [future.result(60).ok() for future in futures]
+    assert len(bench.sandbox.customers()) == 80
+    assert first.counts["created"] + second.counts["created"] == 80
+    assert all(expect_ids(bench, table).values())
+    assert run(bench, table, run_id="c").ok().counts["written_back"] == 0
 
 
 def test_a_deferred_run_writes_what_it_has(sqlite_bench):

@@ -57,6 +57,7 @@ class LedgerModel:
                 row.matched_by,
                 row.version,
                 row.updated_at is not None,
+                row.plan,
             )
             for key, row in self.rows(me, keys).items()
             if row.customer_id and self.needs_nothing(row)
@@ -110,6 +111,7 @@ class LedgerModel:
                 task_id=me.task_id,
                 claimed_at=moment(self.now),
                 version=record.version,
+                plan=me.mark(record.begun or "create"),
             )
         return self.rows(me, [record.key for record in records])
 
@@ -163,6 +165,7 @@ class LedgerModel:
             if row is not None and self.under(row, {update.claim}, State.UPDATING):
                 before = update.before
                 names = {"fingerprints": before.fingerprints, "wanted_version": before.wanted_version}
+                names["plan"] = before.plan
                 self.table[key] = replace(row, state=State.CREATED, **names, **CLOSED)
         for key, row in list(self.table.items()):
             if row.state not in OPEN_STATES or row.owner != me.owner:
@@ -190,7 +193,8 @@ class LedgerModel:
         self.measure(clock)
         for key, row in self.table.items():
             if self.elsewhere(row, {claim}) and self.ripe(me, row) and (clock is None or clock.proves_end(row)):
-                self.table[key] = replace(row, **lease_values(me, claim, moment(self.now)))
+                mark = me.mark(me.begun(row.plan) or "create") or row.plan
+                self.table[key] = replace(row, **lease_values(me, claim, moment(self.now)), plan=mark)
         return {key: row for key, row in self.table.items() if self.under(row, {claim})}
 
     def waiting(
@@ -239,6 +243,7 @@ class LedgerModel:
                 state=State.UPDATING,
                 fingerprints=claim.fingerprints,
                 wanted_version=claim.version,
+                plan=claim.plan,
                 attempt=row.attempt + 1,
                 dag_id=me.dag_id,
                 run_id=me.run_id,

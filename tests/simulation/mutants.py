@@ -16,13 +16,15 @@ from unittest import mock
 from payarc_provider.api.client import CustomerPage
 from payarc_provider.exceptions import PayarcConnectionFailed, PayarcUnknownOutcome
 from payarc_provider.sync import candidates, claim, clock, engine, listing, lookup, row_memory, send, state, update
-from payarc_provider.sync.ledger import LedgerUnavailable, Recorded, Row, State
+from payarc_provider.sync.ledger import Claimant, LedgerUnavailable, Recorded, Row, State
 from payarc_provider.sync.ledger.rows import CLOSED
 from payarc_provider.sync.lookup import Candidates
 from payarc_provider.sync.outcomes import NotCovered, Throttled, Unknown, outcome_of
+from payarc_provider.sync.plan import Allowance
 from payarc_provider.sync.proof import ListProof
 from payarc_provider.sync.state import Claim
 
+from . import plans
 from .ledger import LedgerModel, fingerprints_of, moment
 from .records import KEYS
 from .runtime import SimRuntime
@@ -649,4 +651,31 @@ def _rejection_restores_the_row() -> Iterator[type[World]]:
         return replace(result, wanted_version=None, fingerprints=change.claim.before.fingerprints)
 
     with mock.patch.object(update.Updater, "refused", refused):
+        yield World
+
+
+# ---- plans and guards ---------------------------------------------------------------------------------------------
+
+
+@mutant("a run begins only if its plan is the approved one, and within the guards")
+def _begin_anyway() -> Iterator[type[World]]:
+    with mock.patch.object(plans, "check_guards", return_value=None):
+        yield World
+
+
+@mutant("what changes between the plan and the claim is not sent")
+def _admit_everything() -> Iterator[type[World]]:
+    with mock.patch.object(Allowance, "admit", return_value=None):
+        yield World
+
+
+@mutant("an approved plan is carried out as a whole")
+def _carry_out_a_part() -> Iterator[type[World]]:
+    with mock.patch.object(Allowance, "check_complete", return_value=None):
+        yield World
+
+
+@mutant("a retry counts what an earlier try has begun")
+def _forget_earlier_tries() -> Iterator[type[World]]:
+    with mock.patch.object(Claimant, "begun", return_value=""):
         yield World

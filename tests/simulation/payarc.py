@@ -16,6 +16,7 @@ from payarc_provider.exceptions import (
     PayarcUnknownOutcome,
 )
 from payarc_provider.sync.ledger import Claimant
+from payarc_provider.sync.plan import Action
 from payarc_provider.sync.settings import Settings
 
 from .loop import Process
@@ -122,6 +123,8 @@ class Payarc:
         version = version_number(row.version if row is not None else None)
         request = Request(key, me.owner, person_of(fields), now, now + settings.settle, version)
         self._world.invariants.check_sending(process, me, request)
+        if process.planned is not None:
+            process.planned.check_sending(process, key, Action.CREATE, fields)
         self.requests.append(request)
         self._world.log(process.name, "sends", key, idempotency_key)
         if self._world.scenario.relay and any(one.suspended and not one.dead for one in self._world.processes):
@@ -161,6 +164,8 @@ class Payarc:
         version = version_number(row.wanted_version if row is not None else None)
         request = UpdateRequest(key, world.updates.claim_of(key), dict(fields), now + settings.settle, version)
         world.updates.check_sending(process, me, request)
+        if process.planned is not None:
+            process.planned.check_sending(process, key, Action.UPDATE, fields)
         self.updates.append(request)
         world.log(process.name, "changes", customer_id, "of", key, dict(fields))
         fate = 1.0 if world.is_calm else rng.random()

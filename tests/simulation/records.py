@@ -70,7 +70,7 @@ def make_records(
 
 def data_of(version: int) -> dict[str, str]:
     """The fields that change with the version. Adjacent versions may have the same data, and old data comes back."""
-    return {"city": f"City {version // 2 % 2}", "state": f"State {version // 4 % 2}"}
+    return {"city": f"City {version // 2 % 2}", "state": f"State {version % 4 // 3}"}
 
 
 def version_number(version: str | None) -> int:

@@ -65,6 +65,10 @@ class Scenario:
     """Changed records are brought to PayArc: with ``versions``, so that newer data wins, or the ``latest`` claim."""
     duel: bool = False
     """Runs change the same customers: one is suspended or killed at its claim or its record."""
+    plan: str = ""
+    """Runs have an ``approved`` plan or ``guards``."""
+    alone: bool = False
+    """Only one run claims customers, and the last attempt after it. Then it is known what its tries may do."""
     damage: str = ""
     """What PayArc does to descriptions."""
     limit: int | None = None
@@ -155,6 +159,16 @@ def _choose_updates(rng: random.Random, scenario: Scenario) -> None:
     scenario.damage = ""
     scenario.duel = rng.random() < 0.4
     scenario.rejections = scenario.rejections or scenario.duel
+
+
+def choose_plan(rng: random.Random, scenario: Scenario) -> None:
+    """Choose whether runs have plans.
+
+    :param rng: of its own, so that the histories without plans stay what they were
+    """
+    if rng.random() < 0.2 and not (scenario.mimic or scenario.other_source):
+        scenario.plan = rng.choice(("approved", "approved", "guards"))
+        scenario.alone = rng.random() < 0.6
 
 
 def choose_fault_rates(rng: random.Random, scenario: Scenario) -> FaultRates:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from payarc_provider.exceptions import PayarcError
+from payarc_provider.exceptions import PayarcError, PayarcGuardStopped
 from payarc_provider.sync import lookup
 from payarc_provider.sync.deferral import Deferral
 from payarc_provider.sync.engine import Engine
 from payarc_provider.sync.ledger import Alterations, Claimant, Control, Row
+from payarc_provider.sync.plan import Allowance, Plan
 from payarc_provider.sync.records import Record
 from payarc_provider.sync.settings import Settings
 from payarc_provider.sync.state import RunState
@@ -21,9 +22,10 @@ from .invariants import CheckedResults, Invariants, Losses, Updates, Violation
 from .ledger import LEDGER_ID, LedgerModel
 from .loop import Process, Scheduler
 from .payarc import Payarc
+from .plans import PlannedRun
 from .records import ACCOUNT, READER, control_record, make_records
 from .runtime import RateLimit, SimRuntime
-from .scenario import HISTORY_SECONDS, FaultRates, choose_fault_rates, choose_scenario
+from .scenario import HISTORY_SECONDS, FaultRates, choose_fault_rates, choose_plan, choose_scenario
 
 
 class World:
@@ -41,6 +43,7 @@ class World:
         self.scheduler = Scheduler()
         self.trace: list[str] | None = [] if traced else None
         self.scenario = choose_scenario(rng)
+        choose_plan(random.Random(f"plan {seed}"), self.scenario)
         self.rates = choose_fault_rates(rng, self.scenario)
         self.ledger = self.ledger_model({})
         # The guarantee assumes that PayArc returns what it was sent, or that the ledger knows that it does not. That
@@ -54,6 +57,7 @@ class World:
         self.updates = Updates(self)
         self.absences: dict[str, float] = {}
         self.processes: list[Process] = []
+        self.planned: dict[int, PlannedRun] = {}
         self.losses = Losses(self)
         self.faults = 0
         self.is_calm = False
@@ -114,7 +118,7 @@ class World:
 
     def _schedule_events(self) -> None:
         rng, scheduler = self.rng, self.scheduler
-        for number in range(4 if self.scenario.duel else rng.choice((2, 2, 2, 3))):
+        for number in self._choose_runs():
             scheduler.after(
                 rng.choice((0.0, rng.uniform(0, 3), rng.uniform(0, 30))), lambda number=number: self.attempt(number)
             )
@@ -130,6 +134,15 @@ class World:
         if self.scenario.updates:
             for _ in range(rng.randint(1, 12)):
                 scheduler.after(rng.uniform(0, HISTORY_SECONDS / 2), self.updates.change_source)
+
+    def _planned_run(self, number: int, read_source: Callable[[], list[Record]]) -> PlannedRun:
+        if number not in self.planned:
+            self.planned[number] = PlannedRun(self, number, read_source, is_alone=self.scenario.alone)
+        return self.planned[number]
+
+    def _choose_runs(self) -> range:
+        runs = range(4 if self.scenario.duel else self.rng.choice((2, 2, 2, 3)))
+        return runs[:1] if self.scenario.alone else runs
 
     def may_be_undecided(self, problem: BaseException) -> bool:
         if any(seconds < 0 for _, seconds in self.scenario.clock_steps) and lookup.NO_CONTROL in str(problem):
@@ -235,13 +248,13 @@ class World:
         process = Process(self.scheduler, name)
         self.processes.append(process)
         second_source = self.scenario.other_source and number % 2 == 1 and not last
-        records = (
-            resumed
-            if resumed is not None
-            else make_records(
-                rng, self.scenario, -1 if last else number, self.updates.versions, second_source=second_source
-            )
-        )
+
+        def make() -> list[Record]:
+            versions, kind = self.updates.versions, -1 if last else number
+            return make_records(rng, self.scenario, kind, versions, second_source=second_source)
+
+        planned = self._planned_run(number, make) if self.scenario.plan and not last else None
+        records = [] if planned else resumed if resumed is not None else make()
         if last:
             records.append(control_record(len(records)))
             self._last_records = records
@@ -275,32 +288,54 @@ class World:
             "last" if last else f"run{number}",
             "task",
         )
-        results = CheckedResults(self, records)
-        runtime = SimRuntime(
-            self, process, me, records, settings, clock_offset=rng.uniform(-500, 500), rate_limit=RateLimit(self)
-        )
-        engine = Engine(RunState(me, LEDGER_ID, settings, READER, runtime, results))
+        clock_offset, rate_limit = rng.uniform(-500, 500), RateLimit(self)
+        engines: list[Engine] = []
+
+        async def run_engine(
+            me: Claimant,
+            settings: Settings,
+            records: list[Record],
+            results: Any,
+            plan: Plan | None = None,
+            allowance: Allowance | None = None,
+        ) -> None:
+            runtime = SimRuntime(self, process, me, records, settings, clock_offset=clock_offset, rate_limit=rate_limit)
+            state = RunState(me, LEDGER_ID, settings, READER, runtime, results, plan=plan, allowance=allowance)
+            engines.append(Engine(state))
+            await engines[-1].run()
 
         async def run() -> None:
+            given, arguments, allowance = records, (me, settings), None
             try:
-                await engine.run()
+                if planned is not None:
+                    *arguments, allowance = await planned.begin(process, me, settings, run_engine)
+                    given = planned.read(process)
+                    self.updates.note_records(given)
+                results = CheckedResults(self, given)
+                await run_engine(*arguments, given, results, allowance=allowance)
             except Deferral as deferral:
-                self._defer(number, records, deferral.seconds)
+                self._defer(number, given, deferral.seconds)
+                raise
+            except PayarcGuardStopped as stopped:
+                planned.refused(process, stopped)
                 raise
             self.ended_well += 1
+            if planned is not None:
+                planned.check_success(given)
             results.check_complete()
             self.losses.check_success(process)
 
         if self.trace is not None:
             given = [(record.key, record.fields.get("name"), bool(record.errors)) for record in records]
             self.log(name, "starts as", me.source, "with", given, "resumed" if resumed else "")
+        process.planned = planned
         task = process.start(run())
         task.add_done_callback(lambda task: self._ended(process, task))
         if not last:
             self._schedule_mishaps(process, number, again)
             if rng.random() < 0.15:
                 when = rng.choice((rng.uniform(0, 2), rng.uniform(0, 20)))
-                self.scheduler.after(when, lambda: process.act(lambda: self._terminate(process, engine)))
+                self.scheduler.after(when, lambda: process.act(lambda: self._terminate(process, engines[-1])))
         return task
 
     def _schedule_mishaps(self, process: Process, number: int, again: int) -> None:

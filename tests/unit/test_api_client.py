@@ -13,6 +13,7 @@ import requests_mock as rm
 from payarc_provider import exceptions as errors
 from payarc_provider.api.client import CustomerPage, PayarcClient
 from payarc_provider.api.rate_limit import RateLimiter
+from payarc_provider.api.reasons import HIDDEN
 
 BASE = "https://testapi.payarc.net/v1"
 URL = f"{BASE}/customers"
@@ -90,19 +91,25 @@ def test_no_request_is_repeated_after_a_failure(payarc, client, exc, kind):
 
 
 def test_a_rejection_does_not_quote_what_was_sent(payarc, client):
-    body = {"status": "error", "message": "Ann O'Hara is odd", "errors": {"name": ["Ann O'Hara?"]}, "status_code": 422}
+    body = {
+        "status": "error",
+        "message": "Ann O'Hara is wrong",
+        "errors": {"name": ["Ann O'Hara?"]},
+        "status_code": 422,
+    }
     payarc.post(URL, status_code=422, json=body)
     payarc.patch(f"{URL}/K1", status_code=422, json=body)
     for call in (lambda: client.create_customer(FIELDS), lambda: client.update_customer("K1", FIELDS)):
         with pytest.raises(errors.PayarcRefused) as caught:
             call()
-        assert caught.value.message == "… is odd"
-        assert caught.value.errors == {"name": ["…?"]}
+        assert caught.value.message == "… is wrong"
+        assert caught.value.errors == {"name": [HIDDEN]}
 
 
 def test_404_on_a_customer_and_on_the_collection(payarc, client):
-    payarc.get(f"{URL}/K1", status_code=404, json={"message": "no"})
-    payarc.post(URL, status_code=404, json={"message": "no"})
+    missing = {"message": "The route v1/customers/K1 could not be found."}
+    payarc.get(f"{URL}/K1", status_code=404, json=missing)
+    payarc.post(URL, status_code=404, json=missing)
     with pytest.raises(errors.PayarcNotFound):
         client.get_customer("K1")
     with pytest.raises(errors.PayarcUnexpectedAnswer):
@@ -249,6 +256,36 @@ def test_invalid_page_arguments_make_no_request(payarc, client, page, limit):
     with pytest.raises(errors.PayarcConfigError):
         client.list_page(page, limit)
     assert payarc.call_count == 0
+
+
+@pytest.mark.parametrize(
+    ("pagination", "pages"),
+    [
+        ({"total": 60, "per_page": 25, "total_pages": 1}, 3),  # cut from 100, but counted by 100
+        ({"total": 60, "per_page": 25}, 3),
+        ({"total": 50, "per_page": 25, "total_pages": 2}, 2),
+        ({"total": 0, "per_page": 25, "total_pages": 1}, 1),
+        ({"total": 60, "total_pages": 3}, 3),
+        ({"per_page": 25, "total_pages": 3}, 3),
+        ({"total": 60, "per_page": 0, "total_pages": 3}, 3),
+        ({"total": 60, "per_page": "25", "total_pages": 3}, 3),
+        ({"total": 60, "per_page": -1, "total_pages": None}, None),
+    ],
+)
+def test_the_number_of_pages_follows_from_the_page_size_that_payarc_has_used(payarc, client, pagination, pages):
+    payarc.get(URL, json={"data": [{"id": "a"}], "meta": {"pagination": {"current_page": 1, **pagination}}})
+    assert client.list_page(1).total_pages == pages
+
+
+def test_a_list_whose_pages_are_cut_is_read_to_its_end(payarc, client):
+    def answer(request, _):
+        number = int(request.qs["page"][0])
+        ids = [f"c{place}" for place in range(60)][25 * number - 25 : 25 * number]
+        pagination = {"total": 60, "per_page": 25, "current_page": number, "total_pages": 1}
+        return {"data": [{"id": one} for one in ids], "meta": {"pagination": pagination}}
+
+    payarc.get(URL, json=answer)
+    assert len({one["customer_id"] for one in client.list_customers(100)}) == 60
 
 
 def test_the_list_is_lazy_and_ends_after_its_last_page(payarc, client):

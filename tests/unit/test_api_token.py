@@ -52,6 +52,11 @@ def test_claims_of_payarcs_token():
     assert read_claims(jwt({"sub": 4711})).sub == "4711"
 
 
+@pytest.mark.parametrize("sub", ["a\nb", "a\u202eb", "a\x00", "\ud800", 10**400, True, ["a"], {"a": 1}, 1.5])
+def test_a_user_that_cannot_be_shown_is_none(sub):
+    assert read_claims(jwt({"sub": sub})).sub in (None, str(10**400))
+
+
 @pytest.mark.parametrize("payload", ["ü" * n for n in range(1, 5)])
 def test_claims_of_every_padding(payload):
     assert read_claims(jwt({"sub": payload})).sub == payload

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import copy
 import json
+import pickle
 import time
 
 import pytest
@@ -227,6 +229,18 @@ def test_a_failed_request_raises_its_error_and_is_never_repeated(hook, requests_
     assert "john@" not in text
 
 
+@pytest.mark.parametrize(("option", "shown"), [("False", "… exists with …"), ("True", "John exists with …")])
+def test_payarcs_words_are_shown_verbatim_only_if_the_configuration_says_so(
+    hook, requests_mock, monkeypatch, option, shown
+):
+    monkeypatch.setenv("AIRFLOW__PAYARC__VERBATIM_REASONS", option)
+    errors = {"name": ["John exists with token-1"]}
+    requests_mock.post(CUSTOMERS, status_code=422, json=INVALID | {"errors": errors})
+    with pytest.raises(PayarcRefused) as caught:
+        hook.create_customer(JOHN)
+    assert caught.value.errors == {"name": [shown]}
+
+
 def test_a_missing_customer_raises_not_found(hook, requests_mock):
     requests_mock.get(f"{CUSTOMERS}/c9", status_code=404, json={"message": "Customer not found."})
     with pytest.raises(PayarcNotFound):
@@ -445,3 +459,97 @@ def test_a_token_of_another_user_is_rejected_during_a_run(connect, hook):
     connect(password=jwt(sub="2"))
     with pytest.raises(PayarcAuthError, match="another user"):
         hook.token(refresh=True)
+
+
+SECRET_FIELDS = [
+    {"host": "https://testapi.payarc.net:s3cret/v1"},
+    {"host": "https://testapi.payarc.net:99999999"},
+    {"host": "https://[s3cret/v1"},
+    {"host": "https://s3cret]/v1"},
+    {"host": "https://[s3cret]:443/v1", "port": 443},
+    {"host": "https://user:s3cret@testapi.payarc.net/v1"},
+    {"host": "https://testapi.payarc.net/v1?token=s3cret"},
+    {"host": "https://testapi.payarc.net/v1#s3cret", "port": 443},
+    {"host": "https://s3cret.ex\u2100mple.com"},  # becomes a/c when it is normalized
+    {"host": "s3cret host"},
+    {"host": "s3cret\nhost"},
+    {"host": "ftp://s3cret"},
+    {"host": "http://s3cret.example"},
+    {"host": "://s3cret"},
+    {"host": "s3cret\x00"},
+    {"extra": {"s3cret token of a careless person": 1}},
+    {"extra": {"timeout": "s3cret"}},
+    {"extra": {"timeout": 10**400}},
+    {"extra": {"environment": "s3cret"}},
+    {"extra": {"verify": "/s3cret"}},
+    {"extra": {"account": "s3cret\u202e"}},
+    {"extra": ["s3cret"]},
+    {"password": "s3cret\ntoken"},
+]
+
+
+@pytest.mark.parametrize("fields", SECRET_FIELDS, ids=ascii)
+def test_test_connection_never_quotes_a_malformed_field(connect, fields):
+    works, message = connect(**fields).test_connection()
+    assert not works
+    assert "s3cret" not in message
+    assert len(message) < 300
+
+
+def test_test_connection_never_quotes_an_unexpected_error(hook, monkeypatch):
+    def fail(self):
+        raise RuntimeError("s3cret")
+
+    monkeypatch.setattr(PayarcHook, "settings", property(fail))
+    assert hook.test_connection() == (
+        False,
+        "the connection cannot be used (RuntimeError): check each of its fields",
+    )
+
+
+def test_a_live_token_without_verification_is_warned_about(connect, warnings, requests_mock):
+    requests_mock.get(f"{LIVE}/customers", json=listed([]))
+    for verify in (False, "false"):
+        hook = connect(extra={"environment": "live", "verify": verify})
+        works, message = hook.test_connection()
+        assert works
+        assert message.startswith("PayArc accepts the token (live). But verify is false and the environment live")
+        assert warnings.pop().startswith("Connection payarc_default: verify is false and the environment live")
+    assert connect(extra={"environment": "live", "verify": False}, host="https://proxy.example/v1").settings.risk
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"extra": {"environment": "live"}},
+        {"extra": {"environment": "live", "verify": "/etc/ssl/certs"}},
+        {"extra": {"verify": False}},
+        {"extra": {"environment": "live", "verify": False}, "host": "https://localhost:8443/v1"},
+    ],
+)
+def test_other_connections_are_not_warned_about(connect, warnings, fields):
+    assert connect(**fields).settings.risk is None
+    connect(**fields).get_client()
+    assert warnings == []
+
+
+# ---- pickles --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("copied", [lambda hook: pickle.loads(pickle.dumps(hook)), copy.deepcopy])
+def test_a_pickled_hook_contains_no_token_and_reads_it_from_the_connection_again(connect, copied):
+    hook = connect("secrettoken")
+    assert (hook.token(), hook.client.limiter, hook.claims.sub) == ("secrettoken", hook.client.limiter, None)
+    assert b"secrettoken" not in pickle.dumps(hook)
+    again = copied(hook)
+    assert "secrettoken" not in str(vars(again))
+    connect("newtoken")
+    assert again.token() == "newtoken"
+    assert hook.token() == "secrettoken"
+
+
+def test_a_client_is_never_pickled(connect):
+    client = connect("secrettoken").client
+    for copied in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="create one in the process that uses it"):
+            copied(client)

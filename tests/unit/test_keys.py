@@ -6,6 +6,7 @@ import datetime
 import enum
 import inspect
 import json
+import random
 import re
 import uuid
 from collections import Counter
@@ -16,6 +17,8 @@ import numpy
 import pandas
 import pytest
 
+from payarc_provider.api.card_numbers import is_card_number
+from payarc_provider.api.fields import clean
 from payarc_provider.exceptions import PayarcConfigError
 from payarc_provider.sync import keys
 from payarc_provider.sync.keys import (
@@ -26,9 +29,9 @@ from payarc_provider.sync.keys import (
     composite_key_text,
     display_key,
     key_text,
-    looks_like_email,
     natural_order,
     partition_of,
+    personal_data_in,
 )
 
 ID = uuid.UUID("2f5b6c1e-9d3a-4d5f-8a51-0f6d8f6f2b11")
@@ -171,13 +174,16 @@ def test_a_number_that_python_does_not_convert_to_text_is_unusable():
 
 CARDS = ["4111111111111111", "5555-5555-5555-4444", "2223 0031 2200 3222", "378282246310005", "3782 822463 10005"]
 CARDS += ["6011111111111117", "3566002020360505", "30569309025904", "3056 930902 5904"]
+CARDS += ["41111111-11111111", "north 4111 1111 1111 1111", "card_4111111111111111", "4111–1111–1111–1111"]
+CARDS += ["٤١١١١١١١١١١١١١١١", "6200000000000005", "6759649826438453", "4000000000000000006"]
 NO_CARDS = ["4111111111111112", "9007199254740993", "1766000000000", "1766000000000000", "1234567890123452", "4242"]
-NO_CARDS += ["1867123456789012345", "41111111-11111111", "x4111111111111111", "٤١١١١١١١١١١١١١١١"]
+NO_CARDS += ["1867123456789012345", "4222222222222", "x4111111111111111", "4111111111111111b", "41111111111111111"]
+NO_CARDS += ["4111-1111-111", "a4111111-1111-1111"]
 
 
 @pytest.mark.parametrize("number", CARDS)
 def test_a_card_number_is_no_key(number):
-    values = [number, Decimal(number), int(number)] if number.isdigit() else [number]
+    values = [number, Decimal(number), int(number)] if number.isdecimal() else [number]
     for value in values:
         with pytest.raises(UnusableKey, match=r"^looks like a card number") as caught:
             key_text(value)
@@ -234,11 +240,49 @@ def test_a_composite_key_has_at_most_255_characters_together():
 # ---- display -------------------------------------------------------------------------------------------------------
 
 
-def test_a_key_that_looks_like_an_email_is_never_displayed():
-    assert looks_like_email("x john@example.com")
-    assert "example" not in display_key("john@example.com")
+PERSONAL = [
+    ("john@example.com", "an email"), ("x john@example.com", "an email"), ("+15417543010", "a phone number"),
+    ("+44 20 7946 0958", "a phone number"), ("(541) 754-3010", "a phone number"), ("541.754.3010", "a phone number"),
+    ("1-541-754-3010", "a phone number"), ('["north","541-754-3010"]', "a phone number"),
+    ("123-45-6789", "a social security number"), ('["north","123 45 6789"]', "a social security number"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "shown"), PERSONAL)
+def test_a_key_that_looks_like_personal_data_is_never_displayed(key, shown):
+    assert display_key(key) == f"(a key that looks like {shown})"
+    assert key_text(key) == key, "it can be a key all the same"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "5417543010", "123456789", "2026-01-02", "2026-01-02T03:04:05+00:00", str(ID), "1234-56-7890", "c-2b",
+        "12-345-6789", "A-541-754-3010", "123-45-6789-1", "10.0.0.1", '["1","7"]', "-7", "1.5", "+4",
+    ],
+)  # fmt: skip
+def test_ordinary_keys_look_like_no_personal_data(key):
+    assert personal_data_in(key) is None
+    assert display_key(key) == key
+
+
+def test_uuids_are_never_taken_for_card_numbers():
+    """One in some thousands has enough digits and a right check digit."""
+    numbers = random.Random(1)
+    for _ in range(200):
+        digits = f"4{numbers.randrange(10**14):014d}"
+        digits += next(str(last) for last in range(10) if is_card_number(digits + str(last)))
+        text = f"{digits[:8]}-{digits[8:12]}-{digits[12:]}-8a51-0f6d8f6f2b11"
+        assert key_text(text) == key_text(uuid.UUID(text)) == text
+        assert clean({"description": text})[1] == {}
+
+
+def test_characters_that_cannot_be_seen_are_escaped():
     assert display_key("ä 日本") == "ä 日本"
     assert display_key("a\u202etxt\u200b\x85") == r"a\u202etxt\u200b\x85"
+    assert display_key("42\ufe0f\u3164\u2800\u115f") == r"42\ufe0f\u3164\u2800\u115f"
+    assert display_key("a\n[2026-01-01] INFO\x1b[2K\r") == r"a\n[2026-01-01] INFO\x1b[2K\r"
+    assert display_key("\u2066a\u2069\ufeff\U000e0041") == r"\u2066a\u2069\ufeff\U000e0041"
     assert display_key("42") == "42"
     assert display_key(None) == "(no key)"
 

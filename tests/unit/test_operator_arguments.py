@@ -249,7 +249,8 @@ def test_the_interface_has_the_documented_parameters_and_defaults():
         "payarc_conn_id": "payarc_default", "records": None, "table": None, "sql": None, "sql_conn_id": None,
         "parameters": None, "key": "id", "version": None, "fields": None, "source": None, "ledger_conn_id": None,
         "ledger_table": "payarc_customers", "match_existing": None, "on_changed": "report", "on_empty": "keep",
-        "on_conflict": "overwrite", "max_rejected": 0, "tolerate_known_rejected": False, "approved_plan": None,
+        "on_conflict": "overwrite", "validation": "guide",
+        "max_rejected": 0, "tolerate_known_rejected": False, "approved_plan": None,
         "max_new": None, "max_changed": None, "min_records": None,
         "concurrency": 8, "batch_size": 500, "deferrable": False, "defer_after": 20, "dry_run": False,
         "reference": True, "settle": 60, "lease": 120, "retry_rejected": False, "push_ids": True, "group_ids": None,
@@ -400,7 +401,7 @@ def test_a_literal_of_a_mapped_task_is_refused_in_the_same_way(dag):
     operator = CreateCustomerOperator.partial(task_id="a", ledger_conn_id="crm", records=wrong)
     for expand in (
         lambda: operator.expand(payarc_conn_id=["a", "b"]),
-        lambda: CreateCustomerOperator.partial(task_id="b", ledger_conn_id="crm").expand(records=[RECORDS, wrong]),
+        lambda: CreateCustomerOperator.partial(task_id="b", ledger_conn_id="crm").expand(records=[[], wrong]),
         lambda: CreateCustomerOperator.partial(task_id="c", ledger_conn_id="crm").expand_kwargs([{"records": wrong}]),
     ):
         with pytest.raises(PayarcConfigError, match="records: templates inside a list are not"):

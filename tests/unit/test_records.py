@@ -44,11 +44,11 @@ def test_a_composite_key_that_lacks_a_value_is_rejected_with_an_error_for_all_ke
     assert list(record.errors) == ["tenant,id"]
 
 
-def test_keys_that_look_like_emails_are_counted():
+def test_keys_that_look_like_personal_data_are_counted_by_kind():
     one = reader()
-    for key in ("john@example.com", "42", "x john@example.com"):
+    for key in ("john@example.com", "42", "x john@example.com", "+1 541 754 3010", "123-45-6789", "2026-01-02"):
         one.read(0, {"id": key, "name": "John Smith"})
-    assert one.email_like_keys == 2
+    assert one.personal_keys == {"email address": 2, "phone number": 1, "social security number": 1}
 
 
 # ---- fields --------------------------------------------------------------------------------------------------------

@@ -150,7 +150,7 @@ def test_what_came_instead_of_responses_is_warned_about_at_the_end():
 
 def test_columns_that_look_like_fields_and_keys_that_look_personal_are_warned_about_once():
     progress = make_progress()
-    progress.lookalikes, progress.personal_keys = {"e_mail": "email"}, 1
+    progress.lookalikes, progress.personal_keys = {"e_mail": "email"}, {"email address": 1}
     logger = Mock(spec=logging.Logger)
     reporter = make_reporter(logger)
     reporter.ended(progress, deferred=True)
@@ -159,6 +159,16 @@ def test_columns_that_look_like_fields_and_keys_that_look_personal_are_warned_ab
     column, key = (call.args[0] % call.args[1:] for call in logger.warning.call_args_list)
     assert column.startswith('Column "e_mail" is not sent because PayArc has no such field.')
     assert key.startswith("1 key looks like an email address.")
+
+
+@pytest.mark.parametrize(("dry_run", "deferred"), [(True, False), (True, True), (False, False)])
+def test_a_dry_run_says_that_payarc_may_require_emails(dry_run, deferred):
+    logger = Mock(spec=logging.Logger)
+    reporter = TaskReporter(logger, uri="payarc://test/1", tags={}, dry_run=dry_run)
+    reporter.ended(make_progress(would_create=3, without_email=2), deferred=deferred)
+    texts = [call.args[0] % call.args[1:] for call in logger.warning.call_args_list]
+    said = [text for text in texts if text.startswith("2 customers to be created have no email address. PayArc may")]
+    assert len(said) == (dry_run and not deferred)
 
 
 # ---- metrics --------------------------------------------------------------------------------------------------------

@@ -17,10 +17,12 @@ from payarc_provider.sync.ledger.rows import (
     is_free,
 )
 from payarc_provider.sync.ledger.schema import check_account
+from payarc_provider.sync.ledger.tombstones import ERASED
 from payarc_provider.sync.ledger.updates import Note, UpdateClaim, UpdateResult
 
 __all__ = [
     "EPOCH",
+    "ERASED",
     "Alterations",
     "Carrier",
     "Claimant",

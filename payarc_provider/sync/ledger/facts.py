@@ -1,7 +1,7 @@
 """Facts about the ledger itself: named texts in its second table, two kinds of which have rules of their own.
 
-``forgotten:<account>:<customer id>`` bars a customer whose key was forgotten. The customer still carries the key's
-reference and may equal a record in every field, so no row may ever adopt it.
+``forgotten:<account>:<customer id>`` bars a customer whose key was forgotten or erased. The customer still carries the
+key's reference and may equal a record in every field, so no row may ever adopt it.
 
 ``first_attempt`` is the attempt number that new rows start from. It is higher than every attempt of a removed row, so
 that no ``Idempotency-Key`` is used twice: PayArc might return the forgotten customer for the second request.
@@ -178,11 +178,28 @@ def _forgotten_prefix(account: str) -> str:
     return f"forgotten:{account}:"  # followed by a customer id, which has no colon
 
 
-def bar_customer(connection: Connection, facts: Table, account: str, customer_id: str, now: datetime.datetime) -> None:
-    """Make sure that no row gets this customer again."""
+_ERASED = "erased "
+
+
+def bar_customer(
+    connection: Connection,
+    facts: Table,
+    account: str,
+    customer_id: str,
+    now: datetime.datetime,
+    *,
+    erased: bool = False,
+) -> None:
+    """Make sure that no row gets this customer again.
+
+    :param erased: whether the customer is deleted at PayArc, and so does not count as forgotten any more
+    """
+    name = _forgotten_prefix(account) + customer_id
+    value = (_ERASED if erased else "") + now.isoformat(timespec="seconds")
     if not barred_ids(connection, facts, account, [customer_id]):
-        name = _forgotten_prefix(account) + customer_id
-        connection.execute(insert(facts).values(name=name, value=now.isoformat(timespec="seconds")))
+        connection.execute(insert(facts).values(name=name, value=value))
+    elif erased:
+        connection.execute(update(facts).where(facts.c.name == name).values(value=value))
 
 
 def barred_ids(connection: Connection, facts: Table, account: str, customer_ids: Collection[str]) -> set[str]:
@@ -195,9 +212,10 @@ def barred_ids(connection: Connection, facts: Table, account: str, customer_ids:
 
 
 def count_barred(connection: Connection, facts: Table, account: str) -> int:
-    """How many customers of the account are barred."""
+    """How many customers of the account are barred and were not deleted."""
     prefix = _forgotten_prefix(account)
     query = select(func.count()).select_from(facts).where(func.substr(facts.c.name, 1, len(prefix)) == prefix)
+    query = query.where(func.substr(facts.c.value, 1, len(_ERASED)) != _ERASED)
     return int(connection.execute(query).scalar_one())
 
 

@@ -42,6 +42,7 @@ from payarc_provider.sync.ledger.rows import (
     read_rows,
     unsent,
 )
+from payarc_provider.sync.ledger.tombstones import find_tombstones, with_tombstones
 from payarc_provider.sync.ledger.updates import UpdateClaim, UpdateTable, measured_now
 from payarc_provider.sync.records import Record
 
@@ -61,9 +62,13 @@ class Ledger(UpdateTable):
             return database_now(connection)
 
     def rows(self, me: Claimant, keys: Collection[str]) -> dict[str, Row]:
-        """The rows of these keys."""
+        """The rows of these keys; for an erased key, one in the state `ERASED`."""
         with self.database.read() as connection:
-            return self.read(connection, me, keys)
+            return self._read_all(connection, me, keys)
+
+    def _read_all(self, connection: Connection, me: Claimant, keys: Collection[str]) -> dict[str, Row]:
+        rows = self.read(connection, me, keys)  # first, since a key may be erased in between
+        return with_tombstones(connection, self.schema.facts, self.ledger_id, me.account, keys, rows)
 
     def known(self, me: Claimant, keys: Collection[str]) -> dict[str, KnownRow]:
         """The rows of those of these keys that are created, with the few columns that a run needs.
@@ -107,7 +112,7 @@ class Ledger(UpdateTable):
         """Claim the records that are free, and read the rows of all of them.
 
         `is_free` says which are free. Records with errors are stored as rejected; they never change a row that is
-        created or may be open.
+        created or may be open. Erased keys are not claimed.
 
         :param claim: the id of this claim: new for each claim, the same if the claim is repeated
         :param records: at most one per key, each with a key
@@ -123,7 +128,7 @@ class Ledger(UpdateTable):
         wanted = {record.key: record for record in in_order if record.key is not None}
         with self.database.write() as connection:
             now = measured_now(connection, clock)
-            before = self.read(connection, me, wanted)
+            before = self._read_all(connection, me, wanted)
             self.check_evidence(connection, me.account, evidence or {}, before)
             changes = {
                 key: claim_values(me, claim, record, self._fingerprints(record), references.get(key), sent_after, now)
@@ -135,10 +140,22 @@ class Ledger(UpdateTable):
                 attempt = first_attempt(connection, self.schema.facts)
                 identity = {"account": me.account, "attempt": attempt}
                 insert_absent(connection, self._rows, [identity | {"key": key} | changes[key] for key in new])
+                self._withdraw_erased(connection, me, new)
             for key, values in changes.items():
                 if key in before:
                     self._claim_again(connection, me, before[key], values)
-            return self.read(connection, me, wanted)
+            return self._read_all(connection, me, wanted)
+
+    def _withdraw_erased(self, connection: Connection, me: Claimant, keys: Collection[str]) -> None:
+        """Delete the new rows of keys that were erased since this transaction has read their rows.
+
+        An erasure writes its tombstone before or while it holds the key's row, and a claim inserts the row before it
+        looks for the tombstone. So one of them sees the other.
+        """
+        rows = self._rows
+        erased = find_tombstones(connection, self.schema.facts, self.ledger_id, me.account, keys)
+        for part in chunks(sorted(erased)):
+            connection.execute(delete(rows).where(rows.c.account == me.account, rows.c.key.in_(part)))
 
     def _fingerprints(self, record: Record) -> str:
         return as_column(fingerprints(self.ledger_id, record.fields))

@@ -17,6 +17,7 @@ from payarc_provider.sync.ledger.database import among, chunks, database_now, in
 from payarc_provider.sync.ledger.errors import LedgerLost
 from payarc_provider.sync.ledger.facts import FactTable, barred_ids
 from payarc_provider.sync.ledger.rows import WITH_CUSTOMER, Claimant, Row, State, in_state, iso, unsent
+from payarc_provider.sync.ledger.tombstones import find_tombstones
 
 
 class Evidence(NamedTuple):
@@ -101,7 +102,7 @@ class LossChecks(FactTable):
     ) -> None:
         """Compare rows as they were read with what is known about them.
 
-        :raises LedgerLost: one of them does not show it, and its key was not forgotten
+        :raises LedgerLost: one of them does not show it, and its key was neither forgotten nor erased
         """
         missing = {key for key, known in evidence.items() if known.is_missing_from(found.get(key))}
         ids = {known.customer_id: key for key in missing if (known := evidence[key]).customer_id is not None}
@@ -113,6 +114,8 @@ class LossChecks(FactTable):
         for part in chunks(sorted(returned)):
             query = select(rows.c.customer_id).where(rows.c.account == account, rows.c.customer_id.in_(part))
             missing -= {returned[row[0]] for row in connection.execute(query)}
+        if missing:
+            missing -= find_tombstones(connection, self.schema.facts, self.ledger_id, account, missing).keys()
         if missing:
             raise self.lost(f"has lost {'1 row' if len(missing) == 1 else f'{len(missing)} rows'} of this run")
 

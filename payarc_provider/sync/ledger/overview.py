@@ -16,6 +16,7 @@ from payarc_provider.sync.ledger.database import database_now
 from payarc_provider.sync.ledger.facts import count_barred
 from payarc_provider.sync.ledger.ledger import Ledger
 from payarc_provider.sync.ledger.rows import OPEN_STATES, Hold, State, hold, is_rejected, takeover_at
+from payarc_provider.sync.ledger.tombstones import Tombstone, count_tombstones, find_tombstones
 from payarc_provider.sync.records import Errors
 
 
@@ -26,6 +27,8 @@ class AccountCounts:
     :param rejected_changes: customers of which a change was rejected
     :param last_update: when a customer was last changed
     :param forgotten: customers whose key was forgotten
+    :param erased: erased keys
+    :param unfinished: of these, those whose customers PayArc is not known to have deleted
     """
 
     account: str
@@ -36,6 +39,8 @@ class AccountCounts:
     rejected_changes: int = 0
     last_update: datetime.datetime | None = None
     forgotten: int = 0
+    erased: int = 0
+    unfinished: int = 0
 
     @property
     def rejected(self) -> int:
@@ -130,7 +135,7 @@ class Overview:
     def counts(self) -> tuple[datetime.datetime, list[AccountCounts]]:
         """The database's time, and the counts of each account."""
         names = [self._account] if self._account is not None else self.accounts()
-        counted = {name: AccountCounts(name) for name in names}
+        counted, facts = {name: AccountCounts(name) for name in names}, self._ledger.schema.facts
         with self._ledger.database.read() as connection:
             now = database_now(connection)
             for row in connection.execute(self._count_query(now)):
@@ -144,7 +149,8 @@ class Overview:
                 if row.state == State.PENDING:
                     counts.oldest_pending = min(filter(None, (counts.oldest_pending, row.oldest)), default=None)
             for name, counts in counted.items():
-                counts.forgotten = count_barred(connection, self._ledger.schema.facts, name)
+                counts.forgotten = count_barred(connection, facts, name)
+                counts.erased, counts.unfinished = count_tombstones(connection, facts, name)
         return now, list(counted.values())
 
     def _count_query(self, now: datetime.datetime) -> Any:
@@ -196,6 +202,12 @@ class Overview:
         with self._ledger.database.read() as connection:
             row = connection.execute(query).mappings().one_or_none()
         return _rejected_row(row) if row is not None else None
+
+    def erased(self, key: str) -> Tombstone | None:
+        """What the ledger keeps of this key if it is erased; needs an account."""
+        ledger, account = self._ledger, self._account or ""
+        with ledger.database.read() as connection:
+            return find_tombstones(connection, ledger.schema.facts, ledger.ledger_id, account, [key]).get(key)
 
     def find(self, start: str, limit: int) -> list[FoundRow]:
         """The rows whose keys begin with this text, in key order; needs an account."""

@@ -34,6 +34,7 @@ from payarc_provider.sync.ledger.rows import (
     iso,
     read_rows,
 )
+from payarc_provider.sync.ledger.tombstones import find_tombstones
 from payarc_provider.sync.reference import reference, reference_tag
 
 _MINUTE = 60
@@ -54,6 +55,8 @@ class Verdict(StrEnum):
     """Several customers carry its reference: its row is pending until a person resolves it."""
     DISAGREED = "disagreed"
     """Its row has another customer, or another row has this one: nothing was changed."""
+    ERASED = "erased"
+    """It is erased: nothing was restored, and no customer should carry its reference."""
     ABSENT = "absent"
     """No customer carries its reference, and it has no row."""
 
@@ -88,7 +91,8 @@ class Rebuilt:
     def add(self, key: str, verdict: Verdict, row: Row | None, customer_ids: list[str]) -> None:
         """Count a key."""
         self.counts[verdict] += 1
-        if verdict in (Verdict.UNDECIDED, Verdict.DISAGREED):
+        is_doubtful = verdict in (Verdict.UNDECIDED, Verdict.DISAGREED)
+        if is_doubtful or (verdict is Verdict.ERASED and customer_ids):
             self.doubts.append(Doubt(key, verdict, row.customer_id if row else None, customer_ids))
 
 
@@ -193,12 +197,13 @@ class Rebuild:
         ids = [customer.customer_id for customers in listed.values() for customer in customers]
         owners = self._keys_of(connection, ids)
         barred = barred_ids(connection, self._facts, self._account, ids)
+        erased = find_tombstones(connection, self._facts, self._ledger_id, self._account, keys)
         for key in keys:
             row = current.get(key)
             customers = [customer for customer in listed[key] if customer.customer_id not in barred]
             customer_ids = [customer.customer_id for customer in customers]
             taken = any(owners.get(customer_id, key) != key for customer_id in customer_ids)
-            verdict = _verdict_for(row, customer_ids, taken)
+            verdict = Verdict.ERASED if key in erased else _verdict_for(row, customer_ids, taken)
             rebuilt.add(key, verdict, row, customer_ids)
             if verdict in (Verdict.INSERTED, Verdict.RESOLVED, Verdict.UNDECIDED):
                 self._write(connection, key, row, _values(customers, now), now)

@@ -29,6 +29,7 @@ from payarc_provider.sync.ledger.rows import (
     iso,
     read_rows,
 )
+from payarc_provider.sync.ledger.tombstones import find_tombstones
 from payarc_provider.sync.reference import reference
 
 BY_PERSON = "person"
@@ -183,6 +184,9 @@ class Repair:
         """The row, locked until the transaction ends."""
         row = read_rows(connection, self._rows, self._at(key), lock="wait").get(key)
         if row is None:
+            erased = find_tombstones(connection, self._facts, self._ledger.ledger_id, self._account, [key])
+            if key in erased:
+                raise LedgerUnchanged(f"{display_key(key)} {erased[key].reason}")
             raise LedgerUnchanged(f"the ledger has no key {display_key(key)} in the account {self._account}")
         return row
 

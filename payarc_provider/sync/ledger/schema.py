@@ -2,7 +2,7 @@
 
 ``payarc_customers`` has one row per (account, key). ``payarc_customers_facts`` has facts about the ledger itself, such
 as its random id and which token belongs to which account. Of a record's values, only its key and its version are
-stored; of its fields, only hashes, names, and reasons for rejections with quoted values removed.
+stored; of its fields, only hashes, names, and reasons for rejections without values.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from payarc_provider.sync.ledger.ledger import Ledger
 from payarc_provider.sync.ledger.overview import Overview, PendingRow, RejectedRow
 from payarc_provider.sync.ledger.rows import Hold, State, in_state
 from payarc_provider.sync.ledger.runs import DagRunCounts, RunLog
+from payarc_provider.sync.ledger.tombstones import count_tombstones
 from payarc_provider.sync.rejections import Group, Rejections
 
 COUNTED = 1_000_000
@@ -37,6 +38,8 @@ class Snapshot:
     :param pending: pending and updating rows, likewise
     :param groups: the rejected records by reason, the most frequent first
     :param runs: the DAG runs, the latest first
+    :param erased: how many keys are erased
+    :param unfinished: how many of these erasures are not finished
     :param is_complete: whether ``rejected`` and ``pending`` have every row, by these names
     """
 
@@ -49,6 +52,8 @@ class Snapshot:
     groups: Sequence[Group]
     runs: Sequence[DagRunCounts]
     is_complete: Mapping[str, bool]
+    erased: int = 0
+    unfinished: int = 0
 
     @property
     def holds(self) -> Counter[Hold]:
@@ -103,6 +108,7 @@ def take_snapshot(ledger: Ledger, account: str) -> Snapshot:
     with ledger.database.read() as connection:
         now = database_now(connection)
         states = {state: _count(connection, ledger, account, state) for state in State}
+        erased, unfinished = count_tombstones(connection, ledger.schema.facts, account)
     rejected, pending = overview.rejected(LISTED + 1), overview.pending(LISTED + 1)
     is_complete = {"rejected": len(rejected) <= LISTED, "pending": len(pending) <= LISTED}
     rejected = sorted(rejected[:LISTED], key=lambda row: natural_order(row.key))
@@ -119,6 +125,8 @@ def take_snapshot(ledger: Ledger, account: str) -> Snapshot:
         groups=reasons.groups(),
         runs=RunLog(ledger, account).latest(),
         is_complete=is_complete,
+        erased=erased,
+        unfinished=unfinished,
     )
 
 

@@ -1,0 +1,76 @@
+"""What GitHub runs for this repository: pinned actions, few permissions, and no release without tests."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+GITHUB = Path(__file__).parents[2] / ".github"
+FILES = sorted(GITHUB.glob("workflows/*.yml"))
+USES = re.compile(r"uses: (\S+)(.*)")
+
+if not FILES:
+    pytest.skip("this is an sdist, which has no workflows", allow_module_level=True)
+
+
+def jobs(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((GITHUB / "workflows" / name).read_text())["jobs"]
+    return found
+
+
+def needed(all_jobs: dict[str, Any], name: str) -> set[str]:
+    """The jobs that must succeed before this one."""
+    needs = all_jobs[name].get("needs", [])
+    direct = {needs} if isinstance(needs, str) else set(needs)
+    return direct.union(*(needed(all_jobs, one) for one in direct))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_actions_are_pinned_by_commit_and_name_their_version(file):
+    found = USES.findall(file.read_text())
+    assert found
+    for action, comment in found:
+        local = action.startswith("./")
+        assert local or (re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", action) and re.fullmatch(r"  # v\d+\.\d+\.\d+", comment))
+
+
+def test_one_action_has_one_version():
+    actions = {action for file in FILES for action, _ in USES.findall(file.read_text())}
+    assert len(actions) == len({action.partition("@")[0] for action in actions})
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_jobs_may_read_the_repository_and_only_publishing_may_do_more(file):
+    workflow = yaml.safe_load(file.read_text())
+    assert workflow["permissions"] == {"contents": "read"}
+    more = {name: job["permissions"] for name, job in workflow["jobs"].items() if "permissions" in job}
+    assert more == ({"publish": {"id-token": "write"}} if file.name == "release.yml" else {})
+    steps = [step for job in workflow["jobs"].values() for step in job.get("steps", [])]
+    checkouts = [step for step in steps if step.get("uses", "").startswith("actions/checkout@")]
+    assert checkouts
+    assert not any(step["with"]["persist-credentials"] for step in checkouts)
+
+
+def test_nothing_is_published_before_all_of_ci_has_passed():
+    release = jobs("release.yml")
+    assert needed(release, "publish") == {"test", "build"}
+    assert release["test"] == {"uses": "./.github/workflows/ci.yml"}
+    assert "workflow_call" in yaml.safe_load((GITHUB / "workflows" / "ci.yml").read_text())[True]  # YAML reads "on" so
+
+
+def test_publishing_needs_no_token_and_runs_nothing_else():
+    steps = jobs("release.yml")["publish"]["steps"]
+    assert [step["uses"].partition("@")[0] for step in steps] == [
+        "actions/download-artifact",
+        "pypa/gh-action-pypi-publish",
+    ]
+    assert "secrets." not in "".join(file.read_text() for file in FILES)
+
+
+def test_dependabot_watches_actions_and_packages():
+    updates = yaml.safe_load((GITHUB / "dependabot.yml").read_text())["updates"]
+    assert {update["package-ecosystem"] for update in updates} == {"github-actions", "pip"}
