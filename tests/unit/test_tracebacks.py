@@ -205,7 +205,7 @@ def test_the_command_line_prints_no_text_of_unknown_origin(monkeypatch, capsys):
 
 # ---- reprs ----------------------------------------------------------------------------------------------------------
 
-HOLDS_VALUES = {"body", "customer", "customers", "headers", "parameters", "record", "rows", "sent", "token"}
+HOLDS_VALUES = {"body", "customer", "headers", "parameters", "record", "rows", "sent", "token"}
 
 
 def dataclasses_of_the_package():
