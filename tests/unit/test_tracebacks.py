@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
 import json
-import pkgutil
 import traceback
 
 import pytest
 import requests_mock as rm
 
-import payarc_provider
+from payarc_provider.api import client, http, reasons
 from payarc_provider.exceptions import PayarcConfigError, PayarcError, PayarcRefused
 from payarc_provider.hooks.payarc import PayarcHook
 from payarc_provider.ledger import commands
 from payarc_provider.ledger.__main__ import main
 from payarc_provider.operators.customer import CreateCustomerOperator
 from payarc_provider.operators.failures import task_failure
+from payarc_provider.sync import id_column, queries, records, runner, sources, state
 from payarc_provider.sync.runtime import DaemonPool
 from payarc_provider.tracebacks import bare, raise_alone, raised_at, without_frames
 
@@ -205,28 +203,28 @@ def test_the_command_line_prints_no_text_of_unknown_origin(monkeypatch, capsys):
 
 # ---- reprs ----------------------------------------------------------------------------------------------------------
 
-HOLDS_VALUES = {"body", "customer", "headers", "parameters", "record", "rows", "sent", "token"}
+HOLD_VALUES = [
+    client.PayarcClient,
+    client.CustomerPage,
+    http.Request,
+    http.Response,
+    http.Transport,
+    reasons.TextFilter,
+    PayarcHook,
+    id_column.MissingId,
+    queries.Query,
+    records.Record,
+    records.StoredRows,
+    runner._Runner,
+    sources.ListSource,
+    state.Claim,
+    state.Update,
+]
 
 
-def dataclasses_of_the_package():
-    for found in pkgutil.walk_packages(payarc_provider.__path__, "payarc_provider."):
-        if ".sandbox" not in found.name and not found.name.endswith("__main__"):
-            module = importlib.import_module(found.name)
-            yield from (
-                one
-                for one in vars(module).values()
-                if isinstance(one, type) and dataclasses.is_dataclass(one) and one.__module__ == found.name
-            )
-
-
-def test_what_holds_values_has_a_blind_repr():
-    checked = 0
-    for kind in dataclasses_of_the_package():
-        for field in dataclasses.fields(kind):
-            if field.name in HOLDS_VALUES and "int" not in str(field.type):
-                checked += 1
-                assert kind.__repr__ is object.__repr__ or not field.repr, f"{kind.__qualname__}.{field.name}"
-    assert checked > 5
+@pytest.mark.parametrize("kind", HOLD_VALUES)
+def test_what_holds_values_or_the_token_has_a_blind_repr(kind):
+    assert kind.__repr__ is object.__repr__
 
 
 def test_a_rejection_keeps_its_reasons():
