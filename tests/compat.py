@@ -41,6 +41,8 @@ SUITE = (
     "tests/acceptance/test_alerts.py",
     "tests/acceptance/test_conformance.py",
     "tests/acceptance/test_deferral.py",
+    "tests/acceptance/test_marked_records.py",
+    "tests/acceptance/test_privacy.py",
     "tests/acceptance/test_provider_metadata.py",
     "tests/acceptance/test_examples.py",
     "tests/acceptance/test_readme.py",

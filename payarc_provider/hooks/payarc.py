@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseHook, conf, mask_secret
 
 from payarc_provider.exceptions import PayarcAuthError, PayarcConfigError, PayarcError, PayarcRefused
 from payarc_provider.hooks.lineage import report_read, report_written
+from payarc_provider.tracebacks import without_frames
 
 if TYPE_CHECKING:
     from payarc_provider.api.client import PayarcClient
@@ -77,6 +78,7 @@ class PayarcHook(BaseHook):
         return widgets
 
     @cached_property
+    @without_frames
     def settings(self) -> PayarcConnection:
         """
         The checked connection.
@@ -121,6 +123,7 @@ class PayarcHook(BaseHook):
         """Return the client behind this hook."""
         return self.client
 
+    @without_frames
     def get_client(self) -> PayarcClient:
         """
         Return a new client, with a rate limiter of its own.
@@ -145,6 +148,7 @@ class PayarcHook(BaseHook):
             verbatim_reasons=conf.getboolean("payarc", "verbatim_reasons", fallback=False),
         )
 
+    @without_frames
     def create_customer(self, fields: Mapping[str, Any], idempotency_key: str | None = None) -> dict[str, Any]:
         """
         Create one customer with one POST. An unknown outcome is never retried.
@@ -168,6 +172,7 @@ class PayarcHook(BaseHook):
         report_written(self, self.uri)
         return customer
 
+    @without_frames
     def get_customer(self, customer_id: str) -> dict[str, Any]:
         """
         Return one customer.
@@ -179,6 +184,7 @@ class PayarcHook(BaseHook):
         report_read(self, self.uri)
         return customer
 
+    @without_frames
     def update_customer(self, customer_id: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         """
         Change a customer's fields with one PATCH. Fields that PayArc shows with other values are named in the log.
@@ -208,6 +214,7 @@ class PayarcHook(BaseHook):
         report_written(self, self.uri)
         return customer
 
+    @without_frames
     def delete_customer(self, customer_id: str) -> None:
         """
         Delete a customer at PayArc. The ledger still has its key: forget it there to create the customer again.
@@ -224,7 +231,8 @@ class PayarcHook(BaseHook):
         :param page_size: customers per request, at most 100
         """
         report_read(self, self.uri)
-        return self.client.list_customers(page_size)
+        customers = self.client.list_customers(page_size)
+        return iter(without_frames(partial(next, customers, None)), None)
 
     def test_connection(self) -> tuple[bool, str]:
         """Make one cheap call that changes nothing. The message never shows the token or a response body."""
@@ -246,6 +254,7 @@ class PayarcHook(BaseHook):
             raise PayarcRefused(errors=errors)
         return cleaned
 
+    @without_frames
     def token(self, refresh: bool = False) -> str:
         """
         Return the access token.

@@ -12,6 +12,7 @@ from airflow.providers.common.compat.sdk import AirflowException, BaseHook
 from payarc_provider.exceptions import PayarcConfigError
 from payarc_provider.hooks import sql_drivers
 from payarc_provider.sync.ledger.database import SUPPORTED
+from payarc_provider.tracebacks import raise_alone
 
 if TYPE_CHECKING:
     from airflow.providers.common.sql.hooks.sql import DbApiHook
@@ -53,10 +54,12 @@ def sql_engine(conn_id: str, argument: str, *, ledger: bool = False) -> Engine:
     except (ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
         raise PayarcConfigError(f"{about} needs a Python package that is not installed: {_package(error)}") from None
     except Exception as error:  # noqa: BLE001 - hooks raise all kinds, and the text may show the password
-        raise PayarcConfigError(
-            f"{about} cannot be turned into a database URL ({type(error).__name__}): "
-            "fix its fields, or read it in a task and pass its output as records"
-        ) from None
+        raise_alone(
+            PayarcConfigError(
+                f"{about} cannot be turned into a database URL ({type(error).__name__}): "
+                "fix its fields, or read it in a task and pass its output as records"
+            )
+        )
     if ledger and engine.dialect.name not in SUPPORTED:
         raise PayarcConfigError(
             f"{about} is to {engine.dialect.name}, which cannot store a ledger: "
@@ -72,19 +75,12 @@ def sql_engine(conn_id: str, argument: str, *, ledger: bool = False) -> Engine:
             return sql_drivers.connect(hook, kind, engine.dialect, limits)
         except sql_drivers.Unusable as error:
             raise PayarcConfigError(f"{about} {error}") from None
-        except (
-            AirflowException,
-            FileNotFoundError,
-            ImportError,
-            KeyError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
-            raise PayarcConfigError(
-                f"{about} cannot be opened ({type(error).__name__}). "
-                "Check its fields and its extra, and that its driver is installed"
-            ) from None
+        except FileNotFoundError as error:
+            raise_alone(_unusable(about, error))
+        except (getattr(engine.dialect.dbapi, "Error", OSError), sqlalchemy.exc.SQLAlchemyError, OSError):
+            raise  # the database's own errors are reported where the connection is used
+        except Exception as error:  # noqa: BLE001 - hooks raise all kinds, and the text may show the password
+            raise_alone(_unusable(about, error))
 
     engine.dialect.connect = connect  # type: ignore[method-assign]
     return engine
@@ -111,6 +107,13 @@ def _hook(conn_id: str, about: str) -> DbApiHook:
             f'{about} has the type "{kind}", which is not a SQL database: use one to a SQL database, such as PostgreSQL'
         )
     return hook
+
+
+def _unusable(about: str, error: Exception) -> PayarcConfigError:
+    return PayarcConfigError(
+        f"{about} cannot be opened ({type(error).__name__}). "
+        "Check its fields and its extra, and that its driver is installed"
+    )
 
 
 def _check_file(file: str, about: str) -> None:

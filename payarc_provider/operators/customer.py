@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.providers.common.compat.sdk import BaseOperator, XComArg, conf
 
 from payarc_provider.exceptions import PayarcConfigError
-from payarc_provider.operators.failures import no_retry_if_useless
+from payarc_provider.operators.failures import no_retry_if_useless, task_failure
 from payarc_provider.operators.links import PayarcDashboardLink
 from payarc_provider.operators.options import KINDS, Options, is_set_later, read_options, refuse_templates, set_options
 from payarc_provider.operators.private import Private, QueryParameters, revealed
@@ -187,13 +187,12 @@ class CreateCustomerOperator(BaseOperator):
             group_ids=group_ids,
         )
         self._given = [name for name in _TEXTS if getattr(self, name) is not None or name in _REQUIRED]
-        with no_retry_if_useless():  # a mapped task is created when it runs
-            self._check_sources()
-            self.check_texts(rendered=False)
-            self.read_options(rendered=False)
-            if not self._is_expanded:
+        if not self._is_expanded:  # a mapped task is created when it runs, by frames that hold its records
+            with no_retry_if_useless():
+                self._check_sources()
+                self.check_texts(rendered=False)
+                self.read_options(rendered=False)
                 check_records(records)
-        if not self._is_expanded:
             # Template fields are stored and shown, so `records` is not one and Airflow does not derive this relation.
             set_upstream(self, records)
             set_upstream(self, revealed(parameters))
@@ -286,12 +285,19 @@ class CreateCustomerOperator(BaseOperator):
         return self._start(context, resumed=True)
 
     def _start(self, context: Context, *, resumed: bool) -> Any:
+        try:
+            return self._execute(context, resumed=resumed)
+        except BaseException as error:  # noqa: BLE001 - raised again
+            failure = task_failure(error)
+        raise failure
+
+    def _execute(self, context: Context, *, resumed: bool) -> Any:
         from payarc_provider.operators.task import TaskRun
 
-        with no_retry_if_useless():
-            self.check_texts()
-            self._run = TaskRun(self, context, self.read_options())
-            return self._run.execute(resumed=resumed)
+        self._check_sources()
+        self.check_texts()
+        self._run = TaskRun(self, context, self.read_options())
+        return self._run.execute(resumed=resumed)
 
     def on_kill(self) -> None:
         """Stop within seconds: record the responses that have arrived and release all other records."""

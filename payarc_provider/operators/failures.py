@@ -1,13 +1,14 @@
-"""Failures that Airflow does not retry, because a retry would change nothing."""
+"""How a task fails: with an exception that holds no values, and without a retry if one would be useless."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 
-from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
 from payarc_provider.exceptions import PayarcConfigError, PayarcError, PayarcGuardStopped
+from payarc_provider.tracebacks import bare, origin
 
 
 class PayarcRecordsRejected(PayarcError, AirflowFailException):
@@ -39,8 +40,32 @@ def no_retry_if_useless() -> Iterator[None]:
     """Within this context, a PayarcConfigError and a PayarcGuardStopped fail the task at once."""
     try:
         yield
-    except AirflowFailException:
-        raise
     except tuple(_NOT_RETRIED) as error:
-        kind = next(kind for base, kind in _NOT_RETRIED.items() if isinstance(error, base))
-        raise kind(str(error)).with_traceback(error.__traceback__) from None
+        raise _not_retried(error).with_traceback(error.__traceback__) from None
+
+
+def task_failure(error: BaseException) -> BaseException:
+    """What the task raises in place of this exception: without a traceback, and with no text of unknown origin.
+
+    Airflow logs a task's exception, some versions with all local variables of its traceback's frames.
+    """
+    if isinstance(error, PayarcError):
+        return _not_retried(bare(error))
+    if isinstance(error, AirflowException) or not isinstance(error, Exception):  # such as the end of a process
+        return bare(error)
+    where = origin(error)
+    return PayarcError(
+        f"Unexpected {type(error).__name__}. Run again, nothing is sent twice; if it happens again, please report this "
+        f"line. Raised at {where}"
+    )
+
+
+def _not_retried(error: PayarcError) -> Exception:
+    """The same failure as one that Airflow does not retry, if a retry would change nothing."""
+    kind = next((kind for base, kind in _NOT_RETRIED.items() if isinstance(error, base)), None)
+    if kind is None or isinstance(error, AirflowFailException):
+        return error
+    failure = kind(str(error))
+    for note in getattr(error, "__notes__", ()):
+        failure.add_note(note)
+    return failure

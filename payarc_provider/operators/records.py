@@ -11,6 +11,7 @@ from airflow.providers.common.compat.sdk import XComArg
 from payarc_provider.exceptions import PayarcConfigError
 from payarc_provider.operators.options import is_output, is_template
 from payarc_provider.operators.private import revealed
+from payarc_provider.tracebacks import raise_alone
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context
@@ -134,10 +135,12 @@ def _from_json(text: str, task: str) -> Any:
     except (ValueError, RecursionError):
         if text.strip() == "None":
             return None
-        raise PayarcConfigError(
-            f"records: the text {_from(task)}is not valid JSON. Use the filter tojson in the template, or set "
-            "render_template_as_native_obj=True on the DAG"
-        ) from None
+        raise_alone(
+            PayarcConfigError(
+                f"records: the text {_from(task)}is not valid JSON. Use the filter tojson in the template, or set "
+                "render_template_as_native_obj=True on the DAG"
+            )
+        )
 
 
 def _from(task: str) -> str:

@@ -19,6 +19,7 @@ from payarc_provider.sync.ledger.errors import describe, is_passing
 from payarc_provider.sync.queries import parameter
 from payarc_provider.sync.records import StoredRows
 from payarc_provider.sync.relation import Relation
+from payarc_provider.tracebacks import raise_alone
 
 ID_LENGTH = 16  # characters of PayArc's ids
 CHUNK = 50  # keys per statement
@@ -115,11 +116,13 @@ class IdColumn:
             raise
         except Exception as error:  # noqa: BLE001 - drivers raise all kinds
             if is_passing(error):
-                raise self._error(error, PayarcSourceError) from None
-            raise PayarcConfigError(
-                f'write_back: {self._relation.name} does not let its column "{self._name}" be updated '
-                f"({describe(error)}). Give the connection's user UPDATE on this column of a table"
-            ) from None
+                raise_alone(self._error(error, PayarcSourceError))
+            raise_alone(
+                PayarcConfigError(
+                    f'write_back: {self._relation.name} does not let its column "{self._name}" be updated '
+                    f"({describe(error)}). Give the connection's user UPDATE on this column of a table"
+                )
+            )
 
     def _type(self) -> Any:
         """The column's type; None where it is unknown."""
@@ -210,7 +213,7 @@ class IdColumn:
         except PayarcError:
             raise
         except Exception as error:  # noqa: BLE001 - drivers raise all kinds, and their texts and tracebacks have values
-            raise self._error(error, SourceLocked if is_passing(error) else PayarcSourceError) from None
+            raise_alone(self._error(error, SourceLocked if is_passing(error) else PayarcSourceError))
 
     @contextlib.contextmanager
     def _begin(self) -> Iterator[tuple[Connection, RootTransaction]]:

@@ -17,6 +17,7 @@ from payarc_provider.sync.columns import in_capitals, repeated_columns, without_
 from payarc_provider.sync.ledger.database import MYSQL
 from payarc_provider.sync.ledger.errors import describe
 from payarc_provider.sync.queries import Query, QueryParameters, TableName, split_table_name
+from payarc_provider.tracebacks import raise_alone
 
 Row = Sequence[Any]
 
@@ -128,20 +129,24 @@ class Relation:
             raise
         except Exception as error:  # noqa: BLE001 - drivers raise all kinds, and their texts and tracebacks have values
             if _number(error) == _NO_DATABASE_ON_MYSQL:
-                raise PayarcConfigError(
-                    f"{self.name}: its connection names no database: fill in its field schema"
-                ) from None
+                raise_alone(
+                    PayarcConfigError(f"{self.name}: its connection names no database: fill in its field schema")
+                )
             if self.is_query and (repeated := _repeated_column(error)):
-                raise repeated_columns([repeated]) from None
+                raise_alone(repeated_columns([repeated]))
             if self.is_query and self.dialect.name == "mssql" and _number(error) in _NOT_IN_SUBQUERY:
-                raise PayarcConfigError(
-                    "sql: SQL Server reads it as a subquery, which has neither WITH nor an ORDER BY without TOP. "
-                    "Create a view with the query and read it with table"
-                ) from None
-            raise PayarcSourceError(
-                f"{self.name} could not be read: {describe(error)}. "
-                "Fix the source, its connection or its parameters, and run again"
-            ) from None
+                raise_alone(
+                    PayarcConfigError(
+                        "sql: SQL Server reads it as a subquery, which has neither WITH nor an ORDER BY without TOP. "
+                        "Create a view with the query and read it with table"
+                    )
+                )
+            raise_alone(
+                PayarcSourceError(
+                    f"{self.name} could not be read: {describe(error)}. "
+                    "Fix the source, its connection or its parameters, and run again"
+                )
+            )
 
     def _with_snapshot(self, connection: Connection) -> Connection:
         if self._must_stream:
@@ -173,10 +178,12 @@ class Relation:
         try:
             return connection.exec_driver_sql(sql, parameters, execution_options=options)
         except (KeyError, IndexError, TypeError, ValueError) as error:  # from drivers that fill in placeholders
-            raise PayarcSourceError(
-                f"{self.name}: parameters do not match the placeholders of sql ({type(error).__name__}). "
-                "Fix sql or parameters"
-            ) from None
+            raise_alone(
+                PayarcSourceError(
+                    f"{self.name}: parameters do not match the placeholders of sql ({type(error).__name__}). "
+                    "Fix sql or parameters"
+                )
+            )
 
     def _readable_columns(self) -> dict[str, str]:
         """Column → type of a table's columns that the user may read; empty where that is unknown."""

@@ -25,6 +25,7 @@ from payarc_provider.exceptions import PayarcLedgerError
 from payarc_provider.sync.ledger import Claimant, KnownRow, Ledger, Row
 from payarc_provider.sync.records import Record
 from payarc_provider.sync.sources import Batches
+from payarc_provider.tracebacks import bare
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +192,7 @@ class DaemonPool(Executor):
             try:
                 result = call()
             except BaseException as error:  # noqa: BLE001 - raised where the future is awaited
-                future.set_exception(error)
+                future.set_exception(bare(error))
             else:
                 future.set_result(result)
 

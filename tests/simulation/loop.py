@@ -47,6 +47,7 @@ class Process(asyncio.AbstractEventLoop):
         self.controls: dict[str, Any] = {}  # by which its last look-up checked PayArc's list
         self.misled = False  # whether it has read a list that misleads
         self.planned: Any = None  # its run, if that has a plan or guards
+        self.readings: list[dict[str | None, str]] = []  # what it has read for that run: key → digest
         self._ready: deque[Handle] = deque()
         self._postponed: list[Callable[[], None]] = []
         self._tasks: list[asyncio.Task[Any]] = []

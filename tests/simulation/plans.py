@@ -34,6 +34,10 @@ def _unique(records: list[Record]) -> list[Record]:
     return list({record.key: record for record in records}.values())
 
 
+def _digests(records: list[Record]) -> dict[str | None, str]:
+    return {record.key: record.digest for record in records}
+
+
 class PlannedRun:
     """One run under a plan or guards, with all its tries and slices.
 
@@ -52,57 +56,66 @@ class PlannedRun:
         self._approved: dict[tuple[str | None, str], tuple[set[str], Record]] = {}
         self._sent: dict[Action, set[str | None]] = {Action.CREATE: set(), Action.UPDATE: set()}
         self._limits: dict[str, int | None] = {}
+        self._keys: set[frozenset[str | None]] = set()  # those of each reading
         if world.scenario.plan == "guards":
             self._limits["max_new"] = world.rng.choice((0, 1, 2, None))
             if world.scenario.updates:
                 self._limits["max_changed"] = world.rng.choice((0, 1, None))
 
-    def read(self) -> list[Record]:
-        """What the source has. No two readings give the same objects."""
+    def read(self, process: Process) -> list[Record]:
+        """What the source has when this process reads it. No two readings give the same objects."""
+        process.readings.append(_digests(self._records))
+        self._keys.add(frozenset(process.readings[-1]))
+        self._world.log(process.name, "reads", [(record.key, record.fields.get("name")) for record in self._records])
         return [copy.copy(record) for record in self._records]
 
     def _change_source(self) -> None:
         if self._world.rng.random() < 0.15:
             self._records = _unique(self._read_source())
 
-    async def begin(self, me: Claimant, settings: Settings, run_engine: Pass) -> tuple[Claimant, Settings, Allowance]:
+    async def begin(
+        self, process: Process, me: Claimant, settings: Settings, run_engine: Pass
+    ) -> tuple[Claimant, Settings, Allowance]:
         """Plan, as often as that is needed, and have the plan approved once.
 
         :raises PayarcGuardStopped: the run must not begin
         """
         if self._world.scenario.plan == "approved":
             if self._digest is None:
-                await self._approve(me, settings, run_engine)
+                await self._approve(process, me, settings, run_engine)
             self._change_source()
             me, settings = replace(me, plan=self._digest), replace(settings, approved_plan=self._digest)
         else:
             me, settings = replace(me, plan=self.name), replace(settings, **self._limits)
         allowance = Allowance(settings)
-        plan, records = Plan(me.account, allowance=allowance), self.read()
+        plan, records = Plan(me.account, allowance=allowance), self.read(process)
         await run_engine(me, replace(settings, dry_run=True), records, Ignored(), plan, None)
         refusal = check_guards(plan, settings, {"records": len(records), "changed": 0})
         if refusal is not None:
             raise refusal
         allowance.begin(plan, len(records))
         if self._world.scenario.plan == "guards":
-            self._allowed = {record.key: record.digest for record in records}
+            self._allowed = _digests(records)
         self._change_source()
         return me, settings, allowance
 
-    async def _approve(self, me: Claimant, settings: Settings, run_engine: Pass) -> None:
-        plan, records = Plan(me.account, keep=True), self.read()
+    async def _approve(self, process: Process, me: Claimant, settings: Settings, run_engine: Pass) -> None:
+        plan, records = Plan(me.account, keep=True), self.read(process)
         await run_engine(me, replace(settings, dry_run=True), records, Ignored(), plan, None)
+        if self._digest is not None:
+            return  # meanwhile, the plan of another try has been approved
         by_key = {record.key: record for record in records}
         for entry in plan.entries():
             self._approved[entry["key"], entry["action"]] = set(entry["fields"]), by_key[entry["key"]]
-        self._digest, self._allowed = plan.digest, {record.key: record.digest for record in records}
+        self._digest, self._allowed = plan.digest, _digests(records)
         self._world.log(self.name, "is approved:", self._digest, plan.entries())
 
-    def refused(self, why: PayarcGuardStopped) -> None:
+    def refused(self, process: Process, why: PayarcGuardStopped) -> None:
         """A try ends because its plan or a guard does not allow it."""
-        if not self._is_alone or self._world.losses.at is not None:
+        world = self._world
+        if not self._is_alone or world.is_calm or world.losses.at is not None:  # calm: the last attempt is at work, too
             return
-        if {record.key: record.digest for record in self._records} == self._allowed:
+        if all(reading == self._allowed for reading in process.readings):
             self._world.violation(f"{self.name} does not carry out its plan, although nothing has changed: {why}")
 
     def check_sending(self, process: Process, key: str, action: Action, fields: Mapping[str, str]) -> None:
@@ -117,8 +130,8 @@ class PlannedRun:
                 name not in names or record.fields.get(name, "") != values[name] for name in values
             ):
                 self._world.violation(f"{process.name} sends {dict(fields)} for {key}, which was not approved")
-        if not self._is_alone or self._world.losses.at is not None:
-            return  # whose customers those are is not known
+        if not self._is_alone or self._world.losses.at is not None or len(self._keys) > 1:
+            return  # others may have created them, and a record that has left the source is not counted
         self._sent[Action.UPDATE] -= self._sent[Action.CREATE]
         for name, of in (("max_new", Action.CREATE), ("max_changed", Action.UPDATE)):
             most = self._limits.get(name)
@@ -126,9 +139,12 @@ class PlannedRun:
                 self._world.violation(f"{self.name} sends {of} for {sorted(self._sent[of])}, but {name} is {most}")
 
     def check_success(self, records: list[Record]) -> None:
-        """A try has succeeded: it or an earlier one must have carried out the whole plan."""
-        read = {(record.key, record.digest) for record in records}
+        """A try has succeeded: what it has not read, an earlier one must have done."""
+        if not self._is_alone or self._world.losses.at is not None:
+            return  # what another run has done to a row since hides what this one did
+        read, table = {(record.key, record.digest) for record in records}, self._world.ledger.table
         for (key, action), (_, record) in self._approved.items():
-            if action == Action.REJECT or (key, record.digest) in read or key in self._sent[Action(action)]:
-                continue
-            self._world.violation(f"{self.name} succeeds, but did not {action} {key} as it was approved")
+            row = table.get(key or "")
+            is_done = row is not None and (row.plan or "").startswith(self._digest or "-") and row.lease_until is None
+            if action != Action.REJECT and (key, record.digest) not in read and not is_done:
+                self._world.violation(f"{self.name} succeeds, but did not {action} {key} as it was approved")

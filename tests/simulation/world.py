@@ -254,7 +254,7 @@ class World:
             return make_records(rng, self.scenario, kind, versions, second_source=second_source)
 
         planned = self._planned_run(number, make) if self.scenario.plan and not last else None
-        records = planned.read() if planned else resumed if resumed is not None else make()
+        records = [] if planned else resumed if resumed is not None else make()
         if last:
             records.append(control_record(len(records)))
             self._last_records = records
@@ -308,8 +308,8 @@ class World:
             given, arguments, allowance = records, (me, settings), None
             try:
                 if planned is not None:
-                    *arguments, allowance = await planned.begin(me, settings, run_engine)
-                    given = planned.read()
+                    *arguments, allowance = await planned.begin(process, me, settings, run_engine)
+                    given = planned.read(process)
                     self.updates.note_records(given)
                 results = CheckedResults(self, given)
                 await run_engine(*arguments, given, results, allowance=allowance)
@@ -317,7 +317,7 @@ class World:
                 self._defer(number, given, deferral.seconds)
                 raise
             except PayarcGuardStopped as stopped:
-                planned.refused(stopped)
+                planned.refused(process, stopped)
                 raise
             self.ended_well += 1
             if planned is not None:

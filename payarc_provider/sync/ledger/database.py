@@ -20,6 +20,7 @@ from payarc_provider.exceptions import PayarcConfigError
 from payarc_provider.sync.ledger import time_limits
 from payarc_provider.sync.ledger.errors import is_disconnect, ledger_error
 from payarc_provider.sync.ledger.time_limits import Watch, Watchdog, limit_connections, limit_transaction
+from payarc_provider.tracebacks import raise_alone
 
 MYSQL = ("mysql", "mariadb")
 SUPPORTED = ("sqlite", "postgresql", *MYSQL)
@@ -81,9 +82,9 @@ class Database:
                 connection, transaction = self._begin(watch, read_only=read_only)
                 with connection:  # closing rolls back what has not been committed
                     yield connection, transaction
-            except (sqlalchemy.exc.SQLAlchemyError, self._driver_error, OSError) as error:
+            except (sqlalchemy.exc.SQLAlchemyError, self._driver_error, OSError, UnicodeError) as error:
                 self._failing = True
-                raise ledger_error(error, cut=watch.cut, table=self.opened_table) from None
+                raise_alone(ledger_error(error, cut=watch.cut, table=self.opened_table))
         self._failing = False
 
     def _begin(self, watch: Watch, *, read_only: bool) -> tuple[Connection, RootTransaction]:

@@ -56,6 +56,7 @@ _LASTING_SQLITE = (
     "syntax error",
     "not a database",
     "unable to open",
+    "Could not decode",
 )
 
 
@@ -142,7 +143,9 @@ def describe(error: Exception) -> str:
     """The error's class and its codes, without its text, which may quote values of the source or the ledger."""
     driver = getattr(error, "orig", None) or error
     codes = [getattr(driver, name, None) for name in _CODES]
-    if first := driver.args[:1]:  # MySQL's drivers, pymssql; Oracle
+    if (first := driver.args[:1]) and type(driver).__module__ != "builtins":  # MySQL's drivers, pymssql; Oracle
         codes += [first[0] if isinstance(first[0], int) else getattr(first[0], "full_code", None)]
     texts = dict.fromkeys(str(code) for code in codes if code)
-    return " ".join([type(driver).__name__, *(text for text in texts if _IS_CODE.fullmatch(text))])
+    described = " ".join([type(driver).__name__, *(text for text in texts if _IS_CODE.fullmatch(text))])
+    is_encoding = isinstance(driver, UnicodeError) or str(driver).startswith("Could not decode")  # SQLite
+    return f"{described} (a text that is not valid in the database's encoding)" if is_encoding else described
