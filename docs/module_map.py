@@ -11,7 +11,18 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 PACKAGE = CHECKOUT / "payarc_provider"
 PAGE = CHECKOUT / "docs" / "architecture.md"
 BEGIN, END = "<!-- map: written by docs/module_map.py -->\n", "<!-- end map -->"
-ORDER = ["", "operators", "hooks", "sync", "sync/ledger", "api", "ledger", "plugins", "sandbox"]  # as imports point
+ORDER = [
+    "",
+    "operators",
+    "hooks",
+    "sync",
+    "sync/ledger",
+    "api",
+    "ledger",
+    "plugins",
+    "probe",
+    "sandbox",
+]  # as imports point
 
 
 def summary(module: Path) -> str:

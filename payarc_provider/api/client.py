@@ -198,6 +198,15 @@ class PayarcClient:
         """
         return self.list_page(1, limit=1).date
 
+    def send(self, request: Request) -> Response:
+        """Send a request once and return the response, whatever its status: for callers that judge it themselves.
+
+        :raises PayarcUnknownOutcome: no complete response
+        :raises PayarcConnectionFailed: nothing was sent
+        """
+        attributes = {"http.request.method": request.method, "server.address": self._host}
+        return self._send(request, clean_token(self._token(False)), None, attributes)
+
     def _request(
         self,
         request: Request,

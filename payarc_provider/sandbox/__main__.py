@@ -8,6 +8,7 @@ import shlex
 import sqlite3
 from typing import get_args
 
+from payarc_provider.sandbox.profiles import PROFILES
 from payarc_provider.sandbox.server import SandboxServer
 from payarc_provider.sandbox.settings import IdStyle, RateLimitPer, SandboxSettings, TimeStyle
 
@@ -43,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m payarc_provider.sandbox",
         description="Run a stand-in for PayArc's customer API on this machine, until Ctrl+C.",
+        argument_default=argparse.SUPPRESS,  # an option that is not given must not override the profile
     )
     parser.add_argument(
         "--port", type=int, default=8765, help="port to bind; 0 for any free port (default: %(default)s)"
@@ -59,29 +61,27 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--state", metavar="FILE", help="SQLite file that keeps the customers (default: memory only)")
     parser.add_argument("--seed", type=int, help="make ids, probabilities and shuffling repeatable")
     parser.add_argument(
-        "--latency", type=float, default=default.latency, help="seconds per request (default: %(default)s)"
+        "--profile",
+        metavar="PROFILE",
+        help=f"be another PayArc: {', '.join(PROFILES)}, or a file from the probe; other options override it",
     )
+    parser.add_argument("--latency", type=float, help=f"seconds per request (default: {default.latency})")
     parser.add_argument("--rate-limit", type=int, help="requests per window (default: no limit)")
     parser.add_argument(
         "--rate-limit-per",
         choices=get_args(RateLimitPer),
-        default=default.rate_limit_per,
-        help="count requests per endpoint and token, or per user (default: %(default)s)",
+        help=f"count requests per endpoint and token, or per user (default: {default.rate_limit_per})",
     )
-    parser.add_argument(
-        "--rate-window", type=float, default=default.rate_window, help="seconds per window (default: %(default)s)"
-    )
+    parser.add_argument("--rate-window", type=float, help=f"seconds per window (default: {default.rate_window})")
     parser.add_argument(
         "--id-style",
         choices=get_args(IdStyle),
-        default=default.id_style,
-        help="ids as observed at PayArc, or as in its guide (default: %(default)s)",
+        help=f"ids as observed at PayArc, or as in its guide (default: {default.id_style})",
     )
     parser.add_argument(
         "--time-style",
         choices=get_args(TimeStyle),
-        default=default.time_style,
-        help="times as observed at PayArc, or as in its guide (default: %(default)s)",
+        help=f"times as observed at PayArc, or as in its guide (default: {default.time_style})",
     )
     return parser
 

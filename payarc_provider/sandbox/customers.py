@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from payarc_provider.sandbox.fields import RULES, as_stored, known_fields, validation_errors
@@ -49,10 +50,13 @@ def _create(state: SandboxState, merchant: str, request: SandboxRequest) -> Sand
         if post:
             post.outcome = "rejected"
         return rejection
-    if state.settings.merge_emails and (known := state.store.with_email(merchant, fields.get("email"))):
+    shared = state.settings.shared_email
+    if shared != "allowed" and (known := state.store.with_email(merchant, fields.get("email"))):
         if post:
-            post.outcome = "merged"
-        return _customer_response(state, known)
+            post.outcome = "merged" if shared == "merged" else "rejected"
+        if shared == "merged":
+            return _customer_response(state, known)
+        return _rejected({"email": ["The email has already been taken."]}, state.settings.envelope)
     customer = state.create(merchant, fields, request=post.sequence if post else None)
     if post:
         post.created(customer.customer_id)
@@ -63,14 +67,14 @@ def _get(state: SandboxState, merchant: str, request: SandboxRequest) -> Sandbox
     customer = state.store.find(merchant, request.customer_id or "")
     if customer is None and state.settings.deletion == "soft":
         customer = state.store.find_removed(merchant, request.customer_id or "")
-    return _customer_response(state, customer) if customer else _not_found()
+    return _customer_response(state, customer) if customer else _not_found(state.settings)
 
 
 def _patch(state: SandboxState, merchant: str, request: SandboxRequest) -> SandboxResponse:
     customer = state.store.find(merchant, request.customer_id or "")
     if customer is None:
-        return _not_found()
-    fields = known_fields(request.body or {})
+        return _not_found(state.settings)
+    fields = sent = known_fields(request.body or {})
     if rejection := _validate(state, request, fields):
         return rejection
     if state.settings.empty_values == "ignored":
@@ -78,13 +82,15 @@ def _patch(state: SandboxState, merchant: str, request: SandboxRequest) -> Sandb
     customer.fields.update(as_stored(fields, state.settings))
     customer.updated_at = int(state.now())
     state.store.save(customer)
+    if state.settings.patch_echo == "sent":
+        customer = replace(customer, fields=customer.fields | sent)
     return _customer_response(state, customer)
 
 
 def _delete(state: SandboxState, merchant: str, request: SandboxRequest) -> SandboxResponse:
     customer = state.store.find(merchant, request.customer_id or "")
     if customer is None:
-        return _not_found()
+        return _not_found(state.settings)
     state.store.remove(customer)
     return SandboxResponse(204)
 
@@ -166,7 +172,9 @@ def _rejected(errors: Mapping[str, list[str]], envelope: Envelope) -> SandboxRes
     return _error(422, "The given data was invalid.", invalid, errors=dict(errors))
 
 
-def _not_found() -> SandboxResponse:
+def _not_found(settings: SandboxSettings) -> SandboxResponse:
+    if settings.not_found == "message":
+        return json_response(404, {"message": "The route v1/customers/… could not be found."})
     return _error(404, "Customer not found.", f"{_SYMFONY}NotFoundHttpException")
 
 

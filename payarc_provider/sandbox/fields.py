@@ -1,8 +1,8 @@
 """The fields of a customer, and the rules of PayArc's "Create Customer" guide for their values.
 
-The guide says "letters" for names and places, but its own examples contradict that, so it is not enforced there. Two
-checks go beyond the guide, so that there are records that only PayArc rejects: an ``email`` must look like an address,
-and a ``country`` may contain only letters and white space.
+The guide says "letters" for names and places, but its own examples contradict that. The sandbox enforces it for names
+only, and only if the setting ``names`` says so. Two checks go beyond the guide, so that there are records that only
+PayArc rejects: an ``email`` must look like an address, and a ``country`` may contain only letters and white space.
 """
 
 from __future__ import annotations
@@ -84,6 +84,8 @@ def _messages(name: str, value: Any, settings: SandboxSettings) -> list[str]:
     rule, messages = RULES[name], []
     if rule.has_format is not None and not rule.has_format(value):
         messages.append(f"The {_label(name)} {rule.message}")
+    if name == "name" and settings.names == "letters" and not _only_letters(value):
+        messages.append("The name format is invalid.")
     if len(value) < rule.min_length:
         messages.append(f"The {_label(name)} must be at least {rule.min_length} characters.")
     if len(value) > rule.max_length:

@@ -21,6 +21,7 @@ from payarc_provider.sandbox.access import OnlyOwnPages, warn_if_public
 from payarc_provider.sandbox.endpoint import CustomersEndpoint
 from payarc_provider.sandbox.fields import known_fields
 from payarc_provider.sandbox.http import HttpServer
+from payarc_provider.sandbox.profiles import read_profile
 from payarc_provider.sandbox.settings import SandboxSettings
 from payarc_provider.sandbox.state import SandboxState
 from payarc_provider.sandbox.store import Customer
@@ -35,7 +36,10 @@ class SandboxServer:
     :param state: a file that keeps the customers, even if the process is killed; None keeps them in memory only
     :param seed: makes ids, probabilities and shuffling repeatable
     :param allow_hosts: the host names by which clients may address it, besides ``localhost`` and IP addresses
-    :param settings: the fields of :class:`~payarc_provider.sandbox.settings.SandboxSettings`
+    :param profile: the name of one of the :data:`~payarc_provider.sandbox.profiles.PROFILES`, or a file that the
+        probe wrote; None for the default settings
+    :param settings: the fields of :class:`~payarc_provider.sandbox.settings.SandboxSettings`, which
+        override the profile's
     """
 
     token: str = SANDBOX_TOKEN
@@ -49,10 +53,12 @@ class SandboxServer:
         state: str | PathLike[str] | None = None,
         seed: int | None = None,
         allow_hosts: Iterable[str] = (),
+        profile: str | PathLike[str] | None = None,
         **settings: Any,
     ) -> None:
         path = Path(state) if state is not None else None
-        self._state = SandboxState(SandboxSettings().changed(settings), path, seed)
+        chosen = {**(read_profile(profile) if profile is not None else {}), **settings}
+        self._state = SandboxState(SandboxSettings().changed(chosen), path, seed)
         self._socket = socket.create_server((host, port), backlog=512)
         # Accepted connections inherit TCP_NODELAY. asyncio does not set it here, and without it each response would
         # wait for an ACK.

@@ -17,7 +17,11 @@ ListOrder = Literal["newest", "oldest", "random", "id"]
 ListTimes = Literal["shown", "missing", "unreadable"]
 ListSeeded = Literal["shown", "null", "no_id"]
 EmptyValues = Literal["ignored", "cleared"]
+PatchEcho = Literal["stored", "sent"]
 Deletion = Literal["gone", "soft"]
+NotFound = Literal["envelope", "message"]
+SharedEmail = Literal["allowed", "merged", "refused"]
+Names = Literal["any", "letters"]
 
 CUT_LENGTH = 30
 
@@ -32,7 +36,11 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "list_times": get_args(ListTimes),
     "list_seeded": get_args(ListSeeded),
     "empty_values": get_args(EmptyValues),
+    "patch_echo": get_args(PatchEcho),
     "deletion": get_args(Deletion),
+    "not_found": get_args(NotFound),
+    "shared_email": get_args(SharedEmail),
+    "names": get_args(Names),
 }
 
 
@@ -53,14 +61,20 @@ class SandboxSettings:
     :param envelope: the format of the response when a record is rejected
     :param idempotency: whether an ``Idempotency-Key`` is ``ignored``, or its first response is sent again (``replay``);
         responses are remembered in memory only
+    :param not_found: the 404 for an unknown customer: PayArc's ``envelope``, or only a ``message`` about the route
+    :param names: whether a ``name`` may have ``any`` characters, or only ``letters`` and white space
     :param required: fields that a POST must have
     :param taken: field → values that PayArc rejects as already taken
     :param tokens: token → merchant, for tokens other than those of :func:`~payarc_provider.sandbox.tokens.make_token`
     :param alter: field → how its value is changed before it is stored; ``cut`` keeps 30 characters, ``no_hash`` removes
         each ``#``, ``alphanumeric`` everything but letters and digits, and ``append`` adds text, beyond PayArc's limits
-    :param merge_emails: respond 200 with the oldest customer that has the POST's email, if there is one
+    :param shared_email: whether a POST with another customer's email is ``allowed``, ``refused``, or answered with the
+        oldest customer that has this email and a 200 (``merged``)
     :param shuffle_same_second: list the rows of one second in another order each time a page is read
     :param delay_list: seconds between reading a list and responding with it
+    :param page_cap: the most customers on a page; a larger ``limit`` is cut without a word
+    :param search: the query parameter by which a list can be filtered for an email; None for no search
+    :param embed_cards: list each customer with a card, a charge and a bank account of its own
     :param list_order: the order of lists; ``random`` differs from page to page
     :param list_lag: seconds after which a new customer appears in lists and their totals
     :param list_only: show only so many customers, from the top, and report that there are no more; 0 for an empty list
@@ -69,6 +83,7 @@ class SandboxSettings:
     :param list_seeded: how lists show customers that were seeded: as they are, as ``null``, or without an id
     :param list_cache: seconds for which a page is sent again with its old ``Date``, even to ``Cache-Control: no-cache``
     :param empty_values: what a PATCH does with an empty value: the old value stays, or the field is cleared
+    :param patch_echo: whether the response to a PATCH shows what is ``stored``, or what was ``sent``, ignored or not
     :param deletion: whether a deleted customer is ``gone``, or can still be read by its id, but not listed or changed
     :param clock_offset: seconds by which PayArc's clock is ahead of this machine's
     """
@@ -85,13 +100,18 @@ class SandboxSettings:
     create_status: int = 201
     envelope: Envelope = "422"
     idempotency: Idempotency = "ignored"
+    not_found: NotFound = "envelope"
+    names: Names = "any"
     required: Sequence[str] = ()
     taken: Mapping[str, Sequence[str]] = field(default_factory=dict)
     tokens: Mapping[str, str] = field(default_factory=dict)
     alter: Mapping[str, Alteration] = field(default_factory=dict)
-    merge_emails: bool = False
+    shared_email: SharedEmail = "allowed"
     shuffle_same_second: bool = False
     delay_list: float = 0.0
+    page_cap: int = 100
+    search: str | None = None
+    embed_cards: bool = False
     list_order: ListOrder = "newest"
     list_lag: float = 0.0
     list_only: int | None = None
@@ -100,6 +120,7 @@ class SandboxSettings:
     list_seeded: ListSeeded = "shown"
     list_cache: float = 0.0
     empty_values: EmptyValues = "ignored"
+    patch_echo: PatchEcho = "stored"
     deletion: Deletion = "gone"
     clock_offset: float = 0.0
 
@@ -114,6 +135,8 @@ class SandboxSettings:
                 raise ValueError(f"{name} must not be negative")
         if self.list_only is not None and self.list_only < 0:
             raise ValueError("list_only must not be negative")
+        if self.page_cap < 1:
+            raise ValueError("page_cap must be at least 1")
         if self.rate_limit is not None and (self.rate_limit < 1 or self.rate_window <= 0):
             raise ValueError("rate_limit must be at least 1 and rate_window greater than 0")
 

@@ -41,7 +41,7 @@ class SandboxState:
         self.log = Log(first_post)
         self.windows = RateWindows()
         self.replays: dict[tuple[str, str], SandboxResponse] = {}
-        self.cached_pages: dict[tuple[str, int, int], tuple[float, SandboxResponse]] = {}
+        self.cached_pages: dict[tuple[str, int, int, str | None], tuple[float, SandboxResponse]] = {}
         self.revoked: set[str] = set()
         # One generator per purpose: one id more or less must not change which fault fires.
         self.shuffler, self._jitter, self._ids = self._random("rows"), self._random("waits"), self._random("ids")

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import payarc_provider
+from payarc_provider.sandbox.profiles import PROFILES
 
 COUNT = 12
 DATABASES = ("sqlite", "postgresql", "mariadb")
@@ -70,6 +71,12 @@ def people(airflow, any_crm):
 def impatient(sandbox, connect):
     """A connection with a timeout of two seconds."""
     connect("payarc_default", sandbox.connection_json(timeout=2))
+
+
+def with_every_payarc(function):
+    """Run a test with a table in SQLite and each profile of the sandbox, with windows of a second."""
+    function = pytest.mark.parametrize("payarc_sandbox", PROFILES, indirect=True)(function)
+    return pytest.mark.parametrize("any_crm", ["sqlite"], indirect=True)(function)
 
 
 def pushed(run, key):
@@ -225,3 +232,34 @@ def test_a_killed_task_continues_where_it_was(airflow, sandbox, any_crm, people,
     run = airflow.test(dag, when)
     assert run.state == "success"
     prove(run, sandbox, people)
+
+
+@with_every_payarc
+def test_every_possible_payarc_creates_each_record_once_and_changes_it(airflow, sandbox, any_crm, people):
+    sandbox.settings(rate_window=1)
+    dag = airflow.dag(dag_text("table", any_crm, "on_changed='update'"))
+    prove(airflow.test(dag), sandbox, people)
+
+    any_crm.table("people", [row | {"name": "Jane Smith"} for row in people])
+    again = airflow.test(dag)
+
+    assert again.state == "success"
+    prove(again, sandbox, people)
+    assert {customer["name"] for customer in sandbox.customers()} == {"Jane Smith"}
+    assert sandbox.stats()["posts"]["created"] == COUNT
+
+
+@with_every_payarc
+def test_with_no_possible_payarc_does_a_lost_response_make_a_duplicate(airflow, sandbox, any_crm, people, impatient):
+    sandbox.settings(rate_window=1)
+    sandbox.seed({"email": f"old{number}@example.com", "created_at": 1_700_000_000 + number} for number in range(30))
+    sandbox.faults([{"kind": "lost_after", "match": {"email": f"j{place}@example.com"}} for place in (2, 5, 8)])
+    run = airflow.run(dag_text("table", any_crm, IMPATIENT))
+
+    emails = [customer["email"] for customer in sandbox.customers()[30:]]
+    assert len(set(emails)) == len(emails)
+    if sandbox.settings()["list_order"] == "newest":
+        assert run.state == "success"
+        assert set(emails) == {row["email"] for row in people}
+    else:  # such a list proves nothing, so the run stops and leaves these records to a person
+        assert run.state == "failed"

@@ -35,6 +35,7 @@ RUN = {
     "docs/hook.md": {"python"},
     "docs/operator.md": {"sql", "python"},  # test_alerts.py, test_write_back.py
     "docs/observability.md": {"python"},
+    "docs/probe.md": {"bash", "text"},  # test_probe.py
     "docs/rate_limit.md": {"python"},
     "docs/tutorial.md": {"python", "bash"},
     "docs/ledger.md": {"sql", "postgresql", "bash", "text"},

@@ -410,7 +410,7 @@ EXPERIMENTS = [
         for kind in ("html", "foreign")
         for status in (400, 401, 422, 429)
     ),
-    Experiment("emails_merged", {"merge_emails": True}, prepare=known_emails),
+    Experiment("emails_merged", {"shared_email": "merged"}, prepare=known_emails),
     Experiment(
         "email_twice", prepare=merged_twice, settings={"match_existing": "email"}, ending=REJECTION, calm=REJECTION
     ),

@@ -81,7 +81,7 @@ def test_a_record_that_payarc_merges_with_another_is_rejected_and_the_others_hav
 ):
     rows = people(6)
     rows[4] = {"id": 4, "name": rows[1]["name"] if equal else "Ann Other", "email": rows[1]["email"]}
-    sqlite_bench.sandbox.settings(merge_emails=True)
+    sqlite_bench.sandbox.settings(shared_email="merged")
     settings = dataclasses.replace(QUICK, reference=references, concurrency=1, max_tries=2)
     outcome = sqlite_bench.run(rows, settings)
     assert outcome.error is None
@@ -95,7 +95,7 @@ def test_a_customer_with_the_reference_of_another_key_is_not_recorded_for_this_o
     """The response to the first request is lost, and PayArc answers the second one with the first one's customer."""
     rows = people(3)
     rows[1]["email"] = rows[0]["email"]
-    sqlite_bench.sandbox.settings(merge_emails=True)
+    sqlite_bench.sandbox.settings(shared_email="merged")
     sqlite_bench.sandbox.faults([{"kind": "lost_after", "times": 1}])
     outcome = sqlite_bench.run(rows, dataclasses.replace(QUICK, concurrency=1))
     assert outcome.error is None
@@ -225,7 +225,7 @@ def test_a_customer_that_payarc_had_before_and_merges_is_adopted(sqlite_bench):
     rows = people(6)
     old = {"name": "Known Before", "email": rows[2]["email"], "created_at": time.time() - 86_400}
     [known] = sqlite_bench.sandbox.seed([old])
-    sqlite_bench.sandbox.settings(merge_emails=True)
+    sqlite_bench.sandbox.settings(shared_email="merged")
     outcome = sqlite_bench.run(rows).ok()
     assert outcome.ids[2] == known["customer_id"]
     assert (outcome.counts["created"], outcome.counts["adopted"]) == (5, 1)

@@ -439,7 +439,7 @@ def test_an_adopted_customer_with_other_values_counts_as_changed_by_default(sqli
 def test_a_customer_that_payarc_merged_by_email_is_changed(sqlite_bench):
     rows = people(1)
     sqlite_bench.sandbox.seed([{"name": "Old Name", "email": "j0@example.com", "created_at": time.time() - 86_400}])
-    sqlite_bench.sandbox.settings(merge_emails=True)
+    sqlite_bench.sandbox.settings(shared_email="merged")
     outcome = sqlite_bench.run(rows, UPDATE).ok()
     assert outcome.counts["updated"] == 1
     assert only(sqlite_bench)["name"] == "John Smith"

@@ -185,7 +185,7 @@ def test_a_description_can_be_damaged(client, sandbox, how, stored):
 
 
 def test_a_post_can_be_merged_by_email(client, sandbox):
-    sandbox.settings(merge_emails=True)
+    sandbox.settings(shared_email="merged")
     first = client.create()
 
     merged = client.create({"name": "Another Name", "email": JOHN["email"]})
