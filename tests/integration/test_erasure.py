@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import random
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from test_ledger_command import LEASE, SETTLE, Desk, left_open, lose, on_one_database, people, seed
 
 from payarc_provider.api.client import PayarcClient
+from payarc_provider.exceptions import PayarcNotFound, PayarcRunStopped, PayarcUnknownOutcome
 from payarc_provider.ledger import erase as command
 from payarc_provider.ledger.__main__ import main
-from payarc_provider.sync.ledger import Evidence, LedgerLost, Resolution, State, UpdateClaim
+from payarc_provider.sync.ledger import Evidence, LedgerLost, LedgerUnavailable, Resolution, State, UpdateClaim
 from payarc_provider.sync.ledger.erasure import Erasure
 from payarc_provider.sync.ledger.repair import LedgerUnchanged
 from payarc_provider.sync.ledger.snapshot import take_snapshot
@@ -137,7 +141,8 @@ def test_the_receipt_says_what_was_deleted_verified_and_kept(shop, payarc_sandbo
     receipt = shop.json("erase", "a", "--yes")
     [key] = receipt["keys"]
     assert key["customers"] == {ids["a"]: "PayArc has no customer with this id any more (404)"}
-    assert (key["key"], key["reference"], key["had_row"], key["problem"]) == ("a", shop.code("a"), True, None)
+    assert (key["key"], key["reference"], key["problem"]) == ("a", shop.code("a"), None)
+    assert key["ledger"] == "its row was deleted"
     assert receipt["time"] >= key["erased_at"]
     host = payarc_sandbox.url.split("/")[2]
     names = ("connection", "environment", "merchant", "account", "searched")
@@ -228,6 +233,15 @@ def test_one_key_that_cannot_be_erased_stops_the_command_before_anything_is_dele
 
 
 @on_one_database
+def test_a_token_that_payarc_does_not_accept_erases_nothing(shop, payarc_sandbox):
+    created(shop, payarc_sandbox, "a")
+    payarc_sandbox.revoke(payarc_sandbox.token)
+    assert "does not accept the access token" in shop("erase", "a", "--yes", expect=1)
+    assert shop.row("a").state == State.CREATED
+    assert facts(shop, "erased:") == {}
+
+
+@on_one_database
 def test_another_merchants_token_erases_nothing(still, payarc_sandbox):
     still.created(a="KPxMADVnxMV4nNjp")
     still.ledger.remember('account:["test", null, "1"]', still.account)
@@ -260,7 +274,8 @@ def test_a_killed_erasure_ends_well_when_it_is_run_again(shop, payarc_sandbox, m
     [account] = shop.json("status")["accounts"]
     assert (account["erased"], account["unfinished"]) == (1, 1)
     assert "not finished" in shop("status")
-    assert shop.json("erase", "a", "--yes")["keys"][0]["problem"] is None
+    [key] = shop.json("erase", "a", "--yes")["keys"]
+    assert (key["problem"], "when the erasure was begun" in key["ledger"]) == (None, True)
     assert shop.json("status")["accounts"][0]["unfinished"] == 0
     assert len(payarc_sandbox.customers()) == 1
     assert shop.run(payarc_sandbox, people("a", "b")).summary["erased"] == 1
@@ -291,7 +306,9 @@ def test_a_second_erasure_changes_nothing(shop, payarc_sandbox):
     created(shop, payarc_sandbox, "a")
     first = shop.json("erase", "a", "--yes")["keys"][0]["erased_at"]
     before = facts(shop)
-    assert shop.json("erase", "a", "--yes")["keys"][0]["erased_at"] == first
+    [key] = shop.json("erase", "a", "--yes")["keys"]
+    assert (key["erased_at"], key["customers"]) == (first, {})
+    assert "nothing was left to do" in key["ledger"]
     assert facts(shop) == before
 
 
@@ -499,3 +516,47 @@ def test_an_erasure_that_a_restored_backup_has_undone_is_repeated_by_its_key(sho
     receipt = shop.json("erase", "a", "--without-row", "--yes")
     assert (receipt["searched"], len(receipt["keys"][0]["customers"])) == (True, 1)
     assert [customer["customer_id"] for customer in payarc_sandbox.customers()] == [ids["b"]]
+
+
+def test_erasures_during_runs_with_lost_responses_leave_no_erased_person(shop, payarc_sandbox):
+    """Whatever the moment: keys are erased while two runs create their customers and look them up."""
+    keys = [f"k{number}" for number in range(40)]
+    payarc_sandbox.settings(latency=0.005)
+    payarc_sandbox.faults([{"kind": "lost_after", "every": 7}, {"kind": "lost_before", "every": 5}])
+    created(shop, payarc_sandbox, "first")
+    erasure, client = Erasure(shop.open(), shop.account), client_of(payarc_sandbox)
+    erased, deleted, over = set(), set(), threading.Event()
+
+    def erase(key):
+        with contextlib.suppress(LedgerUnchanged, LedgerUnavailable):
+            customers = erasure.begin(key, [], without_row=key.endswith("3")).customers
+            erased.add(key)
+            deleted.update(customers)
+            for customer_id in customers:
+                with contextlib.suppress(PayarcNotFound):
+                    client.delete_customer(customer_id)
+            erasure.finish(key)
+
+    def erase_some():
+        chosen = random.Random(1).sample(keys, 20)
+        while not over.is_set():
+            for key in set(chosen) - erased:
+                erase(key)
+
+    eraser = threading.Thread(target=erase_some)
+    eraser.start()
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            runs = [pool.submit(shop.run, payarc_sandbox, people(*keys)) for _ in range(2)]
+            for one in runs:
+                with contextlib.suppress(PayarcRunStopped, PayarcUnknownOutcome):
+                    one.result()
+    finally:
+        over.set()
+        eraser.join()
+    payarc_sandbox.clear_faults()
+    results = shop.run(payarc_sandbox, people(*keys))
+    assert {one["key"] for one in results.rejected()} == erased
+    assert deleted
+    left = sorted(customer["email"] for customer in payarc_sandbox.customers())
+    assert left == sorted(f"{key}@example.com" for key in {*keys, "first"} - erased)
