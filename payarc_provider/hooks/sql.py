@@ -12,6 +12,7 @@ from airflow.providers.common.compat.sdk import AirflowException, BaseHook
 from payarc_provider.exceptions import PayarcConfigError
 from payarc_provider.hooks import sql_drivers
 from payarc_provider.sync.ledger.database import SUPPORTED
+from payarc_provider.sync.ledger.errors import describe
 from payarc_provider.tracebacks import raise_alone
 
 if TYPE_CHECKING:
@@ -24,6 +25,14 @@ _LOGGER = "payarc"
 
 def _is_no_row(record: logging.LogRecord) -> bool:
     return record.levelno > logging.DEBUG
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Of a connection that could not be reset or closed, its pool logs a traceback, with the error before it."""
+    if record.exc_info and isinstance(error := record.exc_info[1], Exception):
+        record.msg, record.args = f"{record.getMessage()} ({describe(error)})", ()
+    record.exc_info = record.exc_text = None
+    return True
 
 
 # At DEBUG, SQLAlchemy logs every row it reads. This filter stays, whatever level the logger is given later.
@@ -47,7 +56,12 @@ def sql_engine(conn_id: str, argument: str, *, ledger: bool = False) -> Engine:
         _check_file(sql_drivers.sqlite_file(hook), about)
     try:
         engine = sql_drivers.make_engine(
-            hook, kind, hide_parameters=True, logging_name=_LOGGER, pool_pre_ping=not ledger
+            hook,
+            kind,
+            hide_parameters=True,
+            logging_name=_LOGGER,
+            pool_logging_name=_LOGGER,
+            pool_pre_ping=not ledger,
         )
     except sql_drivers.Unusable as error:
         raise PayarcConfigError(f"{about} {error}") from None
@@ -83,6 +97,8 @@ def sql_engine(conn_id: str, argument: str, *, ledger: bool = False) -> Engine:
             raise_alone(_unusable(about, error))
 
     engine.dialect.connect = connect  # type: ignore[method-assign]
+    pool = type(engine.pool)
+    logging.getLogger(f"{pool.__module__}.{pool.__name__}.{_LOGGER}").addFilter(_without_traceback)
     return engine
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
+import sqlite3
 import traceback
 
 import pytest
@@ -107,6 +108,23 @@ def test_a_ledger_that_fails_shows_class_and_code(database, refuse):
     moment = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
     said = caught(lambda: ledger.claim(me, "claim.1", [record], {"1": None}, moment))
     assert re.search(f"the ledger's database reported {CODES[database.kind]}. Check that", said)
+
+
+def test_a_connection_that_cannot_be_reset_is_logged_by_class_and_code(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("AIRFLOW_CONN_CRM", json.dumps({"conn_type": "sqlite", "host": str(tmp_path / "crm.db")}))
+    engine = sql_engine("crm", "sql_conn_id")
+
+    def fail(_connection):
+        raise sqlite3.OperationalError(f"lost {NAME}")
+
+    raw = engine.raw_connection()
+    monkeypatch.setattr(engine.dialect, "do_rollback", fail)
+    try:
+        raw.cursor().execute(f"SELECT json_extract('{{}}', '{NAME}')")
+    except sqlite3.Error:
+        raw.close()
+    assert "Exception during reset or similar (OperationalError)" in caplog.text
+    assert MARK not in caplog.text
 
 
 class HookError(Exception):
