@@ -288,7 +288,8 @@ class CreateCustomerOperator(BaseOperator):
     def _start(self, context: Context, *, resumed: bool) -> Any:
         from payarc_provider.operators.task import TaskRun
 
-        self._check_sources()
+        if self._is_expanded:
+            self._check_sources()
         self.check_texts()
         self._run = TaskRun(self, context, self.read_options())
         return self._run.execute(resumed=resumed)
