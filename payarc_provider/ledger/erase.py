@@ -67,6 +67,7 @@ def erase(ledger: Ledger, account: str, given: argparse.Namespace, confirm: Call
     searched = given.search or any(erasure.may_have_others(one) for one in found.values())
     with contextlib.closing(Merchant(given.payarc_conn_id)) as merchant:
         merchant.check_account(ledger, account)
+        _patiently(merchant.client.ping)  # a token that PayArc does not accept must not leave erasures unfinished
         listed = _read_list(merchant, _Listed(set(references.values()))) if searched else _Listed(set())
         others = {key: listed.carriers.get(code, set()) for key, code in references.items()}
         confirm(_question(merchant, account, found, others))
@@ -132,6 +133,17 @@ def _question(
     )
 
 
+def _about_ledger(found: Row | Tombstone | None) -> str:
+    """What the ledger had for a key, for the receipt."""
+    if found is None:
+        return "it had no row"
+    if isinstance(found, Row):
+        return "its row was deleted"
+    if found.done:
+        return f"the key was erased on {found.done:%Y-%m-%d}, and nothing was left to do"
+    return f"its row was deleted on {found.since:%Y-%m-%d}, when the erasure was begun"
+
+
 def _known(found: Row | Tombstone | None) -> tuple[str, ...]:
     """The customers that the ledger knows of a key."""
     if isinstance(found, Row):
@@ -180,7 +192,7 @@ class _Eraser:
 
     def erase(self, key: str, found: Row | Tombstone | None, others: Collection[str], code: str) -> ErasedKey:
         """Erase a key. What goes wrong is in the result, so that the other keys are erased nevertheless."""
-        result = ErasedKey(display_key(key), code, had_row=isinstance(found, Row))
+        result = ErasedKey(display_key(key), code, _about_ledger(found))
         try:
             if isinstance(found, Tombstone) and found.done and not others:
                 result.at = found.done

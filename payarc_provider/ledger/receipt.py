@@ -25,7 +25,7 @@ class ErasedKey:
 
     :param key: as logs may show it
     :param reference: the keyed hash of the key, which the ledger keeps
-    :param had_row: whether the ledger had a row for it
+    :param ledger: what the ledger had for it, and what became of that
     :param customers: the deleted customers' ids, each with how the deletion was verified
     :param at: when the erasure was finished; None while it is not
     :param problem: why it is not finished
@@ -33,7 +33,7 @@ class ErasedKey:
 
     key: str
     reference: str
-    had_row: bool = True
+    ledger: str
     customers: dict[str, Proof] = field(default_factory=dict)
     at: datetime.datetime | None = None
     problem: str | None = None
@@ -66,7 +66,7 @@ class Receipt:
                 "key": one.key,
                 "reference": one.reference,
                 "erased_at": iso(one.at) if one.at else None,
-                "had_row": one.had_row,
+                "ledger": one.ledger,
                 "customers": {customer_id: str(proof) for customer_id, proof in one.customers.items()},
                 "problem": one.problem,
             }
@@ -114,9 +114,9 @@ def _kept(keys: Sequence[ErasedKey]) -> list[str]:
 def _about(one: ErasedKey) -> list[str]:
     if one.problem is not None:
         return output.wrapped(f"NOT ERASED: {one.problem}", "  ")
-    lines = output.wrapped(f"ledger: {'its row was deleted' if one.had_row else 'it had no row'}", "  ")
+    lines = output.wrapped(f"ledger: {one.ledger}", "  ")
     for customer_id, proof in one.customers.items():
         lines += output.wrapped(f"PayArc: customer {customer_id} was deleted. Verified: {proof}", "  ")
     if not one.customers:
-        lines += output.wrapped("PayArc: the ledger knew no customer of this key", "  ")
+        lines += output.wrapped("PayArc: no customer was deleted now, since the ledger knew none", "  ")
     return lines

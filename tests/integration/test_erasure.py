@@ -137,7 +137,8 @@ def test_the_receipt_says_what_was_deleted_verified_and_kept(shop, payarc_sandbo
     receipt = shop.json("erase", "a", "--yes")
     [key] = receipt["keys"]
     assert key["customers"] == {ids["a"]: "PayArc has no customer with this id any more (404)"}
-    assert (key["key"], key["reference"], key["had_row"], key["problem"]) == ("a", shop.code("a"), True, None)
+    assert (key["key"], key["reference"], key["problem"]) == ("a", shop.code("a"), None)
+    assert key["ledger"] == "its row was deleted"
     assert receipt["time"] >= key["erased_at"]
     host = payarc_sandbox.url.split("/")[2]
     names = ("connection", "environment", "merchant", "account", "searched")
@@ -228,6 +229,15 @@ def test_one_key_that_cannot_be_erased_stops_the_command_before_anything_is_dele
 
 
 @on_one_database
+def test_a_token_that_payarc_does_not_accept_erases_nothing(shop, payarc_sandbox):
+    created(shop, payarc_sandbox, "a")
+    payarc_sandbox.revoke(payarc_sandbox.token)
+    assert "does not accept the access token" in shop("erase", "a", "--yes", expect=1)
+    assert shop.row("a").state == State.CREATED
+    assert facts(shop, "erased:") == {}
+
+
+@on_one_database
 def test_another_merchants_token_erases_nothing(still, payarc_sandbox):
     still.created(a="KPxMADVnxMV4nNjp")
     still.ledger.remember('account:["test", null, "1"]', still.account)
@@ -260,7 +270,8 @@ def test_a_killed_erasure_ends_well_when_it_is_run_again(shop, payarc_sandbox, m
     [account] = shop.json("status")["accounts"]
     assert (account["erased"], account["unfinished"]) == (1, 1)
     assert "not finished" in shop("status")
-    assert shop.json("erase", "a", "--yes")["keys"][0]["problem"] is None
+    [key] = shop.json("erase", "a", "--yes")["keys"]
+    assert (key["problem"], "when the erasure was begun" in key["ledger"]) == (None, True)
     assert shop.json("status")["accounts"][0]["unfinished"] == 0
     assert len(payarc_sandbox.customers()) == 1
     assert shop.run(payarc_sandbox, people("a", "b")).summary["erased"] == 1
@@ -291,7 +302,9 @@ def test_a_second_erasure_changes_nothing(shop, payarc_sandbox):
     created(shop, payarc_sandbox, "a")
     first = shop.json("erase", "a", "--yes")["keys"][0]["erased_at"]
     before = facts(shop)
-    assert shop.json("erase", "a", "--yes")["keys"][0]["erased_at"] == first
+    [key] = shop.json("erase", "a", "--yes")["keys"]
+    assert (key["erased_at"], key["customers"]) == (first, {})
+    assert "nothing was left to do" in key["ledger"]
     assert facts(shop) == before
 
 

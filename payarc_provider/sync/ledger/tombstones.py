@@ -12,11 +12,11 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import Table, case, delete, func, insert, select, update
+from sqlalchemy import Table, case, delete, func, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql.elements import ColumnElement
 
-from payarc_provider.sync.ledger.database import chunks
+from payarc_provider.sync.ledger.database import chunks, insert_absent
 from payarc_provider.sync.ledger.rows import Row
 from payarc_provider.sync.reference import LENGTH, reference
 
@@ -103,9 +103,9 @@ def write_tombstone(
     connection: Connection, facts: Table, ledger_id: str, account: str, key: str, tombstone: Tombstone
 ) -> None:
     """Write a key's tombstone, in place of an earlier one."""
-    name = _prefix(account) + reference(ledger_id, account, key)
-    if not connection.execute(update(facts).where(facts.c.name == name).values(value=tombstone.as_text())).rowcount:
-        connection.execute(insert(facts).values(name=name, value=tombstone.as_text()))
+    name, value = _prefix(account) + reference(ledger_id, account, key), tombstone.as_text()
+    insert_absent(connection, facts, [{"name": name, "value": value}])
+    connection.execute(update(facts).where(facts.c.name == name).values(value=value))
 
 
 def remove_tombstone(connection: Connection, facts: Table, ledger_id: str, account: str, key: str) -> None:
