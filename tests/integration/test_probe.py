@@ -370,6 +370,16 @@ def test_a_customer_whose_creation_got_no_response_is_found_in_the_list_and_dele
     assert probe.status == 0
 
 
+@pytest.mark.parametrize("kind", ["lost_after", "lost_before", "not_found"])
+def test_a_deletion_without_a_usable_response_is_repeated(probe, kind):
+    probe.sandbox.faults([{"kind": kind, "method": "DELETE", "every": 2}])
+
+    probe.run()
+
+    assert probe.remaining() == []
+    assert probe.status == 0, probe.err
+
+
 def test_a_customer_that_may_exist_is_named(probe):
     probe.sandbox.faults([{"kind": "lost_before", "skip": 3}])
 
@@ -385,8 +395,8 @@ def test_whatever_goes_wrong_it_keeps_to_its_requests_and_names_what_remains(pro
     kinds = ("lost_before", "lost_after", "status_after", "html_before", "cut_after", "garbage_after", "foreign_after")
     for kind in numbers.sample(kinds, 3):
         rule = {"kind": kind, "method": "*", "skip": 2, "probability": 0.2, "times": numbers.randint(1, 8)}
-        # With PayArc's headers, a 429 means that PayArc has done nothing.
-        status = numbers.choice([422, 404, 500] if kind == "status_after" else [429, 422, 404, 500])
+        # With PayArc's headers, a 429 or 422 means that PayArc has done nothing.
+        status = numbers.choice([404, 500] if kind == "status_after" else [429, 422, 404, 500])
         probe.sandbox.faults([rule | {"status": status}])
     probe.sandbox.settings(**PROFILES[numbers.choice(sorted(PROFILES))], rate_window=1)
     probe.sandbox.seed(OLD)
