@@ -28,12 +28,15 @@ _NETWORKS = {
 _BY_NETWORK = [(re.compile(begins), lengths) for begins, lengths in _NETWORKS.values()]
 _SEPARATORS = r"[\s._/\-\u00ad\u200b-\u200f\u2010-\u2015\u2060\u2212\ufeff]{0,3}"  # as printed, or invisible
 _MANY_DIGITS = re.compile(rf"\d(?:{_SEPARATORS}\d){{{_DIGITS - 1},}}")
+_has_digits = re.compile(r"[0-9]\D{0,3}[0-9]\D{0,3}[0-9]\D{0,3}[0-9]", re.ASCII).search  # fast; most texts have fewer
 _GROUP = re.compile(r"\d+")
 _UUID = re.compile(r"(?i)\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 
 
 def has_card_number(text: str) -> bool:
     """Whether the text contains a card number, with or without spaces, hyphens or the like between its digits."""
+    if text.isascii() and not _has_digits(text):
+        return False
     return any(is_card_number(digits) for digits, _ in _numbers(text))
 
 
@@ -43,6 +46,8 @@ def key_has_card_number(text: str) -> bool:
     Unlike in a field, a number is no card number if a letter touches it, as in ``c4111111111111111``, or if it has 13
     digits: many systems number their customers so, and no such cards have been issued for decades.
     """
+    if text.isascii() and not _has_digits(text):
+        return False
     return any(
         len(digits) > _DIGITS and not touches_letter and is_card_number(digits)
         for digits, touches_letter in _numbers(text)

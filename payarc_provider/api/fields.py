@@ -116,7 +116,7 @@ def clean(
     for name, value in record.items():
         ready = _READY.get(name)
         if ready is None:
-            errors[str(name)] = [_unknown(name)]
+            errors[name if isinstance(name, str) and _is_shown(name) else "record"] = [_unknown(name)]
         elif type(value) is str and ready(value) and not (len(value) > 12 and has_card_number(value)):
             fields[name] = value
         elif value is not None:
@@ -128,10 +128,17 @@ def clean(
     return fields, errors
 
 
+def _is_shown(name: str) -> bool:
+    """Whether an unknown name can be shown: a longer one, or one that cannot be read, is hardly meant as a name."""
+    return len(name) <= 40 and name.isprintable() and not has_card_number(name)
+
+
 def _unknown(name: object) -> str:
     if not isinstance(name, str):
         return f"a field name has the type {type(name).__name__}: it must be text"
-    near = difflib.get_close_matches(name.lower(), FIELDS, n=1) if len(name) <= 40 else []
+    if not _is_shown(name):
+        return f"a field has an unknown name: choose from {', '.join(FIELDS)}"
+    near = difflib.get_close_matches(name.lower(), FIELDS, n=1)
     if near:
         return f'unknown field "{name}": did you mean "{near[0]}"?'
     return f'unknown field "{name}": choose from {", ".join(FIELDS)}'

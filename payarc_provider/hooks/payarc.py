@@ -203,7 +203,7 @@ class PayarcHook(BaseHook):
         """
         from payarc_provider.api.fields import shown_value
 
-        cleared = {name: "" for name, value in fields.items() if value == ""}
+        cleared = {name: "" for name, value in fields.items() if isinstance(value, str) and not value}
         cleaned = self._checked(fields) | cleared
         if not cleaned:
             raise PayarcRefused(errors={"record": ['changes nothing: give a value, or "" to clear a field']})

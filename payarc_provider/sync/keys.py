@@ -33,6 +33,7 @@ _PERSONAL = {
     ),
 }
 """Personal data that a key may look like. Digits alone say nothing: most keys consist of them."""
+_may_be_number = re.compile(r"\+[0-9]|[ .-][0-9]{4}(?![\w-])", re.ASCII).search  # as such numbers begin or end; fast
 _SHORT_NAMES = {
     "email address": "an email",
     "social security number": "a social security number",
@@ -156,7 +157,7 @@ def personal_data_in(key: str) -> str | None:
 
     Keys are stored, so they should not be personal data. None if it looks like none.
     """
-    if key.isalnum():
+    if "@" not in key and not _may_be_number(key):
         return None
     return next((kind for kind, pattern in _PERSONAL.items() if pattern.search(key)), None)
 

@@ -118,6 +118,8 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Observed:
             "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(
                 {"type": "file", "log_file_path": str(home / "lineage.jsonl"), "append": True}
             ),
+            "AIRFLOW__OPENLINEAGE__INCLUDE_FULL_TASK_INFO": "True",
+            "AIRFLOW__LOGGING__LOGGING_LEVEL": "DEBUG",
             "AIRFLOW_CONN_PAYARC_DEFAULT": sandbox.connection_json(account="main", timeout=1),
             "AIRFLOW_CONN_CRM": json.dumps({"conn_type": "sqlite", "host": str(home / "crm.db")}),
             "OBSERVED_ENVIRONMENT": place,
@@ -133,6 +135,38 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Observed:
 
 def test_all_dags_ran(observed):
     assert observed.states == ["success"] * 6 + ["failed"]
+
+
+VALUES = ("Secret Smith", "Secretparameter", "p1@example.com", "neither.example.com")
+UPSTREAM = ("Kofi Park", "kofi@example.com", "Ama Park", "ama@example.com")
+"""Values that an upstream task passes through XCom, which Airflow stores, and prints when the task returns them."""
+
+
+def found(path, values):
+    content = path.read_bytes()
+    return [value for value in values if value.encode() in content]
+
+
+def test_no_value_is_in_any_file_even_at_debug(observed):
+    files = [path for path in observed.home.rglob("*") if path.is_file() and not path.name.startswith("crm.db")]
+    assert {"airflow.db", "said.txt"} <= {path.name for path in files}
+    assert "SELECT" in (observed.home / "said.txt").read_text()
+    assert {path.name: found(path, VALUES) for path in files if found(path, VALUES)} == {}
+
+
+def test_no_value_is_in_openlineages_full_task_info(observed):
+    (event,) = observed.events("COMPLETE", "from_query")
+    assert "options" in event["run"]["facets"]["airflow"]["task"], "the task's attributes are there"
+    assert found(observed.home / "lineage.jsonl", VALUES + UPSTREAM) == []
+
+
+def test_airflow_stores_the_types_of_parameters(observed):
+    with sqlite3.connect(observed.home / "airflow.db") as database:
+        stored = database.execute(
+            "SELECT rendered_fields FROM rendered_task_instance_fields WHERE dag_id = 'from_query'"
+        )
+        ((fields,),) = stored.fetchall()
+    assert str(json.loads(fields)["parameters"]) == "['(str)']"  # Airflow 2 stores it as text
 
 
 # ---- metrics --------------------------------------------------------------------------------------------------------

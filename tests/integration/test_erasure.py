@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import random
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from test_ledger_command import LEASE, SETTLE, Desk, left_open, lose, on_one_database, people, seed
 
 from payarc_provider.api.client import PayarcClient
+from payarc_provider.exceptions import PayarcNotFound, PayarcRunStopped, PayarcUnknownOutcome
 from payarc_provider.ledger import erase as command
 from payarc_provider.ledger.__main__ import main
-from payarc_provider.sync.ledger import Evidence, LedgerLost, Resolution, State, UpdateClaim
+from payarc_provider.sync.ledger import Evidence, LedgerLost, LedgerUnavailable, Resolution, State, UpdateClaim
 from payarc_provider.sync.ledger.erasure import Erasure
 from payarc_provider.sync.ledger.repair import LedgerUnchanged
 from payarc_provider.sync.ledger.snapshot import take_snapshot
@@ -512,3 +516,47 @@ def test_an_erasure_that_a_restored_backup_has_undone_is_repeated_by_its_key(sho
     receipt = shop.json("erase", "a", "--without-row", "--yes")
     assert (receipt["searched"], len(receipt["keys"][0]["customers"])) == (True, 1)
     assert [customer["customer_id"] for customer in payarc_sandbox.customers()] == [ids["b"]]
+
+
+def test_erasures_during_runs_with_lost_responses_leave_no_erased_person(shop, payarc_sandbox):
+    """Whatever the moment: keys are erased while two runs create their customers and look them up."""
+    keys = [f"k{number}" for number in range(40)]
+    payarc_sandbox.settings(latency=0.005)
+    payarc_sandbox.faults([{"kind": "lost_after", "every": 7}, {"kind": "lost_before", "every": 5}])
+    created(shop, payarc_sandbox, "first")
+    erasure, client = Erasure(shop.open(), shop.account), client_of(payarc_sandbox)
+    erased, deleted, over = set(), set(), threading.Event()
+
+    def erase(key):
+        with contextlib.suppress(LedgerUnchanged, LedgerUnavailable):
+            customers = erasure.begin(key, [], without_row=key.endswith("3")).customers
+            erased.add(key)
+            deleted.update(customers)
+            for customer_id in customers:
+                with contextlib.suppress(PayarcNotFound):
+                    client.delete_customer(customer_id)
+            erasure.finish(key)
+
+    def erase_some():
+        chosen = random.Random(1).sample(keys, 20)
+        while not over.is_set():
+            for key in set(chosen) - erased:
+                erase(key)
+
+    eraser = threading.Thread(target=erase_some)
+    eraser.start()
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            runs = [pool.submit(shop.run, payarc_sandbox, people(*keys)) for _ in range(2)]
+            for one in runs:
+                with contextlib.suppress(PayarcRunStopped, PayarcUnknownOutcome):
+                    one.result()
+    finally:
+        over.set()
+        eraser.join()
+    payarc_sandbox.clear_faults()
+    results = shop.run(payarc_sandbox, people(*keys))
+    assert {one["key"] for one in results.rejected()} == erased
+    assert deleted
+    left = sorted(customer["email"] for customer in payarc_sandbox.customers())
+    assert left == sorted(f"{key}@example.com" for key in {*keys, "first"} - erased)

@@ -236,7 +236,7 @@ def test_an_unknown_field_is_rejected_even_without_a_value(name, text):
 
 
 def test_a_field_name_must_be_text():
-    assert clean({7: "x"}) == ({}, {"7": ["a field name has the type int: it must be text"]})  # type: ignore[dict-item]
+    assert clean({7: "x"}) == ({}, {"record": ["a field name has the type int: it must be text"]})  # type: ignore[dict-item]
 
 
 def test_the_fast_path_decides_like_the_slow_path(monkeypatch):

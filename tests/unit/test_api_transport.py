@@ -493,3 +493,12 @@ def test_a_proxy_that_rejects_the_tunnel_has_sent_nothing(serve, monkeypatch):
     proxy = serve(answers(b"HTTP/1.1 403 Forbidden\r\n\r\n"))
     monkeypatch.setenv("https_proxy", proxy.url)
     assert isinstance(failure(transport("https://payarc.invalid/v1")), PayarcConnectionFailed)
+
+
+@pytest.mark.parametrize("end", [b"-5\r\n", b"zzz\r\n", b"f" * 20 + b"\r\nx", b""])
+def test_a_response_of_an_odd_shape_is_an_unknown_outcome(serve, end):
+    server = serve(answers(b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n" + end))
+    with pytest.raises(PayarcUnknownOutcome) as caught:
+        Transport(server.url, timeout=5, verify=True).send(Request("POST", fields={"name": "Ann"}), "t")
+    assert caught.value.may_have_acted
+    assert caught.value.__context__ is None

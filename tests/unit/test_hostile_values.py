@@ -124,6 +124,17 @@ def test_a_value_in_a_field_is_rejected_or_sent_as_it_is(kind, field, validation
     assert "s3cret" not in str(errors)
 
 
+NAMES = [10**5000, None, "x" * 1_000_000, "na\u202eme", "a\nb", "4111111111111111", ("a",), 1.5]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=[str(number) for number in range(len(NAMES))])
+def test_a_field_of_an_unknown_name_is_one_error_that_does_not_quote_it(name):
+    sent, errors = clean({name: "John Smith"})
+    assert (sent, list(errors)) == ({}, ["record"])
+    assert errors["record"][0].startswith("a field")
+    assert len(errors["record"][0]) < 250
+
+
 @pytest.mark.parametrize("place", ["id", "name", "version"])
 @pytest.mark.parametrize("kind", [kind for kind in VALUES if kind != "line separator"])
 def test_one_record_is_rejected_and_the_next_one_is_not(reader, kind, place):

