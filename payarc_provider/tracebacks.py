@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn, ParamSpec, TypeVar
 
-__all__ = ["bare", "origin", "raise_alone", "without_frames"]
+__all__ = ["bare", "raise_alone", "raised_at", "without_frames"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -25,17 +25,20 @@ _SHOWN = 8  # frames
 _ROOTS = ("site-packages", "dist-packages", "payarc_provider")
 
 
-def origin(error: BaseException) -> str:
-    """Where it was raised, innermost first: ``sync/relation.py:144 in connection, …``; empty if that is unknown."""
+def raised_at(error: BaseException) -> str:
+    """Where it was raised: ``Raised at payarc_provider/sync/relation.py:144 in connection, …``; empty if unknown."""
+    for note in getattr(error, "__notes__", ()):  # from where it left a thread
+        if note.startswith(_NOTE):
+            return str(note)
     steps = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    return ", ".join(f"{_short(code.co_filename)}:{line} in {code.co_name}" for code, line in steps[: -_SHOWN - 1 : -1])
+    places = [f"{_short(code.co_filename)}:{line} in {code.co_name}" for code, line in steps[: -_SHOWN - 1 : -1]]
+    return _NOTE + ", ".join(places) if places else ""
 
 
 def bare(error: E) -> E:
     """The exception without its traceback and without those that led to it, with a note of where it was raised."""
-    where = origin(error)
-    if where and not any(note.startswith(_NOTE) for note in getattr(error, "__notes__", ())):
-        error.add_note(_NOTE + where)
+    if (where := raised_at(error)) and where not in getattr(error, "__notes__", ()):
+        error.add_note(where)
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)
 

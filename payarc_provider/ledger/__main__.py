@@ -9,6 +9,7 @@ import warnings
 
 from payarc_provider.exceptions import PayarcError
 from payarc_provider.ledger.arguments import parse
+from payarc_provider.tracebacks import raised_at
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,6 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
         except (PayarcError, AirflowException) as error:
             print(" ".join(str(error).split()), file=sys.stderr)
             text, status = getattr(error, "report", ""), 1
+        except Exception as error:  # noqa: BLE001 - its text may quote a value
+            print(f"Unexpected {type(error).__name__}. Please report this line. {raised_at(error)}", file=sys.stderr)
+            return 1
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130

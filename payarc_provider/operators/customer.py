@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.providers.common.compat.sdk import BaseOperator, XComArg, conf
 
 from payarc_provider.exceptions import PayarcConfigError
-from payarc_provider.operators.failures import no_retry_if_useless, task_failure
+from payarc_provider.operators.failures import fails_as_task, no_retry_if_useless
 from payarc_provider.operators.links import PayarcDashboardLink
 from payarc_provider.operators.options import KINDS, Options, is_set_later, read_options, refuse_templates, set_options
 from payarc_provider.operators.private import Private, QueryParameters, revealed
@@ -284,14 +284,8 @@ class CreateCustomerOperator(BaseOperator):
         """Continue after a deferral. All that is needed for it is in the ledger, not in ``event``."""
         return self._start(context, resumed=True)
 
+    @fails_as_task
     def _start(self, context: Context, *, resumed: bool) -> Any:
-        try:
-            return self._execute(context, resumed=resumed)
-        except BaseException as error:  # noqa: BLE001 - raised again
-            failure = task_failure(error)
-        raise failure
-
-    def _execute(self, context: Context, *, resumed: bool) -> Any:
         from payarc_provider.operators.task import TaskRun
 
         self._check_sources()
@@ -306,12 +300,14 @@ class CreateCustomerOperator(BaseOperator):
 
     _run: TaskRun | None = None
 
+    @fails_as_task  # the OpenLineage provider logs the exception and its text
     def get_openlineage_facets_on_start(self) -> OperatorLineage[Any, Any]:
         """For the OpenLineage provider: what the task will read and write."""
         from payarc_provider.operators.openlineage import lineage_of
 
         return lineage_of(self, None)
 
+    @fails_as_task
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
         """For the OpenLineage provider: what the task has read and written, even if it failed."""
         from payarc_provider.operators.openlineage import lineage_of

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from typing import ParamSpec, TypeVar
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
 from payarc_provider.exceptions import PayarcConfigError, PayarcError, PayarcGuardStopped
-from payarc_provider.tracebacks import bare, origin
+from payarc_provider.tracebacks import bare, raised_at
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class PayarcRecordsRejected(PayarcError, AirflowFailException):
@@ -44,6 +49,21 @@ def no_retry_if_useless() -> Iterator[None]:
         raise _not_retried(error).with_traceback(error.__traceback__) from None
 
 
+def fails_as_task(function: Callable[P, T]) -> Callable[P, T]:
+    """Let the function raise what `task_failure` returns, from a frame that holds no arguments."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except BaseException as error:  # noqa: BLE001 - raised again
+            failure = task_failure(error)
+        del args, kwargs
+        raise failure
+
+    return call
+
+
 def task_failure(error: BaseException) -> BaseException:
     """What the task raises in place of this exception: without a traceback, and with no text of unknown origin.
 
@@ -53,10 +73,9 @@ def task_failure(error: BaseException) -> BaseException:
         return _not_retried(bare(error))
     if isinstance(error, AirflowException) or not isinstance(error, Exception):  # such as the end of a process
         return bare(error)
-    where = origin(error)
     return PayarcError(
         f"Unexpected {type(error).__name__}. Run again, nothing is sent twice; if it happens again, please report this "
-        f"line. Raised at {where}"
+        f"line. {raised_at(error)}"
     )
 
 

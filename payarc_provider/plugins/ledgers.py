@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowException, conf
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, conf
 from sqlalchemy import event
 
 from payarc_provider.exceptions import PayarcConfigError, PayarcError
@@ -102,7 +102,7 @@ def _existing(engine: Engine, name: LedgerName) -> Ledger:
 def _engine(name: LedgerName) -> Engine:
     try:
         engine = sql_engine(name.conn_id, "[payarc] ledgers", ledger=True)
-    except (AirflowException, PayarcConfigError) as error:
+    except (AirflowNotFoundException, PayarcConfigError) as error:
         raise LedgerNotShown(f'The connection "{name.conn_id}" cannot be used. {error}', 503) from None
     except Exception as error:  # noqa: BLE001 - hooks and drivers raise anything, and its text may contain a password
         raise LedgerNotShown(

@@ -156,7 +156,7 @@ def _run_slice(runner: _Runner, ledger: Ledger, settings: Settings, *, resumed: 
     return results
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class _Runner:
     """Holds the arguments of `run`: plans and guards take two runs of the engine, a dry run and then the real one."""
 

@@ -65,7 +65,7 @@ class Update:
     is_open: bool
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Claim:
     """A row that this run has claimed, the record to send for it, and the gate that its request must pass.
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from airflow import __version__ as airflow_version
+from airflow_logs import without_internal_messages
 
 from payarc_provider.api.fields import FIELDS
 from payarc_provider.sandbox import SandboxServer
@@ -228,9 +229,7 @@ def marked(tmp_path_factory):
         )
     (private / "said.txt").write_text(done.stdout)
     assert done.returncode == 0, done.stdout[-5000:]
-    # At DEBUG, `dag.test()` logs all that passes between Airflow's own parts, which it does in one process.
-    said_by_airflow = re.compile(r"^.*\b(?:Sending request|Received message).*\bmsg=.*\n", re.MULTILINE)
-    parts = re.split(r"^=== (\w+)$", said_by_airflow.sub("", done.stdout), flags=re.MULTILINE)
+    parts = re.split(r"^=== (\w+)$", without_internal_messages(done.stdout), flags=re.MULTILINE)
     said = {"before": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
     return Marked(home, sandbox.token, json.loads((home / "states.json").read_text()), said)
 

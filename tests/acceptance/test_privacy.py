@@ -8,6 +8,7 @@ import logging
 
 import pytest
 from airflow import __version__ as airflow_version
+from airflow_logs import without_internal_messages
 
 from payarc_provider.sandbox import make_token
 
@@ -50,6 +51,12 @@ def values(sandbox):
     """Every string that must not appear anywhere."""
     values = {value for row in people() for name, value in row.items() if name != "id"}
     return values | {value.split("@")[0] for value in values if "@" in value} | {sandbox.token, sandbox.token[-20:]}
+
+
+@pytest.fixture
+def said(said):
+    """As everywhere, without what Airflow tells itself."""
+    return lambda: without_internal_messages(said())
 
 
 @pytest.fixture
@@ -209,8 +216,8 @@ def test_a_ledger_error_logs_no_value(airflow, sandbox, said, values, ledger_fil
 
 
 def test_the_token_is_masked_in_task_logs(airflow, sandbox, said, monkeypatch):
-    if airflow_version.startswith("2."):
-        pytest.skip("what dag.test() of Airflow 2 prints goes through a handler that masks nothing")
+    if airflow_version.startswith(("2.", "3.0.")):
+        pytest.skip("what dag.test() of these versions prints goes through a handler that masks nothing")
     token = make_token("1")
     monkeypatch.setenv("AIRFLOW_CONN_PAYARC_DEFAULT", sandbox.connection_json(token))
     run = airflow.run(

@@ -8,11 +8,16 @@ import traceback
 import pytest
 import requests_mock as rm
 
+from payarc_provider.api import client, http, reasons
 from payarc_provider.exceptions import PayarcConfigError, PayarcError, PayarcRefused
 from payarc_provider.hooks.payarc import PayarcHook
+from payarc_provider.ledger import commands
+from payarc_provider.ledger.__main__ import main
+from payarc_provider.operators.customer import CreateCustomerOperator
 from payarc_provider.operators.failures import task_failure
+from payarc_provider.sync import id_column, queries, records, runner, sources, state
 from payarc_provider.sync.runtime import DaemonPool
-from payarc_provider.tracebacks import bare, origin, raise_alone, without_frames
+from payarc_provider.tracebacks import bare, raise_alone, raised_at, without_frames
 
 SECRET = "Secretname Smith"
 
@@ -59,7 +64,7 @@ def test_a_bare_exception_keeps_only_its_text_and_where_it_was_raised():
     assert " in fail, " in note
     assert SECRET not in note
     assert bare(error).__notes__ == [note]
-    assert origin(error) == ""
+    assert raised_at(error) == note
 
 
 def test_a_function_without_frames_lets_no_argument_out():
@@ -166,6 +171,60 @@ def test_other_exceptions_keep_their_kind_and_text(error):
     assert str(failure) == str(error)
     assert SECRET not in locals_of(failure)
     assert " in stumble" in failure.__notes__[0]
+
+
+@pytest.mark.parametrize("name", ["get_openlineage_facets_on_start", "execute"])
+def test_what_airflow_calls_raises_no_text_of_unknown_origin(name, monkeypatch):
+    def stumble(*_arguments, **_more):
+        raise ValueError(SECRET)
+
+    for module, attribute in (("openlineage", "lineage_of"), ("task", "TaskRun")):
+        try:
+            monkeypatch.setattr(f"payarc_provider.operators.{module}.{attribute}", stumble)
+        except ImportError:  # without the OpenLineage provider
+            pytest.importorskip("airflow.providers.openlineage")
+    operator = CreateCustomerOperator(task_id="create", table="people", sql_conn_id="crm")
+    call = getattr(operator, name)
+    error = caught(call) if name != "execute" else caught(lambda: operator.resume({}))
+    assert str(error).startswith("Unexpected ValueError. ")
+    assert SECRET not in locals_of(error)
+
+
+def test_the_command_line_prints_no_text_of_unknown_origin(monkeypatch, capsys):
+    def stumble(_given):
+        raise ValueError(SECRET)
+
+    monkeypatch.setattr(commands, "run", stumble)
+    assert main(["--ledger-conn-id", "crm", "status"]) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith("Unexpected ValueError. Please report this line. Raised at ")
+    assert SECRET not in said.out + said.err
+
+
+# ---- reprs ----------------------------------------------------------------------------------------------------------
+
+HOLD_VALUES = [
+    client.PayarcClient,
+    client.CustomerPage,
+    http.Request,
+    http.Response,
+    http.Transport,
+    reasons.TextFilter,
+    PayarcHook,
+    id_column.MissingId,
+    queries.Query,
+    records.Record,
+    records.StoredRows,
+    runner._Runner,
+    sources.ListSource,
+    state.Claim,
+    state.Update,
+]
+
+
+@pytest.mark.parametrize("kind", HOLD_VALUES)
+def test_what_holds_values_or_the_token_has_a_blind_repr(kind):
+    assert kind.__repr__ is object.__repr__
 
 
 def test_a_rejection_keeps_its_reasons():
