@@ -30,7 +30,7 @@ OLD = [{"email": f"old{number}@example.com", "created_at": 1_700_000_000 + numbe
 EVERY_SETTING = [
     {"rate_limit": 50, "rate_limit_per": "user", "rate_window": 60},
     {"rate_limit": 50, "rate_limit_per": "endpoint", "rate_window": 60},
-    {"rate_limit": 45, "rate_limit_per": "user", "rate_headers": False, "rate_window": 60},
+    {"rate_limit": 50, "rate_limit_per": "user", "rate_headers": False, "rate_window": 60},
     {"rate_limit": 20, "rate_limit_per": "endpoint", "rate_headers": False, "rate_window": 60},
     {"page_cap": 10},
     {"search": "search"},
@@ -185,6 +185,37 @@ def test_a_list_that_lags_is_noticed(probe):
 
     assert re.search(r"Delay of the list: (\d) of \1 new customers were not listed at once", probe.out)
     assert probe.remaining() == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"list_times": "missing"},
+        {"list_times": "unreadable"},
+        {"list_seeded": "null"},
+        {"list_seeded": "no_id"},
+        {"list_only": 0},
+        {"list_only": 3},
+        {"list_cache": 60},
+        {"list_shift": 18_000},
+        {"list_lag": 60, "page_cap": 1},
+        {"retry_after": "date", "rate_limit": 20, "rate_limit_per": "user", "rate_window": 1},
+        {"retry_after": "none", "rate_limit": 20, "rate_limit_per": "user", "rate_window": 1},
+        {"alter": {"name": "upper", "email": "upper", "description": "drop"}},
+        {"alter": {"email": "drop", "description": "alphanumeric"}},
+    ],
+    ids=str,
+)
+def test_it_survives_an_odd_payarc(probe, settings):
+    probe.sandbox.seed(OLD)
+    probe.sandbox.settings(**settings)
+
+    probe.run()
+
+    assert probe.status == 0, probe.err
+    assert probe.remaining() == []
+    assert probe.received <= MAX_REQUESTS
+    assert SandboxSettings().changed(probe.profile)
 
 
 @pytest.mark.parametrize("requests", [8, 12, 16, 20, 24])
@@ -360,8 +391,10 @@ def test_customers_that_cannot_be_deleted_are_named(probe):
     assert probe.received <= MAX_REQUESTS
 
 
-def test_a_customer_whose_creation_got_no_response_is_found_in_the_list_and_deleted(probe):
+@pytest.mark.parametrize("settings", [{}, {"list_order": "oldest", "page_cap": 10}])
+def test_a_customer_whose_creation_got_no_response_is_found_in_the_list_and_deleted(probe, settings):
     probe.sandbox.seed(OLD)
+    probe.sandbox.settings(**settings)
     probe.sandbox.faults([{"kind": "lost_after", "skip": 1, "times": 3}])
 
     probe.run()
