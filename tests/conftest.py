@@ -70,6 +70,7 @@ LONGEST_FIRST = (
     "test_testing_docs.py",
     "test_browser.py",
     "test_examples.py",
+    "test_probe.py",
     "test_readme.py",
     "test_observability.py",
     "simulation",

@@ -26,7 +26,7 @@ _NETWORKS = {
     "Visa": (r"4", (13, 16, 19)),
 }
 _BY_NETWORK = [(re.compile(begins), lengths) for begins, lengths in _NETWORKS.values()]
-_SEPARATORS = r"[\s._/\-\u00ad\u200b-\u200f\u2010-\u2015\u2060\u2212\ufeff]{0,3}"  # as printed, or invisible
+_SEPARATORS = r"[\s.,_/\-\u00ad\u200b-\u200f\u2010-\u2015\u2060\u2212\ufeff]{0,3}"  # as printed, or invisible
 _MANY_DIGITS = re.compile(rf"\d(?:{_SEPARATORS}\d){{{_DIGITS - 1},}}")
 _has_digits = re.compile(r"[0-9]\D{0,3}[0-9]\D{0,3}[0-9]\D{0,3}[0-9]", re.ASCII).search  # fast; most texts have fewer
 _GROUP = re.compile(r"\d+")

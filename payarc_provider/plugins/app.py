@@ -30,7 +30,7 @@ from payarc_provider.plugins.cache import Cache
 from payarc_provider.plugins.html import HEADERS, charts, render
 from payarc_provider.plugins.ledgers import LedgerNotShown, check_configured, configured, open_ledger
 from payarc_provider.plugins.links import Links, unseal
-from payarc_provider.sync.keys import display_key, natural_order, personal_data_in
+from payarc_provider.sync.keys import display_key, natural_order
 from payarc_provider.sync.ledger.overview import Overview
 from payarc_provider.sync.ledger.runs import DagRunCounts
 from payarc_provider.sync.ledger.snapshot import COUNTED, LISTED, AccountStates, Snapshot, all_accounts, take_snapshot
@@ -179,7 +179,7 @@ def record(request: Request, connection_id: str, table: str, account: str, at: s
     if row is None:
         raise LedgerNotShown("This record is no longer rejected: a run has tried it again.", 404)
     errors = [(name, texts, FIELDS[name].guide if name in FIELDS else _NO_FIELD) for name, texts in row.errors.items()]
-    key = "KEY" if personal_data_in(row.key) or not row.key.isprintable() else shlex.quote(row.key)
+    key = shlex.quote(row.key) if display_key(row.key) == row.key else "KEY"
     retry = f"--account {shlex.quote(account)} retry {key}"
     links = _links(request, conn_id=connection_id, table=table, ledger_id=ledger.ledger_id, account=account)
     return _html("record.html", links=links, row=row, errors=errors, retry=retry)

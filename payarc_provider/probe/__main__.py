@@ -126,15 +126,15 @@ def _signals() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    before = {one: signal.signal(one, lambda number, _: received.append(number)) for one in _STOPPING}
+    stopping = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
+        stopping.append(signal.SIGHUP)
+    before = {one: signal.signal(one, lambda number, _: received.append(number)) for one in stopping}
     try:
         yield received
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
-
-
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def _writable(path: str) -> Path:

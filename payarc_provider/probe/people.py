@@ -13,7 +13,8 @@ CLEARED = ("address_2", "phone")
 class FakePeople:
     """Fake people with one random word, the marker, in every name, email and description.
 
-    Names have letters only, all values keep to PayArc's guide, and emails are at ``example.com``, which receives none.
+    Names have letters only, descriptions are as long as they may be, all values keep to PayArc's guide, and emails are
+    at ``example.com``, which receives none.
     """
 
     def __init__(self) -> None:
@@ -28,7 +29,7 @@ class FakePeople:
         return {
             "name": f"{name} {self.marker}",
             "email": f"probe-{self.marker}-{tag}@example.com",
-            "description": f"Probe, please delete #{self.marker}",
+            "description": f"Fake customer from a test, please delete #{self.marker}",
         }
 
     def full_person(self, tag: str) -> dict[str, str]:

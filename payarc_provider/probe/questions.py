@@ -15,7 +15,7 @@ from payarc_provider.probe import changing, creating, listing
 from payarc_provider.probe.findings import Finding
 from payarc_provider.probe.limits import limit_finding
 from payarc_provider.probe.people import FakePeople
-from payarc_provider.probe.session import OutOfRequests, ProbeSession
+from payarc_provider.probe.session import ProbeSession
 
 _SECOND = 1.1  # times are whole seconds: after this pause, a new customer has another one
 
@@ -37,7 +37,7 @@ def ask_all(session: ProbeSession, people: FakePeople, findings: list[Finding]) 
     def ask(topic: str, question: Callable[[], Finding | list[Finding]]) -> None:
         try:
             answer = question()
-        except (PayarcAuthError, PayarcConnectionFailed, OutOfRequests):
+        except (PayarcAuthError, PayarcConnectionFailed, PayarcRunStopped):
             raise
         except PayarcError as error:
             answer = Finding(topic, f"not found out ({type(error).__name__})", "unknown")

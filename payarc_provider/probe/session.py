@@ -223,9 +223,10 @@ class ProbeSession:
         self._cleaning = True
         try:
             for customer_id in self.open_ids:
-                if self.delete(customer_id).error is not None:
+                self.delete(customer_id)
+                if customer_id in self._open:
                     self.delete(customer_id)
-            if self.created or self._lost:
+            if self.created or self._lost or self.rejected:
                 self._delete_listed()
         except Interrupted:
             reason = "the probe was interrupted"
@@ -255,7 +256,7 @@ class ProbeSession:
         page = self.page()
         pages = page.pagination("total_pages") or 1
         listed = [*(page.customers or ())]
-        if pages > 1 and self._lost:
+        if pages > 1:
             listed += self.page(pages).customers or ()  # some lists show the oldest customers first
         for customer in filter(self._people.is_ours, listed):
             customer_id = str(read_customer_id(customer))

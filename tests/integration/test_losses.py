@@ -11,7 +11,7 @@ import pytest
 from engine_bench import ACCOUNT, QUICK, Bench, people
 
 from payarc_provider.exceptions import PayarcConfigError
-from payarc_provider.sync.ledger import Ledger, LedgerLost
+from payarc_provider.sync.ledger import Claimant, Evidence, Ledger, LedgerLost
 from payarc_provider.sync.ledger.repair import LedgerUnchanged, Repair
 from payarc_provider.sync.row_memory import MOST, SECONDS, RowMemory
 
@@ -162,6 +162,18 @@ def test_a_key_forgotten_while_a_run_works_is_no_loss(bench, listen):
     listen(on)
     bench.run(people(10), dataclasses.replace(QUICK, batch_size=5)).ok()
     assert forgotten
+
+
+def test_a_lost_row_is_noticed_even_if_an_equal_record_has_got_its_customer(bench):
+    """A look-up of another run has taken the customer of one record for that of another, equal one."""
+    bench.run([row | {"email": "equal@example.com", "name": "Ana Park"} for row in people(2)]).ok()
+    taken = bench.rows()["1"].customer_id
+    me = Claimant(ACCOUNT, "a" * 32, "list of people", 120, 60)
+    known = {"0": Evidence(1, returned_id=taken)}
+    bench.ledger.check_rows(me, known)
+    bench.database.execute(f"DELETE FROM {bench.table} WHERE customer_id <> '{taken}'")
+    with pytest.raises(LedgerLost):
+        bench.ledger.check_rows(me, known)
 
 
 def test_losses_cost_one_query_at_the_end_and_none_for_runs_that_recorded_nothing(sqlite_bench):

@@ -30,7 +30,7 @@ OLD = [{"email": f"old{number}@example.com", "created_at": 1_700_000_000 + numbe
 EVERY_SETTING = [
     {"rate_limit": 50, "rate_limit_per": "user", "rate_window": 60},
     {"rate_limit": 50, "rate_limit_per": "endpoint", "rate_window": 60},
-    {"rate_limit": 45, "rate_limit_per": "user", "rate_headers": False, "rate_window": 60},
+    {"rate_limit": 50, "rate_limit_per": "user", "rate_headers": False, "rate_window": 60},
     {"rate_limit": 20, "rate_limit_per": "endpoint", "rate_headers": False, "rate_window": 60},
     {"page_cap": 10},
     {"search": "search"},
@@ -153,6 +153,89 @@ def test_without_any_sign_of_a_limit_it_says_how_many_requests_passed(probe):
 
     assert re.search(r"no rate-limit headers, and no 429 for (\d\d) requests\. \(unknown\)", probe.out)
     assert probe.received > 40
+
+
+def test_a_customer_with_every_field_may_be_rejected(probe):
+    probe.sandbox.settings(taken={"phone": ["2025550100"]})
+
+    probe.run()
+
+    assert probe.status == 0, probe.err
+    assert "a customer with a value in every field was rejected because of phone" in probe.out
+    assert probe.remaining() == []
+
+
+@pytest.mark.parametrize("how", ["no_hash", "upper", "drop", "cut"])
+def test_a_description_that_is_altered_makes_references_useless(probe, how):
+    probe.sandbox.settings(alter={"description": how})
+
+    probe.run()
+
+    assert "PayArc shows other values than were sent in description" in probe.out
+    assert "reference=False" in probe.out
+    assert probe.profile["alter"] == ({"description": "drop"} if how == "drop" else {})
+    assert probe.remaining() == []
+
+
+def test_a_list_that_lags_is_noticed(probe):
+    probe.sandbox.settings(list_lag=60)
+    probe.sandbox.seed(OLD)
+
+    probe.run()
+
+    assert re.search(r"Delay of the list: (\d) of \1 new customers were not listed at once", probe.out)
+    assert probe.remaining() == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"list_times": "missing"},
+        {"list_times": "unreadable"},
+        {"list_seeded": "null"},
+        {"list_seeded": "no_id"},
+        {"list_only": 0},
+        {"list_only": 3},
+        {"list_cache": 60},
+        {"list_shift": 18_000},
+        {"list_lag": 60, "page_cap": 1},
+        {"retry_after": "date", "rate_limit": 20, "rate_limit_per": "user", "rate_window": 1},
+        {"retry_after": "none", "rate_limit": 20, "rate_limit_per": "user", "rate_window": 1},
+        {"alter": {"name": "upper", "email": "upper", "description": "drop"}},
+        {"alter": {"email": "drop", "description": "alphanumeric"}},
+    ],
+    ids=str,
+)
+def test_it_survives_an_odd_payarc(probe, settings):
+    probe.sandbox.seed(OLD)
+    probe.sandbox.settings(**settings)
+
+    probe.run()
+
+    assert probe.status == 0, probe.err
+    assert probe.remaining() == []
+    assert probe.received <= MAX_REQUESTS
+    assert SandboxSettings().changed(probe.profile)
+
+
+@pytest.mark.parametrize("requests", [8, 12, 16, 20, 24])
+def test_it_stops_in_time_to_delete_everything_with_the_requests_left(probe, monkeypatch, requests):
+    monkeypatch.setattr("payarc_provider.probe.session.MAX_REQUESTS", requests)
+    probe.sandbox.settings(rate_limit=90)
+
+    probe.run()
+
+    assert (probe.status, probe.remaining()) == (1, [])
+    assert "has used all its requests" in probe.err
+    assert probe.received <= requests
+
+
+def test_it_needs_no_sandbox_installed():
+    check = (
+        "import sys, payarc_provider.probe.__main__; assert not {'starlette', 'uvicorn', 'airflow'} & set(sys.modules)"
+    )
+
+    subprocess.run([sys.executable, "-c", check], check=True)
 
 
 def test_it_counts_its_requests(probe):
@@ -308,14 +391,26 @@ def test_customers_that_cannot_be_deleted_are_named(probe):
     assert probe.received <= MAX_REQUESTS
 
 
-def test_a_customer_whose_creation_got_no_response_is_found_in_the_list_and_deleted(probe):
+@pytest.mark.parametrize("settings", [{}, {"list_order": "oldest", "page_cap": 10}])
+def test_a_customer_whose_creation_got_no_response_is_found_in_the_list_and_deleted(probe, settings):
     probe.sandbox.seed(OLD)
+    probe.sandbox.settings(**settings)
     probe.sandbox.faults([{"kind": "lost_after", "skip": 1, "times": 3}])
 
     probe.run()
 
     assert probe.remaining() == []
     assert probe.status == 0
+
+
+@pytest.mark.parametrize("kind", ["lost_after", "lost_before", "not_found"])
+def test_a_deletion_without_a_usable_response_is_repeated(probe, kind):
+    probe.sandbox.faults([{"kind": kind, "method": "DELETE", "every": 2}])
+
+    probe.run()
+
+    assert probe.remaining() == []
+    assert probe.status == 0, probe.err
 
 
 def test_a_customer_that_may_exist_is_named(probe):
@@ -333,8 +428,8 @@ def test_whatever_goes_wrong_it_keeps_to_its_requests_and_names_what_remains(pro
     kinds = ("lost_before", "lost_after", "status_after", "html_before", "cut_after", "garbage_after", "foreign_after")
     for kind in numbers.sample(kinds, 3):
         rule = {"kind": kind, "method": "*", "skip": 2, "probability": 0.2, "times": numbers.randint(1, 8)}
-        # With PayArc's headers, a 429 means that PayArc has done nothing.
-        status = numbers.choice([422, 404, 500] if kind == "status_after" else [429, 422, 404, 500])
+        # With PayArc's headers, a 429 or 422 means that PayArc has done nothing.
+        status = numbers.choice([404, 500] if kind == "status_after" else [429, 422, 404, 500])
         probe.sandbox.faults([rule | {"status": status}])
     probe.sandbox.settings(**PROFILES[numbers.choice(sorted(PROFILES))], rate_window=1)
     probe.sandbox.seed(OLD)

@@ -353,7 +353,7 @@ class LedgerModel:
     def check_evidence(self, evidence: dict[str, Evidence]) -> None:
         missing = {key for key, known in evidence.items() if known.is_missing_from(self.table.get(key))}
         ids = {row.customer_id for row in self.table.values() if row.customer_id}
-        missing -= {key for key in missing if evidence[key].returned_id in ids}
+        missing -= {key for key in missing if evidence[key].returned_id in ids and key in self.table}
         if missing:
             raise LedgerLost("ledger", f"has lost {sorted(missing)}")
 

@@ -111,9 +111,11 @@ class LossChecks(FactTable):
             barred = barred_ids(connection, self.schema.facts, account, part)
             missing -= {(ids | returned)[customer_id] for customer_id in barred}
         rows = self.schema.rows
-        for part in chunks(sorted(returned)):
+        # Where records are equal, another row may have got the customer. The record's own row is there all the same.
+        elsewhere = {customer_id: key for customer_id, key in returned.items() if key in found}
+        for part in chunks(sorted(elsewhere)):
             query = select(rows.c.customer_id).where(rows.c.account == account, rows.c.customer_id.in_(part))
-            missing -= {returned[row[0]] for row in connection.execute(query)}
+            missing -= {elsewhere[row[0]] for row in connection.execute(query)}
         if missing:
             missing -= find_tombstones(connection, self.schema.facts, self.ledger_id, account, missing).keys()
         if missing:

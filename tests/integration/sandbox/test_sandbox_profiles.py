@@ -36,6 +36,16 @@ def test_without_a_profile_the_next_test_has_the_default_settings(payarc_sandbox
     assert payarc_sandbox.settings()["rate_limit"] is None
 
 
+def test_an_option_chooses_the_profile_of_all_tests(tmp_path):
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ["payarc_provider.sandbox.pytest_plugin"]')
+    test = "def test_it(payarc_sandbox):\n    assert payarc_sandbox.settings()['names'] == 'letters'\n"
+    (tmp_path / "test_it.py").write_text(test)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--payarc-profile", "strict"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, "1 passed" in done.stdout) == (0, True), done.stdout
+
+
 def test_every_profile_is_described():
     described = re.findall(r"^- ``(\w+)``: \w", pages.text("payarc_provider/sandbox/profiles.py"), re.MULTILINE)
 
