@@ -82,6 +82,8 @@ class TextFilter:
 
     def _known_parts(self, text: str) -> str:
         words = html.unescape(text).replace("’", "'").split()
+        if len(text) == _MAX_READ and words:  # the last word may be the beginning of another
+            words[-1] = _STRUCK
         parts: list[str] = []
         says_something = False
         for sentence in _sentences(words):

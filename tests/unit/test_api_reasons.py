@@ -191,6 +191,11 @@ def test_a_number_that_is_a_value_is_not_shown_without_its_unit():
     assert limits.text("The zip must be less than 17 characters.") == "The zip must be less than 17 characters."
 
 
+def test_a_word_that_is_cut_is_not_taken_for_another():
+    assert TextFilter({}).text("x" * 585 + " it is requiredson") == ""
+    assert TextFilter({}).text("x" * 570 + " it is required here") == "… it is required …"
+
+
 def test_only_payarcs_fields_are_shown_as_names():
     errors = {**{name: ["The name format is invalid."] for name in FIELDS}, "Jane": ["x"], "Smith": ["is too long"]}
     shown = TextFilter({}).errors(errors)
