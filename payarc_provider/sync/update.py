@@ -256,7 +256,7 @@ class Updater:
         """Compare the customer that PayArc has returned with the fields that were sent."""
         state, runtime = self._state, self._state.runtime
         cleared = {name for name, value in fields.items() if not value}
-        if cleared - customer.keys():
+        if cleared:  # a response may repeat an empty value that PayArc has ignored
             customer = await state.payarc.read(lambda: runtime.get_customer(update.customer_id))
         altered = altered_fields(fields, customer)
         if ignored := altered & cleared:

@@ -157,11 +157,13 @@ def test_an_emptied_field_keeps_its_value_by_default(sqlite_bench, empty):
     assert (only(sqlite_bench)["city"], only(sqlite_bench)["name"]) == ("Springfield", "New Name")
 
 
-@pytest.mark.parametrize("empty_values", ["cleared", "ignored"])
-def test_an_emptied_field_is_cleared_on_request_and_this_is_checked(bench, empty_values):
+@pytest.mark.parametrize(
+    ("empty_values", "patch_echo"), [("cleared", "stored"), ("ignored", "stored"), ("ignored", "sent")]
+)
+def test_an_emptied_field_is_cleared_on_request_and_this_is_checked(bench, empty_values, patch_echo):
     rows = people(2, city="Springfield")
     bench.run(rows, UPDATE).ok()
-    bench.sandbox.settings(empty_values=empty_values)
+    bench.sandbox.settings(empty_values=empty_values, patch_echo=patch_echo)
     rows[0] |= {"city": None, "name": "New Name"}
     clear = dataclasses.replace(UPDATE, on_empty="clear")
     outcome = bench.run(rows, clear, run_id="run 2").ok()

@@ -32,6 +32,8 @@ class Invariants:
         """A request is about to be sent: its row must be under a lease, and no earlier one may still be open."""
         world = self._world
         world.losses.check_sending(process, me)
+        if request.key in world.ledger.erased:
+            world.violation(f"{process.name} sends {request.key}, which is erased")
         row = world.ledger.table.get(request.key)
         if world.losses.at is not None:
             pass  # it may not have noticed yet
@@ -78,7 +80,12 @@ class Invariants:
                 owner = next((one for one in world.payarc.customers if one.customer_id == row.customer_id), None)
                 if owner is None:
                     raise Violation(f"{row.key} has the id {row.customer_id}, which PayArc does not know")
+        for customer in world.payarc.customers:
+            if customer.key in world.ledger.erased:
+                raise Violation(f"PayArc has {customer.customer_id} of {customer.key}, which is erased")
         for request in world.payarc.requests:
+            if request.key in world.ledger.erased:
+                continue
             recorded = request.customer_id is None or request.customer_id in ids
             if not recorded and self._is_closed(request.key) and not world.may_be_undecided(Violation("left pending")):
                 raise Violation(f"customer {request.customer_id} of {request.key} is in no row")
@@ -149,6 +156,8 @@ class Updates:
         world = self._world
         if world.losses.at is not None:
             return
+        if request.key in world.ledger.erased and world.scenario.clock_steps:
+            return  # it was erased because the lease seemed over; its customer is deleted, before this change or after
         row = world.ledger.table.get(request.key)
         if row is None or row.state != "updating" or row.owner != me.owner or row.lease_until is None:
             world.violation(f"{process.name} changes {request.key} without a lease: {row}")
@@ -213,6 +222,8 @@ class CheckedResults:
         if record.errors:
             self.world.violation(f"{record.key} has the id {customer_id}, but our own rules reject it")
             return
+        if record.key in self.world.ledger.erased:
+            return  # since the run has read its row
         row = self.world.ledger.table.get(record.key or "")
         if self.world.losses.at is not None:
             pass
@@ -229,6 +240,7 @@ class CheckedResults:
         self.open.discard(id(record))
         name = record.fields.get("name", "")
         allowed = record.errors or name.startswith("Rejected") or self.world.scenario.other_source
+        allowed = allowed or record.key in self.world.ledger.erased
         if not allowed:
             self.world.violation(f"{record.key} is rejected without a reason: {errors}")
 

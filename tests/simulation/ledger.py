@@ -23,7 +23,10 @@ from payarc_provider.sync.ledger import (
     State,
     is_free,
 )
+from payarc_provider.sync.ledger.erasure import check_erasable
+from payarc_provider.sync.ledger.repair import LedgerUnchanged
 from payarc_provider.sync.ledger.rows import CLOSED, OPEN_STATES, lease_values
+from payarc_provider.sync.ledger.tombstones import Tombstone
 
 UTC = datetime.UTC
 LEDGER_ID = "0123456789abcdef"
@@ -43,9 +46,27 @@ class LedgerModel:
     clock_fact: str | None = None
     has_customers: bool = False
     rows_lost: bool = False
+    erased: dict[str, str | None] = field(default_factory=dict)  # key → the customer that it had
 
     def rows(self, me: Claimant, keys: Any) -> dict[str, Row]:
-        return {key: self.table[key] for key in keys if key in self.table}
+        stones = {key: Tombstone(moment(self.now)).as_row(key) for key in keys if self.is_erased(key)}
+        return stones | {key: self.table[key] for key in keys if key in self.table}
+
+    def is_erased(self, key: str) -> bool:
+        return key in self.erased
+
+    def erase(self, key: str) -> bool:
+        """Erase a key; False if that has to wait."""
+        row = self.table.get(key)
+        if row is not None:
+            try:
+                check_erasable(row, moment(self.now))
+            except LedgerUnchanged:
+                return False
+            del self.table[key]
+        self.erased[key] = row.customer_id if row is not None else None
+        self.has_customers = self.has_customers and self.has_created()
+        return True
 
     def known(self, me: Claimant, keys: Any) -> dict[str, KnownRow]:
         return {
@@ -85,7 +106,7 @@ class LedgerModel:
         self.check_evidence(evidence or {})
         for record in records:
             row = self.table.get(record.key)
-            if not self.free(record, row, retry_rejected):
+            if self.is_erased(record.key) or not self.free(record, row, retry_rejected):
                 continue
             rejected = bool(record.errors)
             attempt = 1 if row is None else row.attempt + (row.state == State.REJECTED)
@@ -249,7 +270,7 @@ class LedgerModel:
                 run_id=me.run_id,
                 task_id=me.task_id,
             )
-        return self.rows(me, [claim.before.key for claim in claims])
+        return {key: self.table[key] for claim in claims if (key := claim.before.key) in self.table}
 
     def is_as(self, row: Row, before: Row) -> bool:
         names = ("state", "attempt", "claim", "lease_until", "digest", "fingerprints", "version")
@@ -332,6 +353,7 @@ class LedgerModel:
     def check_customers(self, account: str, carriers: dict[str, Carrier]) -> None:
         rows = [row for row in self.table.values() if row.customer_id or row.lease_until is not None]
         ids, known = {row.customer_id for row in self.table.values()}, {row.reference for row in rows}
+        ids |= set(self.erased.values())
         sent = [from_column(row.fingerprints) for row in rows if row.lease_until and not row.reference]
         for customer_id, carrier in carriers.items():
             explained = carrier.reference in known or any(carrier.equals(prints) for prints in sent)
@@ -354,7 +376,7 @@ class LedgerModel:
         missing = {key for key, known in evidence.items() if known.is_missing_from(self.table.get(key))}
         ids = {row.customer_id for row in self.table.values() if row.customer_id}
         missing -= {key for key in missing if evidence[key].returned_id in ids and key in self.table}
-        if missing:
+        if missing - self.erased.keys():
             raise LedgerLost("ledger", f"has lost {sorted(missing)}")
 
     def note_loss(self, account: str) -> None:

@@ -24,7 +24,7 @@ from payarc_provider.sync.plan import Allowance
 from payarc_provider.sync.proof import ListProof
 from payarc_provider.sync.state import Claim
 
-from . import plans
+from . import ledger, plans
 from .ledger import LedgerModel, fingerprints_of, moment
 from .records import KEYS
 from .runtime import SimRuntime
@@ -678,4 +678,29 @@ def _carry_out_a_part() -> Iterator[type[World]]:
 @mutant("a retry counts what an earlier try has begun")
 def _forget_earlier_tries() -> Iterator[type[World]]:
     with mock.patch.object(Claimant, "begun", return_value=""):
+        yield World
+
+
+# ---- erasing ------------------------------------------------------------------------------------------------------
+
+
+@mutant("an erased key is not claimed again")
+def _claim_erased_keys() -> Iterator[type[World]]:
+    yield with_ledger(is_erased=lambda self, key: False)
+
+
+@mutant("a key is erased only when it is certain what PayArc has for it")
+def _erase_at_once() -> Iterator[type[World]]:
+    with mock.patch.object(ledger, "check_erasable", return_value=None):
+        yield World
+
+
+@mutant("a key is not erased while PayArc may have a customer for it that the ledger does not know")
+def _erase_unknown_outcomes() -> Iterator[type[World]]:
+    real = ledger.check_erasable
+
+    def check_erasable(row: Row, now: datetime.datetime) -> None:
+        real(replace(row, sent_after=None, owner=None), now)  # as if nothing had been sent
+
+    with mock.patch.object(ledger, "check_erasable", check_erasable):
         yield World

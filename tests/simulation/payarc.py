@@ -99,6 +99,7 @@ class Payarc:
         self.customers: list[Customer] = []
         self.requests: list[Request] = []
         self.updates: list[UpdateRequest] = []
+        self.deleted: list[Customer] = []  # with their keys
         self._ids = 0
 
     @property
@@ -158,7 +159,7 @@ class Payarc:
     ) -> tuple[float, Any]:
         """Receive a change of a customer, likewise."""
         world, rng = self._world, self._world.rng
-        customer = next(one for one in self.customers if one.customer_id == customer_id)
+        customer = next(one for one in (*self.customers, *self.deleted) if one.customer_id == customer_id)
         key, now = customer.key, world.scheduler.now
         row = world.ledger.table.get(key)
         version = version_number(row.wanted_version if row is not None else None)
@@ -181,6 +182,9 @@ class Payarc:
                 return self._fail_update(name, request, customer, settings)
             dice -= chance
         quick = self._response_time(settings)
+        if customer in self.deleted:
+            request.harmless = True
+            return quick, PayarcNotFound()
         if fields.get("name", "").startswith("Rejected"):
             request.harmless = True
             return quick, PayarcRefused("rejected", status=422, errors={"name": ["is rejected"]})
@@ -286,6 +290,13 @@ class Payarc:
             {"customer_id": one.customer_id, "created_at": one.created_at + shift, **one.fields} for one in shown
         ]
         return CustomerPage(objects, number, total, -(-len(newest) // PAGE), self.now)
+
+    def delete(self, customer_id: str) -> None:
+        """Delete a customer because its key is erased."""
+        gone = next(customer for customer in self.customers if customer.customer_id == customer_id)
+        self.customers.remove(gone)
+        self.deleted.append(gone)
+        self._world.log("PayArc deletes", customer_id, "of", gone.key)
 
     def change_list(self) -> None:
         """Another client creates or deletes a customer."""

@@ -69,6 +69,8 @@ class Scenario:
     """Runs have an ``approved`` plan or ``guards``."""
     alone: bool = False
     """Only one run claims customers, and the last attempt after it. Then it is known what its tries may do."""
+    erasure: bool = False
+    """Somebody erases a key."""
     damage: str = ""
     """What PayArc does to descriptions."""
     limit: int | None = None
@@ -162,18 +164,20 @@ def _choose_updates(rng: random.Random, scenario: Scenario) -> None:
 
 
 def choose_plan(rng: random.Random, scenario: Scenario) -> None:
-    """Choose whether runs have plans.
+    """Choose whether runs have plans, or else whether a key is erased.
 
-    :param rng: of its own, so that the histories without plans stay what they were
+    :param rng: of its own, so that the histories without these stay what they were
     """
     if rng.random() < 0.2 and not (scenario.mimic or scenario.other_source):
         scenario.plan = rng.choice(("approved", "approved", "guards"))
         scenario.alone = rng.random() < 0.6
+    elif rng.random() < 0.12 and not (scenario.equal_records or scenario.mimic or scenario.other_source):
+        scenario.erasure = scenario.loss is None
 
 
 def choose_fault_rates(rng: random.Random, scenario: Scenario) -> FaultRates:
     return FaultRates(
-        lost=0.4 if scenario.mimic else rng.choice((0.0, 0.15, 0.4)),
+        lost=0.4 if scenario.mimic or scenario.duel else rng.choice((0.0, 0.15, 0.4)),
         never=0.3 if scenario.relay or scenario.mimic else rng.choice((0.0, 0.1, 0.3)),
         late=rng.choice((0.0, 0.15, 0.4)),
         limited=rng.choice((0.0, 0.0, 0.2)),

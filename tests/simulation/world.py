@@ -23,7 +23,7 @@ from .ledger import LEDGER_ID, LedgerModel
 from .loop import Process, Scheduler
 from .payarc import Payarc
 from .plans import PlannedRun
-from .records import ACCOUNT, READER, control_record, make_records
+from .records import ACCOUNT, KEYS, READER, control_record, make_records
 from .runtime import RateLimit, SimRuntime
 from .scenario import HISTORY_SECONDS, FaultRates, choose_fault_rates, choose_plan, choose_scenario
 
@@ -131,6 +131,8 @@ class World:
             self._schedule_loss(*self.scenario.loss)
         for when, seconds in self.scenario.clock_steps:
             scheduler.after(when, lambda seconds=seconds: self._step_clock(seconds))
+        if self.scenario.erasure:
+            scheduler.after(rng.uniform(0, HISTORY_SECONDS), self._erase)
         if self.scenario.updates:
             for _ in range(rng.randint(1, 12)):
                 scheduler.after(rng.uniform(0, HISTORY_SECONDS / 2), self.updates.change_source)
@@ -139,6 +141,20 @@ class World:
         if number not in self.planned:
             self.planned[number] = PlannedRun(self, number, read_source, is_alone=self.scenario.alone)
         return self.planned[number]
+
+    def _erase(self) -> None:
+        """Erase a key, as the ledger's command does; if that has to wait, try again later."""
+        if self.scheduler.now > HISTORY_SECONDS - 10:
+            return
+        key, self.ledger.now = self.rng.choice(KEYS[: self.scenario.people]), self.scheduler.now + self.ledger_offset
+        row = self.ledger.table.get(key)
+        done = self.ledger.erase(key)
+        self.log("erasing", key, "of", row, "succeeds" if done else "has to wait")
+        if not done:
+            self.scheduler.after(self.rng.uniform(1, 10), self._erase)
+        elif row is not None and row.customer_id is not None:
+            customer_id = row.customer_id
+            self.scheduler.after(self.rng.uniform(0, 5), lambda: self.payarc.delete(customer_id))
 
     def _choose_runs(self) -> range:
         runs = range(4 if self.scenario.duel else self.rng.choice((2, 2, 2, 3)))

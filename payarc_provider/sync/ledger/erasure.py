@@ -46,7 +46,7 @@ class Erasure:
             row = read_rows(connection, self._rows, at_key(self._rows, self._account, key)).get(key)
             if row is None:
                 return self._tombstone(connection, key)
-            _check_erasable(row, database_now(connection))
+            check_erasable(row, database_now(connection))
             return row
 
     def may_have_others(self, found: Row | Tombstone | None) -> bool:
@@ -79,7 +79,7 @@ class Erasure:
                 # tombstone when it has inserted its row.
                 insert_absent(connection, self._rows, [self._placeholder(connection, key)])
                 row = read_rows(connection, self._rows, at, lock="wait")[key]
-            _check_erasable(row, now)
+            check_erasable(row, now)
             known = before.customers if before else ()
             customers = {*known, *others, *([row.customer_id] if row.customer_id else [])}
             self._check_owners(connection, key, customers)
@@ -139,7 +139,7 @@ class Erasure:
             )
 
 
-def _check_erasable(row: Row, now: datetime.datetime) -> None:
+def check_erasable(row: Row, now: datetime.datetime) -> None:
     """Check that no request for the row can still create or change a customer.
 
     :raises LedgerUnchanged: one can, or it is unknown what an earlier one has done
