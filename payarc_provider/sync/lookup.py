@@ -194,9 +194,11 @@ class LookUp:
             return dict.fromkeys(uncertain, problem)
         claimed = {row.key: row.claimed_at or EPOCH for row in rows}
         found = [claimed[key] for key in findings.found.keys() - findings.without_reference]
-        unproved = sorted(key for key in findings.absent if not proof.reaches(claimed[key], found))
+        mine = {record.key for record in state.postponed} | self._sender.unknown.keys()
+        unproved = [key for key in findings.absent if not proof.reaches(claimed[key], found)]
+        unproved.sort(key=lambda key: (key not in mine, key))
         # One record is sent all the same, or a run that was killed before its first customer could never be continued.
-        # Its customer then serves to check the list for the others.
+        # Its customer then serves to check the list for the others. It has to be a record that this run has.
         reasons = dict.fromkeys(unproved[1:], NO_CONTROL)
         if findings.without_reference:
             held = state.held_claims() | {row.claim for row in rows if row.claim}

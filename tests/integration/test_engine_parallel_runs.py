@@ -87,6 +87,15 @@ def test_a_killed_runs_rows_are_resolved_even_if_the_records_have_changed(sqlite
     assert sqlite_bench.rows()["1"].customer_id == customer_ids[1], "a rejection by our rules leaves the row alone"
 
 
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_run_with_one_of_a_killed_runs_records_creates_its_customer(sqlite_bench, at):
+    """No customer can check PayArc's list yet. So one record is sent unchecked, and it is one that this run has."""
+    rows = people(2)
+    leave_behind(sqlite_bench, rows)
+    outcome = sqlite_bench.run([rows[at]]).ok()
+    assert outcome.requests["POST"] == len(sqlite_bench.sandbox.customers()) == 1
+
+
 def test_a_killed_runs_rows_are_resolved_by_any_later_run_of_the_account(sqlite_bench):
     codes = leave_behind(sqlite_bench, people(3))
     customer_ids = commit(sqlite_bench, people(1), codes)

@@ -51,7 +51,7 @@ def make_records(
         errors = {}
         if scenario.rejections and rng.random() < 0.2 and number != 0:
             errors = {"phone": ["is wrong today"]}
-        if scenario.rejections and rng.random() < (0.3 if scenario.duel else 0.15) and not second_source:
+        if scenario.rejections and rng.random() < (0.45 if scenario.duel else 0.15) and not second_source:
             fields["name"] = "Rejected " + rng.choice("ab")
         record = Record(
             index, key, {} if errors else fields, digest_of(*(fields | errors_mark(errors)).items()), errors
