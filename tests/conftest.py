@@ -7,6 +7,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -50,6 +51,12 @@ def _hermetic_airflow() -> Path:
     }
     return home
 
+
+# What nohup or a shell's background job ignores, the processes that the tests start would ignore, too.
+if threading.current_thread() is threading.main_thread():
+    for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(_number) == signal.SIG_IGN:
+            signal.signal(_number, _usual)
 
 AIRFLOW_HOME = _hermetic_airflow()
 os.environ.setdefault("PAYARC_SEED", str(secrets.randbelow(10**6)))  # the same in all xdist workers

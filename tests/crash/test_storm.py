@@ -273,8 +273,13 @@ def older_run_suspended(lab: Lab, database: str, name: str, numbers: Random) -> 
         newer = world.start()
         was_first = newer.wait(8) == 0  # unless the suspended run has locked the rows
         older.resume()
-        assert (older.wait(), newer.wait()) == (0, 0), world.report()
+        has_failed = older.wait() != 0
+        assert newer.wait() == 0, world.report()
         world.check(newer)
+        if has_failed:  # while it waited for the locked rows, the newer run's lease has ended
+            assert not was_first, world.report()
+            assert "another run has sent newer data" in older.error, world.report()
+            return
         assert older.result["counts"]["stale"] >= was_first, world.report()
 
 

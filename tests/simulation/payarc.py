@@ -173,7 +173,7 @@ class Payarc:
         if fate < 0.06:
             world.suspend(process)
             world.scheduler.after(rng.uniform(5, 40), process.resume)
-        elif fate < 0.12:
+        elif fate < (0.3 if world.scenario.sequel else 0.12):
             world.kill(process)
         dice = rng.random()
         for name in ("unauthorized", "limited", "unreachable", "lost", "never", "late"):

@@ -43,7 +43,7 @@ def make_records(
             fields["description"] = LONG
         if scenario.changed and rng.random() < 0.3:
             fields["city"] = f"City {rng.choice('ab')}"
-        version = versions[key]
+        version = versions[key] if not scenario.sequel or number < 2 else rng.randint(0, versions[key])
         if scenario.updates == "versions" and number >= 0 and rng.random() < 0.4:
             version = max(0, version - rng.randint(1, 3))  # read earlier, or from a replica that lags behind
         if scenario.updates:
@@ -51,7 +51,7 @@ def make_records(
         errors = {}
         if scenario.rejections and rng.random() < 0.2 and number != 0:
             errors = {"phone": ["is wrong today"]}
-        if scenario.rejections and rng.random() < (0.45 if scenario.duel else 0.15) and not second_source:
+        if scenario.rejections and rng.random() < _rejected(scenario, number) and not second_source:
             fields["name"] = "Rejected " + rng.choice("ab")
         record = Record(
             index, key, {} if errors else fields, digest_of(*(fields | errors_mark(errors)).items()), errors
@@ -66,6 +66,13 @@ def make_records(
     if rng.random() < 0.1:
         made.append(made[0])  # the same record again, in a later batch
     return made
+
+
+def _rejected(scenario: Scenario, number: int) -> float:
+    """The probability that PayArc rejects a record of this attempt."""
+    if scenario.sequel and number >= 0:
+        return float(number == 1)
+    return 0.3 if scenario.duel else 0.15
 
 
 def data_of(version: int) -> dict[str, str]:

@@ -71,6 +71,8 @@ class Scenario:
     """Only one run claims customers, and the last attempt after it. Then it is known what its tries may do."""
     erasure: bool = False
     """Somebody erases a key."""
+    sequel: bool = False
+    """Of these runs, the first one changes customers, the next one's records are rejected, and the others' are old."""
     damage: str = ""
     """What PayArc does to descriptions."""
     limit: int | None = None
@@ -161,6 +163,7 @@ def _choose_updates(rng: random.Random, scenario: Scenario) -> None:
     scenario.damage = ""
     scenario.duel = rng.random() < 0.4
     scenario.rejections = scenario.rejections or scenario.duel
+    scenario.sequel = scenario.duel and scenario.updates == "versions" and rng.random() < 0.7
 
 
 def choose_plan(rng: random.Random, scenario: Scenario) -> None:

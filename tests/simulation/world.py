@@ -119,9 +119,10 @@ class World:
     def _schedule_events(self) -> None:
         rng, scheduler = self.rng, self.scheduler
         for number in self._choose_runs():
-            scheduler.after(
-                rng.choice((0.0, rng.uniform(0, 3), rng.uniform(0, 30))), lambda number=number: self.attempt(number)
-            )
+            start = rng.choice((0.0, rng.uniform(0, 3), rng.uniform(0, 30)))
+            if self.scenario.sequel:
+                start = 12 * number + rng.uniform(0, 12)
+            scheduler.after(start, lambda number=number: self.attempt(number))
         if self.scenario.moving:
             for _ in range(rng.randint(2, 12)):
                 scheduler.after(rng.uniform(0, HISTORY_SECONDS), self.payarc.change_list)
