@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pages
 import pytest
+from airflow import __version__ as airflow_version
 from conftest import Crm, dags_of
 from sqlalchemy.engine import make_url
 
@@ -95,6 +96,13 @@ def test_somebody_is_told_if_the_task_succeeds_in_spite_of_rejections(airflow, d
     ]
 
 
+# Airflow's workers give a callback the exception; dag.test() of these versions does not.
+needs_exception = pytest.mark.skipif(
+    airflow_version.startswith(("3.0.", "3.1.")), reason="dag.test() gives callbacks no exception"
+)
+
+
+@needs_exception
 def test_somebody_is_told_once_if_the_task_fails_and_the_dag_run_fails(airflow, dag, people, mails):
     people([*GOOD, *({**row, "id": f"{row['id']}{number}"} for row in BAD for number in range(3))])
     run = airflow.test(dag)
@@ -105,6 +113,7 @@ def test_somebody_is_told_once_if_the_task_fails_and_the_dag_run_fails(airflow, 
     assert "12 records: name must have at least 3 characters (keys b<0>{{ 7 * 7 }}0, " in text
 
 
+@needs_exception
 def test_somebody_is_told_why_a_run_was_stopped(airflow, dag, people, mails, sandbox):
     people(GOOD)
     sandbox.faults([{"kind": "unauthorized", "method": "*", "times": None}])

@@ -21,7 +21,9 @@ from payarc_provider.sandbox import SandboxServer, make_token
 
 PROGRAM = Path(__file__).with_name("run_examples.py")
 CHECKOUT = PROGRAM.parents[2]
-HAS_APPROVALS = Version(Version(airflow_version).base_version) >= Version("3.1")
+_version = Version(Version(airflow_version).base_version)
+HAS_APPROVALS = _version >= Version("3.1")
+WAITS_FOR_APPROVALS = _version >= Version("3.2")  # in dag.test(), whose triggers get no answers in 3.1
 EXAMPLES = {path.stem for path in (CHECKOUT / "example_dags").glob("*.py")} - (
     {"payarc_approval"} if not HAS_APPROVALS else set()
 )
@@ -63,7 +65,7 @@ APPROVAL: list[tuple[str, str | None, dict[str, Any], str]] = [
     ("payarc_approval", None, {"answer": "Approve", "meanwhile": ""}, ""),
     ("payarc_approval", None, {"answer": "Approve", "meanwhile": ""}, EDIT),
 ]
-if HAS_APPROVALS:
+if WAITS_FOR_APPROVALS:
     PLAN += APPROVAL
 CHANGE = """
     UPDATE people SET full_name = 'Kofi Park-Ito' WHERE id = 3;
@@ -171,7 +173,8 @@ def emails(sandbox, merchant):
 
 def test_all_examples_are_documented_and_succeed(ran):
     assert ran["import_errors"] == {}
-    assert set(ran["docs"]) == {name for name, *_ in PLAN} >= EXAMPLES
+    assert set(ran["docs"]) == {name for name, *_ in PLAN} | EXAMPLES
+    assert EXAMPLES - {name for name, *_ in PLAN} <= ({"payarc_approval"} if not WAITS_FOR_APPROVALS else set())
     assert all(ran["docs"].values())
     refused = [name == "payarc_approval" and bool(conf["meanwhile"]) for name, _, conf, _ in [*PLAN, *SHARED]]
     assert [run["dag"] for run in ran["runs"]] == [name for name, *_ in [*PLAN, *SHARED]]
@@ -260,6 +263,7 @@ def test_the_merchants_example_has_a_task_for_each_merchant(ran):
 
 
 @pytest.mark.skipif(not HAS_APPROVALS, reason="approvals came with Airflow 3.1")
+@pytest.mark.skipif(HAS_APPROVALS and not WAITS_FOR_APPROVALS, reason="dag.test() of 3.1 gets no answers")
 def test_the_approval_example_carries_out_what_was_approved(ran, sandbox):
     states, plans, applied = [], [], []
     for nth in range(4):
