@@ -176,6 +176,17 @@ def test_a_lost_row_is_noticed_even_if_an_equal_record_has_got_its_customer(benc
         bench.ledger.check_rows(me, known)
 
 
+def test_a_lost_row_is_noticed_even_if_its_record_was_rejected_since(bench):
+    """Rejections before anything is sent do not raise the number by which a run tells that its request is resolved."""
+    bench.open()
+    me = Claimant(ACCOUNT, "a" * 32, "list of people", 120, 60)
+    for name in ("J", "Jo"):
+        bench.run([people(1)[0] | {"name": name}]).ok()
+    assert bench.rows()["0"].attempt == 1
+    with pytest.raises(LedgerLost):
+        bench.ledger.check_rows(me, {"0": Evidence(1)})
+
+
 def test_losses_cost_one_query_at_the_end_and_none_for_runs_that_recorded_nothing(sqlite_bench):
     calls: list[int] = []
 

@@ -109,7 +109,7 @@ class LedgerModel:
             if self.is_erased(record.key) or not self.free(record, row, retry_rejected):
                 continue
             rejected = bool(record.errors)
-            attempt = 1 if row is None else row.attempt + (row.state == State.REJECTED)
+            attempt = 1 if row is None else row.attempt + (row.state == State.REJECTED and not rejected)
             self.table[record.key] = Row(
                 key=record.key,
                 state=State.REJECTED if rejected else State.PENDING,

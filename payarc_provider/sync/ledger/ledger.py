@@ -162,7 +162,8 @@ class Ledger(UpdateTable):
 
     def _claim_again(self, connection: Connection, me: Claimant, before: Row, values: dict[str, Any]) -> None:
         rows = self._rows
-        attempt = before.attempt + (before.state == State.REJECTED)
+        # Nothing is sent for a row that is rejected now: a higher number would say that earlier requests are resolved.
+        attempt = before.attempt + (before.state == State.REJECTED and values["state"] != State.REJECTED)
         still_free = or_(rows.c.state == State.REJECTED, unsent(rows))
         this = at_key(rows, me.account, before.key)
         connection.execute(update(rows).where(this, still_free).values(**values, attempt=attempt))
