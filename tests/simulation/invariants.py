@@ -171,7 +171,7 @@ class Updates:
     def check_applying(self, request: UpdateRequest, customer: Customer) -> None:
         """A change is about to be applied: it must not be older than what PayArc has or what was recorded."""
         world = self._world
-        if world.losses.at is not None:
+        if world.losses.at is not None or request.key in world.ledger.erased:
             return
         if request.claim < self._recorded.get(request.key, 0):
             world.violation(f"an older change of {request.key} replaces a newer one that was recorded")

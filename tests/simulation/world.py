@@ -235,8 +235,12 @@ class World:
         self._lease_offsets.update(dict.fromkeys(keys, self.ledger_offset))
 
     def has_controls(self, keys: set[str], controls: Mapping[str, Control]) -> bool:
-        """Whether one of these customers was claimed as late as each of these rows, so that it can check the list."""
-        latest = max((control.claimed_at for control in controls.values()), default=None)
+        """Whether one of these customers was claimed as late as each of these rows, so that it can check the list.
+
+        One that was erased since checks nothing.
+        """
+        gone = {customer.customer_id for customer in self.payarc.deleted}
+        latest = max((control.claimed_at for key, control in controls.items() if key not in gone), default=None)
         claimed = [self.ledger.table[key].claimed_at for key in keys]
         return latest is not None and all(moment is not None and moment <= latest for moment in claimed)
 
