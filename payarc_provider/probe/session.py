@@ -98,7 +98,7 @@ class ProbeSession:
     """The requests of one probe.
 
     :param signals: how many signals to stop have arrived: after one, only the clean-up may send; after two, nothing
-    :param say: shows a line to the person who waits
+    :param say: prints a line about the progress
     :param minute: seconds to wait after a 429 that does not say how long; PayArc's guide counts by the minute
     """
 

@@ -227,6 +227,7 @@ class Updater:
                 runtime.release(UPDATE)
                 return Updated(self._result(claim, update, sent=False))
             customer = await runtime.update(update.customer_id, fields, pass_gate)
+            update.is_open = True  # it is applied, even if reading it back fails
             reach("after_update_response")
             return await self._examine(claim, update, fields, customer)
         except PayarcNotFound:

@@ -183,6 +183,23 @@ def test_an_emptied_field_is_cleared_on_request_and_this_is_checked(bench, empty
     assert "city" not in at_payarc(bench)["j0@example.com"]
 
 
+def test_a_cleared_field_that_cannot_be_read_back_is_not_taken_for_unchanged(bench, listen):
+    """The token is refused after the change. Then the source gets its old value back, which PayArc must get, too."""
+    rows = people(1, city="Springfield")
+    bench.run(rows, UPDATE).ok()
+    bench.sandbox.settings(empty_values="cleared")
+    refused = [{"kind": "unauthorized", "method": "GET", "times": None}]
+    listen(lambda point: bench.sandbox.faults(refused) if point == "after_update_response" else None)
+    rows[0]["city"] = None
+    stopped = bench.run(rows, dataclasses.replace(UPDATE, on_empty="clear"), run_id="run 2")
+    assert stopped.error is not None
+    assert "city" not in only(bench)
+    bench.sandbox.clear_faults()
+    rows[0]["city"] = "Springfield"
+    bench.run(rows, UPDATE, run_id="run 3").ok()
+    assert only(bench)["city"] == "Springfield"
+
+
 def test_an_emptied_field_rejects_its_record_on_request(sqlite_bench):
     rows = people(2, city="Springfield")
     sqlite_bench.run(rows, UPDATE).ok()
