@@ -137,7 +137,7 @@ def test_every_setting_and_fault_of_the_sandbox_is_documented(built):
 
 
 def test_every_example_is_shown(built):
-    names = [path.stem for path in (pages.CHECKOUT / "example_dags").glob("*.py")]
+    names = [path.stem for path in (pages.CHECKOUT / "airflow_provider_payarc" / "example_dags").glob("*.py")]
 
     shown = re.sub("<[^>]+>", "", built("examples"))
     assert [name for name in names if f"def {name}()" not in shown] == []
