@@ -151,12 +151,6 @@ def test_every_page_is_built(built):
         assert built(Path(page).stem)
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"])
-def test_no_link_outside_the_documentation_is_broken(page):
-    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", pages.text(page)):
-        assert (pages.CHECKOUT / target).exists(), target
-
-
 @pytest.mark.parametrize("page", pages.PAGES)
 def test_every_block_is_run_or_says_why_not(page):
     shown = {block.language for block in pages.blocks(page) if block.reason is None}
