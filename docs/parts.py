@@ -14,17 +14,14 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-import sys
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
+from payarc_provider.api.fields import FIELDS, clean
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 DOCS = CHECKOUT / "docs"
-sys.path.insert(0, str(CHECKOUT))
-
-from payarc_provider.api.fields import FIELDS, clean  # noqa: E402
-
 _PART = re.compile(r"(<!-- part: (\S+)(?: (\S+))? -->\n).*?(<!-- end part -->)", re.DOTALL)
 _ITEM = re.compile(r"^:(param|returns?|raises) ?(\w*): (.+?)(?=^:|\Z)", re.DOTALL | re.MULTILINE)
 
