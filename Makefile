@@ -75,8 +75,8 @@ build: env  ## build and check the wheel and the sdist in dist/
 	$(BIN)/python -m build --no-isolation
 	$(BIN)/twine check --strict dist/*
 
-compat: build  ## test the wheel with every supported Airflow, or with one: make compat AIRFLOW=2.11.2
-	@$(PIP_INDEX); $(BIN)/python tests/compat.py $(AIRFLOW)
+compat: build  ## test the wheel with every supported Airflow, or with one: make compat AIRFLOW=2.11.2 PYTHON=python3.12
+	@$(PIP_INDEX); $(BIN)/python tests/compat.py $(if $(filter-out file,$(origin PYTHON)),--python $(PYTHON)) $(AIRFLOW)
 
 cluster: build  ## kill real schedulers and workers during a run, with Celery and LocalExecutor
 	@$(PIP_INDEX); $(BIN)/uv venv -q --clear -p $(BIN)/python .venv/airflow-cluster \
