@@ -19,7 +19,7 @@ except ImportError:  # common-compat before 1.22
     try:
         from airflow.sdk.log import mask_secret
     except ImportError:  # Airflow 2.11
-        from airflow.utils.log.secrets_masker import mask_secret
+        from airflow.utils.log.secrets_masker import mask_secret  # type: ignore[import-not-found,no-redef]
 
 if TYPE_CHECKING:
     from payarc_provider.api.client import PayarcClient
