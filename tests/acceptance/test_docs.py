@@ -33,7 +33,9 @@ RUN = {
     "README.md": {"python", "bash"},
     "docs/testing.md": {"python", "bash"},
     "docs/hook.md": {"python"},
-    "docs/operator.md": {"sql", "python"},  # test_alerts.py, test_write_back.py
+    "docs/index.md": {"python", "text", "json"},  # test_home_page.py
+    "docs/recipes.md": {"python", "bash", "sql"},  # test_recipes.py, test_alerts.py
+    "docs/operator.md": {"sql", "python"},  # test_ids_in_source.py
     "docs/observability.md": {"python"},
     "docs/probe.md": {"bash", "text"},  # test_probe.py
     "docs/rate_limit.md": {"python"},
