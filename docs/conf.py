@@ -26,6 +26,8 @@ exclude_patterns = ["_build"]
 
 html_theme = "furo"
 html_title = f"PayArc for Airflow {release}"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 html_copy_source = False
 html_show_copyright = False
 

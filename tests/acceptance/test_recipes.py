@@ -40,14 +40,14 @@ def block(language, content):
 
 @ON_SQLITE
 def test_a_backfill_gives_its_slot_back_and_is_completed(airflow, sandbox, crm):
-    sandbox.settings(rate_limit=15, rate_window=2.0)
-    crm.table("people", people(40))
+    sandbox.settings(rate_limit=15, rate_window=10.0)
+    crm.table("people", people(20))
     run = airflow.test(
         dag(airflow, "payarc_backfill", lambda code: code.replace("push_ids", "defer_after=0.5, push_ids"))
     )
 
     assert run.state == "success"
-    assert run["create"].summary["created"] == len(sandbox.customers()) == 40
+    assert run["create"].summary["created"] == len(sandbox.customers()) == 20
     assert run["create"].summary["deferrals"] >= 1
     assert run["create"].xcom() is None
 
@@ -76,14 +76,16 @@ def test_full_names_are_the_same_from_a_query_and_from_a_task(airflow, sandbox, 
     )
     joined = re.search(r"TRIM\(.+(?= AS name)", DAGS["dags/payarc_full_names.py"])[0]
     in_mysql = re.search(r"`(CONCAT_WS\(.+?)`", pages.text(PAGE))[1]
-    uses = in_mysql if any_crm.url.get_backend_name() == "mysql" else joined
+    is_mysql = any_crm.url.get_backend_name() == "mysql"
+    uses = in_mysql if is_mysql else joined
     run = airflow.test(dag(airflow, "payarc_full_names", lambda code: code.replace(joined, uses)))
-    again = airflow.test(dag(airflow, "payarc_full_names_in_task"))
-
-    assert (run.state, again.state) == ("success", "success")
+    assert run.state == "success"
     assert sorted(customer["name"] for customer in sandbox.customers()) == ["Ana", "Park", "Zoë O'Brien"]
-    assert [again["create"].summary[name] for name in ("known", "changed", "posts")] == [3, 0, 0]
-    assert again["create"].ids == run["create"].ids
+
+    if not is_mysql:  # there, Airflow's get_records() needs a driver that has to be compiled
+        again = airflow.test(dag(airflow, "payarc_full_names_in_task"))["create"]
+        assert [again.summary[name] for name in ("known", "changed", "posts")] == [3, 0, 0]
+        assert again.ids == run["create"].ids
 
 
 def test_two_merchants_share_a_ledger(airflow, sandbox, monkeypatch):
@@ -121,7 +123,7 @@ assert list(hook.list_customers()) == []
 """
 
 
-def test_a_token_that_is_replaced_in_a_secrets_backend_is_picked_up(airflow, sandbox, monkeypatch, tmp_path):
+def test_a_token_that_is_replaced_in_a_secrets_backend_is_picked_up(sandbox, monkeypatch, tmp_path):
     monkeypatch.delenv("AIRFLOW_CONN_PAYARC_DEFAULT")
     old, new = make_token(), make_token()
     commands = block("bash", "SECRETS__BACKEND").replace("not-a-real-token", old)
