@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help env demo check format test browser lint torture compat cluster dialects bench docs build lock clean
+.PHONY: help env demo check format test browser lint torture compat cluster dialects bench docs build sbom lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -74,6 +74,14 @@ build: env  ## build and check the wheel and the sdist in dist/
 	@rm -rf dist
 	$(BIN)/python -m build --no-isolation
 	$(BIN)/twine check --strict dist/*
+
+# The environment is that of someone who installs the wheel today.
+sbom: build  ## list the wheel and all that it brings in build/sbom.cdx.json (CycloneDX)
+	@mkdir -p build
+	@$(PIP_INDEX); $(BIN)/uv venv -q --clear -p $(BIN)/python .venv/sbom && $(BIN)/uv pip install -q -p .venv/sbom dist/*.whl
+	@sed "s/^dynamic = .*/version = \"$$($(BIN)/hatchling version)\"/" pyproject.toml >.venv/sbom/pyproject.toml
+	$(BIN)/cyclonedx-py environment --pyproject .venv/sbom/pyproject.toml --mc-type library --output-reproducible \
+	  --output-file build/sbom.cdx.json .venv/sbom
 
 compat: build  ## test the wheel with every supported Airflow, or with one: make compat AIRFLOW=2.11.2
 	@$(PIP_INDEX); $(BIN)/python tests/compat.py $(AIRFLOW)

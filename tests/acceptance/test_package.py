@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import email
+import os
 import re
 import runpy
 import subprocess
@@ -19,26 +20,39 @@ import yaml
 import payarc_provider
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+REPOSITORY = "acme/airflow-provider-payarc"
 
 pytest.importorskip("build", reason="packages are built where the development environment is")
+markdown = pytest.importorskip("readme_renderer.markdown", reason="packages are built where they are developed")
+
+
+def _build(source: Path, folder: Path, repository: str | None, *options: str) -> Path:
+    """Build both distributions into a folder; the wheel is made from the sdist."""
+    environment = {name: value for name, value in os.environ.items() if name != "GITHUB_REPOSITORY"}
+    if repository:
+        environment["GITHUB_REPOSITORY"] = repository
+    command = [sys.executable, "-m", "build", "--no-isolation", *options, "--outdir", str(folder), str(source)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert built.returncode == 0, built.stdout + built.stderr
+    return folder
+
+
+def _files(dist: Path) -> dict[str, bytes]:
+    (path,) = dist.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
 
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with both distributions; the wheel is made from the sdist."""
-    folder = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(CHECKOUT)]
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stdout + built.stderr
-    return folder
+    """The folder with both distributions, as GitHub builds them."""
+    return _build(CHECKOUT, tmp_path_factory.mktemp("dist"), REPOSITORY)
 
 
 @pytest.fixture(scope="module")
 def wheel(dist: Path) -> dict[str, bytes]:
     """The wheel's files."""
-    (path,) = dist.glob("*.whl")
-    with zipfile.ZipFile(path) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
+    return _files(dist)
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +66,19 @@ def sdist(dist: Path) -> set[str]:
 def _of_dist_info(wheel: dict[str, bytes], end: str) -> str:
     (content,) = (content for name, content in wheel.items() if name.endswith(f".dist-info/{end}"))
     return content.decode()
+
+
+def _rendered(wheel: dict[str, bytes]) -> str:
+    """The readme as a package index shows it."""
+    text = email.message_from_string(_of_dist_info(wheel, "METADATA")).get_payload()
+    html: str | None = markdown.render(text)
+    assert html
+    return html
+
+
+def _targets(shown: str) -> list[str]:
+    """Where links and images lead, without those within the page."""
+    return re.findall(r'(?:href|src)="([^#"][^"]*)"', shown)
 
 
 def test_the_wheel_contains_only_the_package(wheel):
@@ -89,7 +116,43 @@ def test_the_wheel_has_its_metadata(wheel):
     assert said["License-Expression"] == "Apache-2.0"
     assert said["Requires-Python"] == ">=3.11"
     assert said["Description-Content-Type"] == "text/markdown"
+    assert said["Maintainer"] == "The contributors to airflow-provider-payarc"
     assert _of_dist_info(wheel, "licenses/LICENSE") == (CHECKOUT / "LICENSE").read_text()
+    named = dict(url.split(", ") for url in said.get_all("Project-URL"))
+    assert {"Changelog", "Documentation", "Issues", "Source"} <= set(named)
+    assert all(url.startswith("https://") and "acme" in url for url in named.values())
+
+
+def test_the_readme_renders_on_a_package_index(wheel):
+    shown = _rendered(wheel)
+    targets = _targets(shown)
+
+    assert "docs/images/demo.svg" in shown
+    assert "docs/guarantee.md" in shown
+    assert [target for target in targets if not target.startswith("https://")] == []
+    assert "<!--" not in shown
+    assert "&lt;!--" not in shown
+    here = f"/{REPOSITORY}/(?:blob/)?v{re.escape(payarc_provider.__version__)}/"
+    files = [re.split(here, target)[1].partition("#")[0] for target in targets if REPOSITORY in target]
+    assert files
+    assert [name for name in files if not (CHECKOUT / name).exists()] == []
+
+
+def test_without_a_repository_nothing_is_invented(tmp_path):
+    wheel = _files(_build(CHECKOUT, tmp_path, None, "--wheel"))
+
+    assert "Project-URL: " not in _of_dist_info(wheel, "METADATA")
+    assert [target for target in _targets(_rendered(wheel)) if not target.startswith("https://")] == []
+
+
+def test_a_wheel_built_from_the_sdist_has_the_same_metadata(dist, wheel, tmp_path):
+    (path,) = dist.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (source,) = tmp_path.iterdir()
+
+    again = _files(_build(source, tmp_path / "dist", None, "--wheel"))
+    assert _of_dist_info(again, "METADATA") == _of_dist_info(wheel, "METADATA")
 
 
 def test_twine_accepts_both_distributions(dist):
@@ -105,7 +168,6 @@ def test_the_version_is_defined_in_one_place():
 
     assert "version" not in project
     assert "version" in project["dynamic"]
-    assert payarc_provider.__version__ in (CHECKOUT / "CHANGELOG.md").read_text()
 
 
 def test_the_sdist_contains_what_is_needed_to_build_and_test(sdist):
