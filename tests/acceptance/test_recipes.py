@@ -138,11 +138,11 @@ def test_a_token_that_is_replaced_in_a_secrets_backend_is_picked_up(sandbox, mon
 def test_after_uninstalling_people_without_an_email_address_are_new(airflow, sandbox, crm, tmp_path):
     crm.table("people", [*people(3), {"id": 3, "name": "Ana Park", "email": None}])
     body = "CreateCustomerOperator(task_id='create', table='people', sql_conn_id='crm', match_existing={!r})"
-    first = airflow.test(airflow.dag(body.format(None), dag_id="new_customers"))["create"]
-    assert first.ids[0] in airflow.metadata("xcom")
+    customer_id = airflow.test(airflow.dag(body.format(None), dag_id="new_customers"))["create"].ids[0]
+    assert customer_id in airflow.metadata("xcom")
     added = "airflow connections add payarc_default --conn-type payarc\n"
     shell(added + block("bash", "dags delete"), tmp_path)
-    assert first.ids[0] not in airflow.metadata("xcom")
+    assert customer_id not in airflow.metadata("xcom")
     assert "payarc_default" not in airflow.metadata("connection")
 
     with crm.engine.begin() as connection:
