@@ -219,9 +219,12 @@ if hasattr(plugins_manager, "_get_plugins"):  # Airflow 3.2 and newer
 else:
     plugins_manager.ensure_plugins_loaded()
     plugins, errors = plugins_manager.plugins, plugins_manager.import_errors
-print(json.dumps([[one.name for one in plugins if one.name.startswith("payarc")], errors]))
+print(json.dumps([[one.name for one in plugins], list(errors.items())]))
 """
-    assert _last_line("-c", script, AIRFLOW__CORE__LAZY_DISCOVER_PROVIDERS=lazy) == [["payarc_customers"], {}]
+    names, errors = _last_line("-c", script, AIRFLOW__CORE__LAZY_DISCOVER_PROVIDERS=lazy)
+
+    assert names.count("payarc_customers") == 1
+    assert "payarc" not in str(errors).lower()
 
 
 @pytest.mark.skipif(not HAS_COMMANDS, reason="providers add commands to Airflow's from 3.2 on")
@@ -236,7 +239,9 @@ def test_airflow_has_the_ledgers_command_line():
 @pytest.mark.skipif(not HAS_COMMANDS, reason="providers add commands to Airflow's from 3.2 on")
 def test_the_ledgers_command_line_runs_in_airflow(tmp_path):
     command = [sys.executable, "-m", "airflow", "payarc", "ledger"]
-    environment = os.environ | {"AIRFLOW_CONN_LEDGER": f"sqlite:///{tmp_path}/ledger.db"}
+    environment = os.environ | {
+        "AIRFLOW_CONN_LEDGER": json.dumps({"conn_type": "sqlite", "host": str(tmp_path / "ledger.db")})
+    }
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         given = [*command, *arguments]
