@@ -83,8 +83,8 @@ sbom: build  ## list the wheel and all that it brings in build/sbom.cdx.json (Cy
 	$(BIN)/cyclonedx-py environment --pyproject .venv/sbom/pyproject.toml --mc-type library --output-reproducible \
 	  --output-file build/sbom.cdx.json .venv/sbom
 
-compat: build  ## test the wheel with every supported Airflow, or with one: make compat AIRFLOW=2.11.2
-	@$(PIP_INDEX); $(BIN)/python tests/compat.py $(AIRFLOW)
+compat: build  ## test the wheel with every supported Airflow, or with one: make compat AIRFLOW=2.11.2 PYTHON=python3.12
+	@$(PIP_INDEX); $(BIN)/python tests/compat.py $(if $(filter-out file,$(origin PYTHON)),--python $(PYTHON)) $(AIRFLOW)
 
 cluster: build  ## kill real schedulers and workers during a run, with Celery and LocalExecutor
 	@$(PIP_INDEX); $(BIN)/uv venv -q --clear -p $(BIN)/python .venv/airflow-cluster \

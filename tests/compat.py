@@ -18,17 +18,17 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 
 FAB = "apache-airflow-providers-fab"  # without it, 3.0 and 3.1 show no connection's own fields on the command line
-# Version → what its own requirements leave open and today's packages break.
+COMMON_COMPAT = "apache-airflow-providers-common-compat"
+# Version → what to install it with. Airflow's constraints pin what the index had on the day of the release. Whoever
+# installs the provider into an Airflow with its constraints has these packages.
 AIRFLOWS: dict[str, tuple[str, ...]] = {
-    "2.11.2": (),
-    "3.0.6": ("fastapi<0.117", "cadwyn<6", "starlette<0.48", FAB),
-    "3.1.8": (FAB,),
-    "3.2.2": (
-        "--exclude-newer=2026-06-30",
-        # except for what we need ourselves
-        "--exclude-newer-package=apache-airflow-providers-common-compat=2026-10-31",
-    ),
-    "3.3.2": (),
+    "2.11.2": ("--exclude-newer=2026-03-14",),
+    # The day's common-compat is older than our lower bound. pip upgrades it; here it is the oldest that we allow.
+    "3.0.6": ("--exclude-newer=2025-08-29", f"--exclude-newer-package={COMMON_COMPAT}=2026-01-17", FAB),
+    "3.1.8": ("--exclude-newer=2026-03-11", FAB),
+    "3.2.2": ("--exclude-newer=2026-05-29",),
+    "3.3.2": ("--exclude-newer=2026-09-17",),
+    "3.4.0b2": (),  # the newest packages, until 3.4 has been released
 }
 BESIDE = (
     "apache-airflow-providers-mysql",
@@ -73,24 +73,26 @@ def main() -> None:
     """Run the versions one after the other; exit status 1 if one of them failed."""
     parser = argparse.ArgumentParser(prog="make compat")
     parser.add_argument("airflow", nargs="*", default=list(AIRFLOWS), help=", ".join(AIRFLOWS))
+    parser.add_argument("--python", default=str(BIN / "python"), help="that of .venv by default")
     parser.add_argument("--all", action="store_true", help="every test that uses a real Airflow or SQLAlchemy")
     options = parser.parse_args()
     if unknown := set(options.airflow) - set(AIRFLOWS):
         parser.error(f"not supported: {', '.join(sorted(unknown))}; there are {', '.join(AIRFLOWS)}")
     (wheel,) = (CHECKOUT / "dist").glob("*.whl")
-    results = [run(version, wheel, ALL if options.all else SUITE) for version in options.airflow]
+    suite = ALL if options.all else SUITE
+    results = [run(version, options.python, wheel, suite) for version in options.airflow]
     if len(results) > 1:
         print("", *results, sep="\n")
     sys.exit(any(result.exit for result in results))
 
 
-def run(version: str, wheel: Path, suite: tuple[str, ...]) -> Result:
+def run(version: str, python: str, wheel: Path, suite: tuple[str, ...]) -> Result:
     """Install one version and test it."""
     print(f"Airflow {version}: installing", flush=True)
     began = time.monotonic()
-    python = install(version, wheel)
+    home = install(version, python, wheel)
     between = time.monotonic()
-    command = [str(python.with_name("pytest")), "-q", "--color=no", *suite]
+    command = [str(home / "bin" / "pytest"), "-q", "--color=no", *suite]
     environment = os.environ | {"PAYARC_AIRFLOW": version}
     last = ""
     with subprocess.Popen(command, cwd=CHECKOUT, env=environment, stdout=subprocess.PIPE, text=True) as tests:
@@ -101,14 +103,14 @@ def run(version: str, wheel: Path, suite: tuple[str, ...]) -> Result:
     return Result(version, between - began, time.monotonic() - between, tests.returncode, said)
 
 
-def install(version: str, wheel: Path) -> Path:
-    """A new environment; returns its Python."""
+def install(version: str, python: str, wheel: Path) -> Path:
+    """A new environment; returns its folder."""
     home = CHECKOUT / ".venv" / f"airflow-{version}"
     uv = str(BIN / "uv")
-    subprocess.run([uv, "venv", "-q", "--clear", "-p", str(BIN / "python"), str(home)], check=True)
+    subprocess.run([uv, "venv", "-q", "--clear", "-p", python, str(home)], check=True)
     wanted = [f"apache-airflow=={version}", *AIRFLOWS[version], *BESIDE, f"{wheel}[sandbox]"]
     subprocess.run([uv, "pip", "install", "-q", "-p", str(home), *wanted], cwd=CHECKOUT, check=True)
-    return home / "bin" / "python"
+    return home
 
 
 if __name__ == "__main__":

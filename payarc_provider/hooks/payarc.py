@@ -7,11 +7,19 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import BaseHook, conf, mask_secret
+from airflow.providers.common.compat.sdk import BaseHook, conf
 
 from payarc_provider.exceptions import PayarcAuthError, PayarcConfigError, PayarcError, PayarcRefused
 from payarc_provider.hooks.lineage import report_read, report_written
 from payarc_provider.tracebacks import without_frames
+
+try:
+    from airflow.providers.common.compat.sdk import mask_secret
+except ImportError:  # common-compat before 1.22
+    try:
+        from airflow.sdk.log import mask_secret
+    except ImportError:  # Airflow 2.11
+        from airflow.utils.log.secrets_masker import mask_secret  # type: ignore[import-not-found,no-redef]
 
 if TYPE_CHECKING:
     from payarc_provider.api.client import PayarcClient
