@@ -67,7 +67,7 @@ $(BENCH)/.installed: $(INSTALLED) benchmarks/requirements.txt
 	@touch $@
 
 docs: env  ## build the documentation in docs/_build/html; warnings are errors
-	@$(BIN)/python docs/module_map.py
+	@$(BIN)/python docs/module_map.py && $(BIN)/python docs/parts.py
 	$(BIN)/sphinx-build -q -W --keep-going -n docs docs/_build/html
 
 build: env  ## build and check the wheel and the sdist in dist/

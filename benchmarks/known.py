@@ -45,7 +45,10 @@ def fill(file: str, count: int, account: str, source: str) -> None:
     reader, now = RecordReader("id", None, ledger.ledger_id), datetime.datetime.now(datetime.UTC)
     table = ledger.schema.rows.name
     ledger.database.engine.dispose()
-    columns = "account, key, state, customer_id, digest, fingerprints, source, attempt, run_id, claimed_at, resolved_at"
+    columns = (
+        "account, key, state, customer_id, digest, fingerprints, source, attempt, run_id, inserted_at, claimed_at, "
+        "resolved_at"
+    )
     moment = now.replace(tzinfo=None).isoformat(sep=" ")
     rows = (
         (
@@ -60,6 +63,7 @@ def fill(file: str, count: int, account: str, source: str) -> None:
             "earlier",
             moment,
             moment,
+            moment,
         )
         for index, record in enumerate(
             reader.read(index, row) for index, row in enumerate(people(count, as_written=True))
@@ -67,7 +71,7 @@ def fill(file: str, count: int, account: str, source: str) -> None:
     )
     database = sqlite3.connect(file)
     with database:
-        database.executemany(f"INSERT INTO {table} ({columns}) VALUES ({', '.join('?' * 11)})", rows)
+        database.executemany(f"INSERT INTO {table} ({columns}) VALUES ({', '.join('?' * 12)})", rows)
     database.close()
 
 

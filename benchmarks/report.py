@@ -19,12 +19,11 @@ from benchmarks.updates import LATE, LATE_EVERY
 
 MANY = 1000
 NOT_MEASURED = "–"
+PICTURE = "![Customers per second, duplicates after a kill, and worker-slot seconds](images/benchmarks.svg)"
 INTRODUCTION = """\
 All tools create customers at the same [sandbox](testing.md), which runs in a process of its own and counts customers,
 requests and duplicates. Each tool also runs in a process of its own, and in each round all of them take turns. Figures
 are medians, with the minimum and the maximum of all rounds in parentheses. Ratios compare neighbors in the same round.
-
-![Customers per second, duplicates after a kill, and worker-slot seconds](images/benchmarks.svg)
 """
 COMPARISON = """\
 [How it compares](comparison.md) says which tool is made for what, and what the others have that this provider does not.
@@ -235,6 +234,8 @@ def page(results: dict[str, Any], command: str) -> str:
 
 def _page(results: dict[str, Any], command: str) -> Iterator[str]:
     yield "# Benchmarks"
+    yield ""
+    yield PICTURE
     yield ""
     cores = f"{os.cpu_count()} cores, which also ran the sandbox"
     yield f"Written by `{command}`, {results['when']}, on a machine with {cores}."

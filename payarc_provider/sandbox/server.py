@@ -190,19 +190,19 @@ async def _no_route(scope: Scope, receive: Receive, send: Send) -> None:
 def control_routes(server: SandboxServer) -> list[Route]:
     """The control endpoint: the server's methods over HTTP, without a token. Invalid input gets a 400 with the reason.
 
-    ======================================  ===========================================================
-    ``GET /_sandbox/stats``                 all counts
-    ``GET /_sandbox/customers?merchant=``   stored customers, in the order of creation
-    ``POST /_sandbox/customers``            a list of records to create without validation
-    ``GET /_sandbox/log``                   every POST and its outcome
-    ``GET /_sandbox/faults``                all fault rules
-    ``POST /_sandbox/faults``               a list of fault rules to add
-    ``DELETE /_sandbox/faults``             remove all fault rules
-    ``GET /_sandbox/settings``              all settings
-    ``POST /_sandbox/settings``             an object with the settings to change
-    ``POST /_sandbox/revoke``               ``{"token": …}``: respond 401 to this token from now on
-    ``POST /_sandbox/reset``                delete everything and restore the initial settings
-    ======================================  ===========================================================
+    | request | what it does |
+    |---|---|
+    | ``GET /_sandbox/stats`` | all counts |
+    | ``GET /_sandbox/customers?merchant=`` | stored customers, in the order of creation |
+    | ``POST /_sandbox/customers`` | a list of records to create without validation |
+    | ``GET /_sandbox/log`` | every POST and its outcome |
+    | ``GET /_sandbox/faults`` | all fault rules |
+    | ``POST /_sandbox/faults`` | a list of fault rules to add |
+    | ``DELETE /_sandbox/faults`` | remove all fault rules |
+    | ``GET /_sandbox/settings`` | all settings |
+    | ``POST /_sandbox/settings`` | an object with the settings to change |
+    | ``POST /_sandbox/revoke`` | ``{"token": …}``: respond 401 to this token from now on |
+    | ``POST /_sandbox/reset`` | delete everything and restore the initial settings |
     """
 
     def route(path: str, method: str, act: Callable[[Request, Any], Any]) -> Route:

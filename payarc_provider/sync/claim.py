@@ -82,7 +82,7 @@ class Claimer:
                 self._handle_unclaimed(record, before.get(key), row)
                 continue
             sent_after, lease_end = (row.sent_after or EPOCH).timestamp(), requested + state.settings.lease
-            claim = Claim(record, claim_id, row.attempt, row.reference, sent_after, lease_end)
+            claim = Claim(record, claim_id, row.attempt, row.inserted_at, row.reference, sent_after, lease_end)
             if key in matches.adopt:
                 self._sender.adopt(claim, *matches.adopt[key])
             else:
@@ -288,9 +288,7 @@ async def renew_leases(state: RunState) -> None:
         for key, claim_id in taken_over.items():
             if renewed.get(key) != claim_id and state.taken_over.get(key) == claim_id:
                 del state.taken_over[key]
-        gone = {
-            claim.key: Evidence(claim.attempt) for claim in claims.values() if claim.lost and claim.may_have_customer
-        }
+        gone = {claim.key: claim.evidence() for claim in claims.values() if claim.lost and claim.may_have_customer}
         await _check_rows(state, gone)
 
 

@@ -79,7 +79,7 @@ class Recorder:
             else:
                 returned_id = resolution.customer_id if isinstance(resolution, Resolution) else None
                 if claim.may_have_customer:
-                    elsewhere[claim.key] = Evidence(claim.attempt, returned_id=returned_id)
+                    elsewhere[claim.key] = claim.evidence(returned_id)
                 state.postpone(claim, returned_id)  # another run owns the row now, and finds the customer in the list
         await state.check_rows(elsewhere, patience)
         state.notify()

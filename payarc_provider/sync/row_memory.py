@@ -25,13 +25,10 @@ class RowMemory:
         self._sent: dict[str, Evidence] = {}
         self._recorded: dict[str, tuple[float, Evidence]] = {}
 
-    def note_sent(self, key: str, attempt: int, returned_id: str | None = None) -> None:
-        """A request was sent whose outcome this run has not recorded.
-
-        :param returned_id: the customer that PayArc has returned
-        """
+    def note_sent(self, key: str, evidence: Evidence) -> None:
+        """A request was sent whose outcome this run has not recorded."""
         self._sent.pop(key, None)
-        self._sent[key] = Evidence(attempt, returned_id=returned_id)
+        self._sent[key] = evidence
         _shorten(self._sent)
 
     def note_recorded(self, key: str, attempt: int, customer_id: str) -> None:

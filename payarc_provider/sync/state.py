@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import logging
 import math
 import threading
@@ -71,6 +72,7 @@ class Claim:
 
     :param id: the claim's id in the ledger, unique to this claim
     :param attempt: the row's attempt number, committed before the request is sent
+    :param inserted_at: when the row was inserted
     :param reference: the code that the description carries; None where it has no room or references are turned off
     :param sent_after: PayArc's time, in Unix seconds, before which no request of this claim can have been sent
     :param lease_end: this machine's clock when the lease ends, counted from before it was requested
@@ -84,6 +86,7 @@ class Claim:
     record: Record
     id: str
     attempt: int
+    inserted_at: datetime.datetime | None
     reference: str | None
     sent_after: float
     lease_end: float
@@ -103,6 +106,13 @@ class Claim:
     def may_have_customer(self) -> bool:
         """Whether PayArc may have created or changed a customer in response to the claim's request."""
         return self.sent and not self.rejected
+
+    def evidence(self, returned_id: str | None = None) -> Evidence:
+        """What the row must show after its request.
+
+        :param returned_id: the customer that PayArc has returned
+        """
+        return Evidence(self.attempt, returned_id=returned_id, inserted_at=self.inserted_at)
 
     def pass_gate(self, now: float, deadline: float) -> None:
         """Let the request go if the lease covers its whole duration.
@@ -308,14 +318,14 @@ class RunState:
         if self.claims.get(claim.key) is claim:
             del self.claims[claim.key]
         if claim.may_have_customer:
-            self.memory.note_sent(claim.key, claim.attempt, returned_id)
+            self.memory.note_sent(claim.key, claim.evidence(returned_id))
         self.postponed.append(claim.record)
 
     def give_up(self, claim: Claim) -> None:
         """Let the lease of an open claim end, so that other runs need not wait for the end of this one."""
         claim.close_gate()
         self.claims.pop(claim.key, None)
-        self.memory.note_sent(claim.key, claim.attempt)
+        self.memory.note_sent(claim.key, claim.evidence())
 
     # ---- stopping and waiting -------------------------------------------------------------------------------------
 

@@ -129,7 +129,9 @@ class Updater:
                 state.postponed.append(record)
                 continue
             lease_end = requested + state.settings.lease
-            sender.send(Claim(record, claim_id, row.attempt, update.reference, 0.0, lease_end, update=update))
+            sender.send(
+                Claim(record, claim_id, row.attempt, row.inserted_at, update.reference, 0.0, lease_end, update=update)
+            )
 
     def _needs_decision(self, record: Record, row: Row, now: datetime.datetime) -> bool:
         """Whether the record may be newer than what PayArc has; otherwise it is reported or postponed.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import inspect
 import json
 import os
 import sqlite3
@@ -85,7 +86,12 @@ def _has_answered(dag_id: str, answer: str, meanwhile: str) -> bool:
         _change_crm(meanwhile)
         payload = UpdateHITLDetailPayload(chosen_options=[answer], params_input={})
         user = SimpleAuthManagerUser(username="ana", role="admin")
-        update_hitl_detail(dag_id, asked[0].run_id, asked[0].task_id, payload, user, session)
+        more = {}
+        if "dag_bag" in inspect.signature(update_hitl_detail).parameters:  # since 3.4
+            from airflow.models.dagbag import DBDagBag
+
+            more["dag_bag"] = DBDagBag()
+        update_hitl_detail(dag_id, asked[0].run_id, asked[0].task_id, payload, user, session, **more)
         return True
 
 

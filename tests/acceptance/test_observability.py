@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow_tables import RENDERED_FIELDS_OF_TASKS
 
 from payarc_provider.operators import reporting
 from payarc_provider.sandbox import SandboxServer
@@ -162,9 +163,7 @@ def test_no_value_is_in_openlineages_full_task_info(observed):
 
 def test_airflow_stores_the_types_of_parameters(observed):
     with sqlite3.connect(observed.home / "airflow.db") as database:
-        stored = database.execute(
-            "SELECT rendered_fields FROM rendered_task_instance_fields WHERE dag_id = 'from_query'"
-        )
+        stored = database.execute(f"SELECT rendered_fields FROM {RENDERED_FIELDS_OF_TASKS} WHERE dag_id = 'from_query'")
         ((fields,),) = stored.fetchall()
     assert str(json.loads(fields)["parameters"]) == "['(str)']"  # Airflow 2 stores it as text
 

@@ -9,6 +9,7 @@ import logging
 import pytest
 from airflow import __version__ as airflow_version
 from airflow_logs import without_internal_messages
+from airflow_tables import RENDERED_FIELDS, XCOMS
 
 from payarc_provider.sandbox import make_token
 
@@ -114,7 +115,7 @@ def check(airflow, run, said, whispered, values, ledger_file, sandbox):
     assert found(values, said()) == []
     assert '"POST /v1/customers HTTP/1.1" 201' in whispered()
     assert found(values, whispered()) == []
-    rendered = airflow.metadata("rendered_task_instance_fields")
+    rendered = airflow.metadata(RENDERED_FIELDS)
     assert "payarc_default" in rendered
     assert found(values, rendered) == []
     ledger = airflow.dump(ledger_file)
@@ -146,8 +147,8 @@ def test_records_from_xcom_leave_no_value(airflow, sandbox, impatient, whispered
     airflow.records(people())
     run = airflow.run(CREATE.format(source="records=extract()"))
     check(airflow, run, said, whispered, values, ledger_file, sandbox)
-    assert found(values, airflow.metadata("xcom")), "Airflow stores what `extract` returned"
-    assert found(values, airflow.metadata(without=("xcom",))) == []
+    assert found(values, airflow.metadata(XCOMS)), "Airflow stores what `extract` returned"
+    assert found(values, airflow.metadata(without=(XCOMS,))) == []
 
 
 def test_records_from_a_table_leave_no_value_not_even_in_xcom(
@@ -157,10 +158,10 @@ def test_records_from_a_table_leave_no_value_not_even_in_xcom(
     rows = people()
     rows[7]["id"] = None
     crm.table("people", rows)
-    before = found(values, airflow.metadata("xcom"))
+    before = found(values, airflow.metadata(XCOMS))
     run = airflow.run(CREATE.format(source="table='people', sql_conn_id='crm'"))
     check(airflow, run, said, whispered, values, ledger_file, sandbox)
-    assert found(values, airflow.metadata("xcom")) == before
+    assert found(values, airflow.metadata(XCOMS)) == before
 
 
 def test_mapped_records_leave_no_value_in_rendered_fields_or_logs(airflow, sandbox, said, values, ledger_file):
@@ -171,7 +172,7 @@ def test_mapped_records_leave_no_value_in_rendered_fields_or_logs(airflow, sandb
     )
     assert run.state == "success"
     assert found(values, said()) == []
-    assert found(values, airflow.metadata("rendered_task_instance_fields")) == []
+    assert found(values, airflow.metadata(RENDERED_FIELDS)) == []
     assert found(values, airflow.dump(ledger_file)) == []
 
 
@@ -180,7 +181,7 @@ def test_rendered_records_are_stored_nowhere(airflow, said, values, form):
     airflow.records([{"id": number, **secrets(number)} for number in range(3)])
     run = airflow.run(f"extract() >> CreateCustomerOperator(task_id='create', {form}, ledger_conn_id='ledger')")
     assert len(run["create"].ids) == 3
-    assert found(values, airflow.metadata("rendered_task_instance_fields")) == []
+    assert found(values, airflow.metadata(RENDERED_FIELDS)) == []
     assert found(values, said()) == []
 
 

@@ -25,6 +25,7 @@ from payarc_provider.sync.results import Status
 
 README = pages.text("README.md")
 OPERATOR = pages.text("docs/operator.md")
+READ_CONNECTION = "from payarc_provider.hooks.payarc import PayarcHook; PayarcHook().settings"
 PARAMETERS = re.findall(r"^\| `(\w+)`( \*)? \| `(.+?)` \| ", OPERATOR, re.MULTILINE)
 
 
@@ -48,7 +49,8 @@ def test_every_template_field_is_marked():
 @pytest.mark.parametrize(
     ("page", "names"),
     [
-        ("docs/operator.md", [*FIELDS, *Status]),
+        ("docs/operator.md", [*Status]),
+        ("docs/fields.md", [*FIELDS]),
         ("docs/connection.md", ["password", "host", *CONN_FIELDS]),
         ("docs/ledger.md", [*State]),
     ],
@@ -74,20 +76,27 @@ def test_its_dag_works(airflow, connect, sandbox, tmp_path):
     assert sandbox.stats()["posts"]["created"] == len(sandbox.customers()) == 2
 
 
-def test_its_commands_work(tmp_path, home):
-    for block in pages.to_run("README.md", "bash"):
-        command = ["bash", "-ec", block.text]
+@pytest.mark.parametrize("page", ["README.md", "docs/connection.md"])
+def test_its_commands_work(tmp_path, home, page):
+    for block in pages.to_run(page, "bash"):
+        check = f"python -c '{READ_CONNECTION}'" if "AIRFLOW_CONN" in block.text else ""
+        command = ["bash", "-ec", block.text + check]
         done = subprocess.run(command, cwd=tmp_path, env=home, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/hook.md", "docs/observability.md", "docs/rate_limit.md"])
-def test_its_lines_of_python_work(page, payarc_sandbox):
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/hook.md", "docs/observability.md", "docs/rate_limit.md", "docs/errors.md"]
+)
+def test_its_lines_of_python_work_and_print_what_it_shows(page, payarc_sandbox, capsys):
     for block in pages.to_run(page, "python"):
         if block.file is None:
             exec(compile(block.text, page, "exec"), {"__name__": "shown"})
     if page == "docs/hook.md":
         assert payarc_sandbox.stats()["requests"].keys() >= {"POST /customers", "PATCH /customers/{id}"}
+    if page == "docs/errors.md":
+        [shown] = [block.text for block in pages.to_run(page, "text")]
+        assert capsys.readouterr().out == shown
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from airflow_tables import RENDERED_FIELDS
 
 PEOPLE = [{"id": number, "name": "John Smith", "email": f"j{number}@example.com"} for number in range(4)]
 BAD = {"id": "b", "name": "Jo"}
@@ -215,6 +216,6 @@ def test_a_name_that_comes_out_wrong_stops_the_run_instead_of_falling_back(airfl
 
 def test_rendered_fields_hold_the_options_and_no_records(airflow, create):
     create("max_new='{{ params.p }}'", 77)
-    rendered = airflow.metadata("rendered_task_instance_fields")
+    rendered = airflow.metadata(RENDERED_FIELDS)
     assert "77" in rendered or not rendered, "dag.test() stores none before Airflow 3"
     assert "John Smith" not in rendered

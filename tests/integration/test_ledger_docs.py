@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.dialects import postgresql
 
-from payarc_provider.ledger.output import rejected, statements
+from payarc_provider.ledger.output import rejected, statements, status
 from payarc_provider.sync.keys import natural_order
 from payarc_provider.sync.ledger import EPOCH, Claimant, Ledger, Resolution, State, UpdateClaim, UpdateResult
 from payarc_provider.sync.ledger.overview import Hold, Overview
@@ -90,8 +90,8 @@ def test_every_command_is_documented(capsys):
     assert set(commands) == set(re.findall(r"(?<!-)\b[a-z]+(?:-[a-z]+)?\b", table))
 
 
-def test_rejected_records_are_counted_in_the_words_that_the_text_shows(sqlite_database):
-    [shown] = re.findall(r"^```text\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
+def test_records_are_counted_in_the_words_that_the_text_shows(sqlite_database):
+    counts, shown = re.findall(r"^```text\n(.*?)^```$", TEXT, flags=re.DOTALL | re.MULTILINE)
     ledger = Ledger(sqlite_database.engine(), sqlite_database.name())
     ledger.open()
     me = Claimant("live/main", "a" * 32, "table people of crm", 120, 60, "sync", "run", "create")
@@ -106,6 +106,14 @@ def test_rejected_records_are_counted_in_the_words_that_the_text_shows(sqlite_da
     rows = sorted(Overview(ledger, "live/main").rejected(), key=lambda row: natural_order(row.key))
 
     assert rejected(rows) == shown.strip()
+
+    created = [reader.read(0, {"id": f"c-{key}", "name": "John Smith"}) for key in range(2000, 3053)]
+    ledger.claim(me, "claim", created, {}, EPOCH)
+    ledger.record(me, [Resolution(record.key, "claim", customer_id=f"id{record.key}") for record in created])
+    now, accounts = Overview(ledger, "live/main").counts()
+    tables = ["payarc_customers", "payarc_customers_facts"]
+
+    assert status(re.findall("[0-9a-f]{32}", counts)[0], tables, "postgresql", now, accounts) == counts.rstrip()
 
 
 def change(ledger, me, key, **result):

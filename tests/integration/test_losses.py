@@ -11,8 +11,9 @@ import pytest
 from engine_bench import ACCOUNT, QUICK, Bench, people
 
 from payarc_provider.exceptions import PayarcConfigError
-from payarc_provider.sync.ledger import Claimant, Evidence, Ledger, LedgerLost
+from payarc_provider.sync.ledger import Claimant, Evidence, Ledger, LedgerLost, Resolution, Row
 from payarc_provider.sync.ledger.repair import LedgerUnchanged, Repair
+from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.row_memory import MOST, SECONDS, RowMemory
 
 SLOW = dataclasses.replace(QUICK, concurrency=4, batch_size=10)
@@ -43,6 +44,12 @@ def lose(bench: Bench, how: str) -> None:
             time.sleep(0.02)
         else:
             return
+
+
+def claim(bench: Bench, me: Claimant) -> Row:
+    """Claim the first record; returns its row."""
+    record = RecordReader("id", None, bench.ledger.ledger_id).read(0, people(1)[0])
+    return bench.ledger.claim(me, f"{me.owner}.1", [record], {}, datetime.datetime.now(datetime.UTC))["0"]
 
 
 # ---- between runs ---------------------------------------------------------------------------------------------------
@@ -176,15 +183,29 @@ def test_a_lost_row_is_noticed_even_if_an_equal_record_has_got_its_customer(benc
         bench.ledger.check_rows(me, known)
 
 
-def test_a_lost_row_is_noticed_even_if_its_record_was_rejected_since(bench):
-    """Rejections before anything is sent do not raise the number by which a run tells that its request is resolved."""
+@pytest.mark.parametrize("rejected_by", ["the rules", "PayArc"])
+def test_a_lost_row_is_noticed_even_if_its_record_was_rejected_since(bench, rejected_by):
+    """The number of a row that was inserted again may be higher, although nothing has resolved an earlier request."""
     bench.open()
     me = Claimant(ACCOUNT, "a" * 32, "list of people", 120, 60)
-    for name in ("J", "Jo"):
-        bench.run([people(1)[0] | {"name": name}]).ok()
-    assert bench.rows()["0"].attempt == 1
+    sent = claim(bench, me)
+    bench.database.execute(f"DELETE FROM {bench.table}")
+    for value in ("a", "b") if rejected_by == "the rules" else ("Nowh3re", "N0where"):
+        bench.run([people(1)[0] | {"country": value}]).ok()
+    row = bench.rows()["0"]
+    assert (row.state, row.attempt) == ("rejected", 2)
     with pytest.raises(LedgerLost):
-        bench.ledger.check_rows(me, {"0": Evidence(1)})
+        bench.ledger.check_rows(me, {"0": Evidence(1, inserted_at=sent.inserted_at)})
+
+
+def test_a_row_that_was_forgotten_and_rejected_since_is_no_loss(bench):
+    bench.open()
+    me = Claimant(ACCOUNT, "a" * 32, "list of people", 120, 60)
+    sent = claim(bench, me)
+    bench.ledger.record(me, [Resolution("0", sent.claim, errors={"name": ["no"]})])
+    Repair(bench.ledger, ACCOUNT).forget("0")
+    bench.run([people(1)[0] | {"name": "J"}]).ok()
+    bench.ledger.check_rows(me, {"0": Evidence(1, inserted_at=sent.inserted_at)})
 
 
 def test_losses_cost_one_query_at_the_end_and_none_for_runs_that_recorded_nothing(sqlite_bench):

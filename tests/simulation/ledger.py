@@ -109,7 +109,7 @@ class LedgerModel:
             if self.is_erased(record.key) or not self.free(record, row, retry_rejected):
                 continue
             rejected = bool(record.errors)
-            attempt = 1 if row is None else row.attempt + (row.state == State.REJECTED and not rejected)
+            attempt = 1 if row is None else row.attempt + (row.state == State.REJECTED)
             self.table[record.key] = Row(
                 key=record.key,
                 state=State.REJECTED if rejected else State.PENDING,
@@ -133,6 +133,7 @@ class LedgerModel:
                 claimed_at=moment(self.now),
                 version=record.version,
                 plan=me.mark(record.begun or "create"),
+                inserted_at=moment(self.now) if row is None else row.inserted_at,
             )
         return self.rows(me, [record.key for record in records])
 

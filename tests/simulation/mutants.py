@@ -16,7 +16,7 @@ from unittest import mock
 from payarc_provider.api.client import CustomerPage
 from payarc_provider.exceptions import PayarcConnectionFailed, PayarcUnknownOutcome
 from payarc_provider.sync import candidates, claim, clock, engine, listing, lookup, row_memory, send, state, update
-from payarc_provider.sync.ledger import Claimant, LedgerUnavailable, Recorded, Row, State
+from payarc_provider.sync.ledger import Claimant, Evidence, LedgerUnavailable, Recorded, Row, State
 from payarc_provider.sync.ledger.rows import CLOSED
 from payarc_provider.sync.lookup import Candidates
 from payarc_provider.sync.outcomes import NotCovered, Throttled, Unknown, outcome_of
@@ -533,6 +533,12 @@ def _do_not_observe_leases() -> Iterator[type[World]]:
 def _claim_lost_rows_again() -> Iterator[type[World]]:
     with mock.patch.object(row_memory.RowMemory, "of", return_value={}):
         yield with_ledger(check_evidence=lambda self, evidence: None)
+
+
+@mutant("the number of a row that was inserted again says nothing about earlier requests")
+def _trust_the_number_of_a_new_row() -> Iterator[type[World]]:
+    with mock.patch.object(Evidence, "is_of_another_row", return_value=False):
+        yield World
 
 
 @mutant("a run compares the ledger with what it has recorded before it succeeds")

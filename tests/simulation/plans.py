@@ -130,8 +130,8 @@ class PlannedRun:
                 name not in names or record.fields.get(name, "") != values[name] for name in values
             ):
                 self._world.violation(f"{process.name} sends {dict(fields)} for {key}, which was not approved")
-        if not self._is_alone or self._world.losses.at is not None or len(self._keys) > 1:
-            return  # others may have created them, and a record that has left the source is not counted
+        if not self._is_alone or self._world.is_calm or self._world.losses.at is not None or len(self._keys) > 1:
+            return  # others, such as the last attempt, may have created them; a record that has left is not counted
         self._sent[Action.UPDATE] -= self._sent[Action.CREATE]
         for name, of in (("max_new", Action.CREATE), ("max_changed", Action.UPDATE)):
             most = self._limits.get(name)

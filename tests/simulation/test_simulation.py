@@ -11,6 +11,7 @@ from .world import World
 SEED = 8500
 FOUND = {
     "a run compares the ledger with what it has recorded before it succeeds": 18210,
+    "the number of a row that was inserted again says nothing about earlier requests": 820201165,
     "a response with another row's customer id is looked up, not dropped": 11365,
     "a customer id belongs to one row": 11365,
     "the result of a change is recorded only under the row's claim": 16106,

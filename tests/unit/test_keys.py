@@ -69,12 +69,12 @@ def text_of(example):
     return composite_key_text(value) if isinstance(value, list) and len(value) > 1 else key_text(value)
 
 
-@pytest.mark.parametrize(("kind", "examples", "text"), documented("Types"))
+@pytest.mark.parametrize(("kind", "examples", "text"), documented("Supported types"))
 def test_a_documented_type_of_key_gives_the_documented_text(kind, examples, text):
     assert [text_of(example) for example in examples] == [text.strip("`")]
 
 
-@pytest.mark.parametrize(("kind", "examples", "reason"), documented("What cannot be a key"))
+@pytest.mark.parametrize(("kind", "examples", "reason"), documented("Rejected keys"))
 def test_what_the_documentation_says_cannot_be_a_key_is_unusable_for_the_documented_reason(kind, examples, reason):
     for example in examples:
         with pytest.raises(UnusableKey, match=rf"^{reason}\b.*: "):
@@ -82,9 +82,9 @@ def test_what_the_documentation_says_cannot_be_a_key_is_unusable_for_the_documen
 
 
 def test_the_documentation_has_every_type_and_every_reason():
-    shown = [eval(example, dict(VALUES)) for _, examples, _ in documented("Types") for example in examples]
+    shown = [eval(example, dict(VALUES)) for _, examples, _ in documented("Supported types") for example in examples]
     assert {kind for kind in KEY_TYPES if not any(isinstance(value, kind) for value in shown)} == set()
-    reasons = [reason for _, _, reason in documented("What cannot be a key")]
+    reasons = [reason for _, _, reason in documented("Rejected keys")]
     in_code = re.findall(r'UnusableKey\(\s*f?"([^"]+)"', inspect.getsource(keys))
     assert len(in_code) >= len(set(reasons)) > 10
     for text in in_code:

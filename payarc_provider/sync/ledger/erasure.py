@@ -77,7 +77,7 @@ class Erasure:
             if row is None:
                 # A claim of this key that is under way inserts its row first, and this waits for it; or it finds the
                 # tombstone when it has inserted its row.
-                insert_absent(connection, self._rows, [self._placeholder(connection, key)])
+                insert_absent(connection, self._rows, [self._placeholder(connection, key, now)])
                 row = read_rows(connection, self._rows, at, lock="wait")[key]
             check_erasable(row, now)
             known = before.customers if before else ()
@@ -124,9 +124,9 @@ class Erasure:
     def _write(self, connection: Connection, key: str, tombstone: Tombstone) -> None:
         write_tombstone(connection, self._facts, self._ledger.ledger_id, self._account, key, tombstone)
 
-    def _placeholder(self, connection: Connection, key: str) -> dict[str, object]:
+    def _placeholder(self, connection: Connection, key: str, now: datetime.datetime) -> dict[str, object]:
         identity = {"account": self._account, "key": key, "attempt": first_attempt(connection, self._facts)}
-        return {**identity, "state": State.REJECTED, "digest": "", "fingerprints": "", "source": ""}
+        return {**identity, "inserted_at": now, "state": State.REJECTED, "digest": "", "fingerprints": "", "source": ""}
 
     def _check_owners(self, connection: Connection, key: str, customers: Collection[str]) -> None:
         rows = self._rows

@@ -138,7 +138,7 @@ class Ledger(UpdateTable):
             new = [key for key in changes if key not in before]
             if new:
                 attempt = first_attempt(connection, self.schema.facts)
-                identity = {"account": me.account, "attempt": attempt}
+                identity = {"account": me.account, "attempt": attempt, "inserted_at": now}
                 insert_absent(connection, self._rows, [identity | {"key": key} | changes[key] for key in new])
                 self._withdraw_erased(connection, me, new)
             for key, values in changes.items():
@@ -162,8 +162,7 @@ class Ledger(UpdateTable):
 
     def _claim_again(self, connection: Connection, me: Claimant, before: Row, values: dict[str, Any]) -> None:
         rows = self._rows
-        # Nothing is sent for a row that is rejected now: a higher number would say that earlier requests are resolved.
-        attempt = before.attempt + (before.state == State.REJECTED and values["state"] != State.REJECTED)
+        attempt = before.attempt + (before.state == State.REJECTED)
         still_free = or_(rows.c.state == State.REJECTED, unsent(rows))
         this = at_key(rows, me.account, before.key)
         connection.execute(update(rows).where(this, still_free).values(**values, attempt=attempt))

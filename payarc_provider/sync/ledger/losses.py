@@ -7,6 +7,7 @@ rebuilt.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from payarc_provider.sync.ledger.database import among, chunks, database_now, insert_absent
 from payarc_provider.sync.ledger.errors import LedgerLost
-from payarc_provider.sync.ledger.facts import FactTable, barred_ids
+from payarc_provider.sync.ledger.facts import FactTable, barred_ids, first_attempt
 from payarc_provider.sync.ledger.rows import WITH_CUSTOMER, Claimant, Row, State, in_state, iso, unsent
 from payarc_provider.sync.ledger.tombstones import find_tombstones
 
@@ -26,25 +27,32 @@ class Evidence(NamedTuple):
     :param attempt: the number of the latest request that was sent for it, and may have created or changed a customer
     :param customer_id: the customer that was recorded, if one was
     :param returned_id: the customer that PayArc has returned for it, if another run had taken the row over by then
+    :param inserted_at: when the row was inserted, unless a customer was recorded
     """
 
     attempt: int
     customer_id: str | None = None
     returned_id: str | None = None
+    inserted_at: datetime.datetime | None = None
 
     def is_missing_from(self, row: SeenRow | Row | None) -> bool:
         """Whether the row is gone or older than this.
 
         A row whose customer may exist becomes unsent or rejected only after its attempt number has been raised, and a
-        row whose customer exists only if another row has the customer.
+        row whose customer exists only if another row has the customer. A row that was inserted again says nothing by
+        its number: it has not counted this request.
         """
         if row is None:
             return True
         if self.customer_id is not None:
             return row.customer_id != self.customer_id or row.attempt < self.attempt
         has_none = row.unsent or row.state == State.REJECTED
-        certain = row.attempt == self.attempt or self.returned_id is not None
+        certain = row.attempt == self.attempt or self.returned_id is not None or self.is_of_another_row(row)
         return row.attempt < self.attempt or (certain and has_none)
+
+    def is_of_another_row(self, row: SeenRow | Row) -> bool:
+        """Whether this row was inserted later, under the same key."""
+        return self.inserted_at is not None and row.inserted_at != self.inserted_at
 
 
 class SeenRow(NamedTuple):
@@ -54,6 +62,7 @@ class SeenRow(NamedTuple):
     customer_id: str | None
     attempt: int
     unsent: bool
+    inserted_at: datetime.datetime
 
 
 class LossChecks(FactTable):
@@ -93,7 +102,14 @@ class LossChecks(FactTable):
             found: dict[str, SeenRow | Row] = {}
             for part in chunks(evidence, 5000):
                 these = (rows.c.account == me.account, among(connection, rows.c.key, part))
-                columns = (rows.c.key, rows.c.state, rows.c.customer_id, rows.c.attempt, unsent(rows))
+                columns = (
+                    rows.c.key,
+                    rows.c.state,
+                    rows.c.customer_id,
+                    rows.c.attempt,
+                    unsent(rows),
+                    rows.c.inserted_at,
+                )
                 found |= {row[0]: SeenRow(*row[1:]) for row in connection.execute(select(*columns).where(*these))}
             self.check_evidence(connection, me.account, evidence, found)
 
@@ -116,6 +132,10 @@ class LossChecks(FactTable):
         for part in chunks(sorted(elsewhere)):
             query = select(rows.c.customer_id).where(rows.c.account == account, rows.c.customer_id.in_(part))
             missing -= {elsewhere[row[0]] for row in connection.execute(query)}
+        again = {key for key in missing & found.keys() if evidence[key].is_of_another_row(found[key])}
+        if again:  # unless a person has removed the rows that this run knows: then new rows start from a higher number
+            first = first_attempt(connection, self.schema.facts)
+            missing -= {key for key in again if evidence[key].attempt < first and evidence[key].returned_id is None}
         if missing:
             missing -= find_tombstones(connection, self.schema.facts, self.ledger_id, account, missing).keys()
         if missing:

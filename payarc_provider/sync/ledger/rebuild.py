@@ -237,7 +237,7 @@ class Rebuild:
             connection.execute(update(rows).where(at_key(rows, self._account, key)).values(**values))
             return
         new = {"account": self._account, "key": key, "source": self._source, "attempt": self._attempt}
-        connection.execute(insert(rows).values(claimed_at=now, **new, **values))
+        connection.execute(insert(rows).values(inserted_at=now, claimed_at=now, **new, **values))
 
 
 def _verdict_for(row: Row | None, customer_ids: list[str], taken: bool) -> Verdict:

@@ -99,6 +99,7 @@ class Row:
     updated_at: datetime.datetime | None = None
     task_id: str | None = None
     plan: str | None = None
+    inserted_at: datetime.datetime | None = None
 
     @property
     def errors(self) -> Errors:

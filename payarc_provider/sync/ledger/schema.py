@@ -138,6 +138,7 @@ def schema(name: str, schema_name: str | None, dialect: Dialect) -> Schema:
         Column("settle", Float(53)),
         Column("sent_after", UtcTime()),
         Column("attempt", Integer, nullable=False),
+        Column("inserted_at", UtcTime(), nullable=False),
         Column("error", Text),
         Column("matched_by", string(16)),
         Column("dag_id", string(250)),
