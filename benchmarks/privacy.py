@@ -6,6 +6,7 @@ for some others are lost. Afterwards, all that the tool has written is searched 
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,8 @@ def _privacy(world: World, sandbox: Sandbox, contender: Contender, word: str) ->
         with crash_safe(child):
             said += child.ended()[1]
     sandbox.fail()
-    files = [path.read_bytes() for path in _files(state)]
-    airflow = [path.read_bytes() for path in _files(world.home / "airflow")] if contender.in_airflow else None
+    files = [_content(path) for path in _files(state)]
+    airflow = [_content(path) for path in _files(world.home / "airflow")] if contender.in_airflow else None
     return {
         "people": PEOPLE,
         "output": occurrences(marks, sandbox.token, [said.encode()]),
@@ -58,6 +59,11 @@ def _privacy(world: World, sandbox: Sandbox, contender: Contender, word: str) ->
 
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*") if path.is_file() and path.name not in OURS)
+
+
+def _content(path: Path) -> bytes:
+    content = path.read_bytes()
+    return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
 
 
 def occurrences(marks: Sequence[str], token: str, texts: Iterable[bytes]) -> dict[str, Any]:
