@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import os
 import sys
 from pathlib import Path
+from typing import Any
+
+from docutils import nodes
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -17,11 +21,13 @@ from payarc_provider import __version__  # noqa: E402
 project = "airflow-provider-payarc"
 author = "the project's contributors"
 version = release = __version__
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
 exclude_patterns = ["_build"]
 
 html_theme = "furo"
 html_title = f"PayArc for Airflow {release}"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 html_copy_source = False
 html_show_copyright = False
 
@@ -42,3 +48,15 @@ nitpick_ignore_regex = [
     ("py:class", r"(Any|Iterable|Iterator|Literal|Mapping|PathLike|Sequence|XComArg)\b.*"),
     ("py:class", r"Identity|PayarcClient|PayarcConnection|RateLimiter|TokenClaims"),
 ]
+
+
+def setup(app: Any) -> None:
+    """Called by Sphinx."""
+    app.connect("html-page-context", _describe)
+
+
+def _describe(app: Any, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+    """Give a page a description for search engines: its first paragraph."""
+    first = next(doctree.findall(nodes.paragraph), None) if doctree else None
+    if first is not None:
+        context["metatags"] += f'<meta name="description" content="{html.escape(first.astext())}">'

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from payarc_provider import __version__
+
 UI_FIELD_BEHAVIOUR: dict[str, Any] = {
     "hidden-fields": ["schema", "login", "extra"],
     "relabeling": {"host": "Base URL", "password": "Access token"},
@@ -82,6 +84,7 @@ def get_provider_info() -> dict[str, Any]:
         "package-name": "airflow-provider-payarc",
         "name": "PayArc",
         "description": "Creates `PayArc <https://www.payarc.com/>`__ customers, each exactly once.\n",
+        "versions": [__version__],
         "integrations": [
             {
                 "integration-name": "PayArc",
@@ -91,9 +94,13 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "hooks": [{"integration-name": "PayArc", "python-modules": ["payarc_provider.hooks.payarc"]}],
         "operators": [{"integration-name": "PayArc", "python-modules": ["payarc_provider.operators.customer"]}],
+        "task-decorators": [
+            {"name": "payarc_customers", "class-name": "payarc_provider.decorators.customers.payarc_customers_task"}
+        ],
         "asset-uris": ASSET_URIS,
         "dataset-uris": ASSET_URIS,  # Airflow 2.11
         "extra-links": ["payarc_provider.operators.links.PayarcDashboardLink"],
+        "cli": ["payarc_provider.ledger.airflow_command.get_commands"],  # Airflow 3.2 and newer
         "config": CONFIG,
         "connection-types": [
             {

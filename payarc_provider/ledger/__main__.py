@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import sys
@@ -18,6 +19,11 @@ def main(arguments: list[str] | None = None) -> int:
         given = parse(arguments)
     except SystemExit as end:
         return int(end.code or 0)
+    return execute(given)
+
+
+def execute(given: argparse.Namespace) -> int:
+    """Run a command whose arguments have been parsed, and return the exit status."""
     # Airflow takes seconds to import, for which the help should not wait, and may print logs and warnings to stdout.
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -42,7 +48,11 @@ def main(arguments: list[str] | None = None) -> int:
     return status
 
 
-if __name__ == "__main__":
-    # As in Airflow's own commands: without it, Airflow 3 looks for connections in the environment only.
+def look_up_connections() -> None:
+    """Let Airflow 3 look for connections in its database, as in its own commands, and not in the environment only."""
     os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
+
+
+if __name__ == "__main__":
+    look_up_connections()
     sys.exit(main())

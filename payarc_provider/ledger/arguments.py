@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-_SUMMARY = "Show a ledger, and make the decisions that runs leave to a person. Prints no personal data."
+SUMMARY = "Show a ledger, and make the decisions that runs leave to a person. Prints no personal data."
 _END = "exit status: 0 done, 1 not done (the reason is one line on stderr), 2 wrong usage"
 _KEY_FILE = "a file with one key per line; - for stdin"
 _SOURCE = (
@@ -18,8 +18,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
     :raises SystemExit: with status 2, or 0 after the help
     """
-    parser = _parser()
+    parser = argparse.ArgumentParser(prog="python -m payarc_provider.ledger")
+    add_arguments(parser)
     given = parser.parse_args(arguments)
+    check(parser, given)
+    return given
+
+
+def check(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """Check what the parser itself cannot.
+
+    :raises SystemExit: with status 2
+    """
     if not given.ledger_conn_id:
         parser.error("--ledger-conn-id is required: the Airflow connection of the ledger's database")
     if given.command in ("retry", "release") and bool(given.keys) == given.all:
@@ -30,7 +40,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         parser.error("erase: --keys-from - also needs --yes, because stdin cannot answer a question then")
     if given.command == "rebuild":
         _check_rebuild(parser, given)
-    return given
 
 
 def _check_rebuild(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
@@ -42,10 +51,9 @@ def _check_rebuild(parser: argparse.ArgumentParser, given: argparse.Namespace) -
     given.source = given.source or f"table {given.table} of {given.sql_conn_id}"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m payarc_provider.ledger", description=_SUMMARY, epilog=_END, formatter_class=_Help
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the commands and their arguments to a parser."""
+    parser.description, parser.epilog, parser.formatter_class = SUMMARY, _END, _Help
     _add_common(parser, inherited=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -122,7 +130,6 @@ def _parser() -> argparse.ArgumentParser:
             "Wait until the last run ended longer ago than `settle`.",
         )
     )
-    return parser
 
 
 class _Help(argparse.HelpFormatter):

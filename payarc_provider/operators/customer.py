@@ -11,7 +11,7 @@ from payarc_provider.exceptions import PayarcConfigError
 from payarc_provider.operators.failures import fails_as_task, no_retry_if_useless
 from payarc_provider.operators.links import PayarcDashboardLink
 from payarc_provider.operators.options import KINDS, Options, is_set_later, read_options, refuse_templates, set_options
-from payarc_provider.operators.private import Private, QueryParameters, revealed
+from payarc_provider.operators.private import NamesAndTypes, Private, revealed
 from payarc_provider.operators.records import check_records, set_upstream, set_upstream_of_partial
 from payarc_provider.operators.task_docs import task_doc
 
@@ -203,7 +203,7 @@ class CreateCustomerOperator(BaseOperator):
         """Like any operator's ``partial``; ``records`` and the options may be outputs of tasks here, too."""
         refuse_templates({name: kwargs[name] for name in ("key", "fields", "partition") if name in kwargs})
         if "parameters" in kwargs:
-            kwargs["parameters"] = QueryParameters(kwargs["parameters"])
+            kwargs["parameters"] = NamesAndTypes(kwargs["parameters"])
         partial = super().partial(**kwargs)
         partial.kwargs["doc_md"] = task_doc(partial.kwargs)
         return set_upstream_of_partial(partial, {"records", "parameters", *KINDS})
@@ -214,9 +214,9 @@ class CreateCustomerOperator(BaseOperator):
         return self._records.value
 
     @property
-    def parameters(self) -> QueryParameters | None:
+    def parameters(self) -> NamesAndTypes | None:
         """The argument ``parameters``, in a form in which Airflow renders the values and shows only names and types."""
-        return None if self._parameters.value is None else QueryParameters(self._parameters.value)
+        return None if self._parameters.value is None else NamesAndTypes(self._parameters.value)
 
     @parameters.setter
     def parameters(self, parameters: Any) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["Private", "QueryParameters", "revealed"]
+__all__ = ["NamesAndTypes", "Private", "revealed"]
 
 
 class Private:
@@ -25,8 +25,8 @@ class Private:
         return "(not shown)"
 
 
-class QueryParameters(Private):
-    """The parameters of a query, of which Airflow shows names and types only. It renders the values in them."""
+class NamesAndTypes(Private):
+    """Parameters or arguments, of which Airflow shows names and types only. It renders the values in them."""
 
     __slots__ = ()
     template_fields: Sequence[str] = ("value",)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import XComArg
 
 from payarc_provider.exceptions import PayarcConfigError
+from payarc_provider.operators.failures import fails_as_task
 from payarc_provider.operators.options import is_output, is_template
 from payarc_provider.operators.private import revealed
 from payarc_provider.tracebacks import raise_alone
@@ -71,6 +72,15 @@ def resolve_records(operator: BaseOperator, records: Any, context: Context) -> l
     if isinstance(records, str) and _is_written_in_dag(records, operator, context):
         return _rows(operator.render_template(records, context))
     return _rows(records)
+
+
+@fails_as_task
+def returned_records(value: Any, task: str) -> list[Any]:
+    """The rows that a task's own function has returned. Text is data, and not rendered.
+
+    :raises PayarcConfigError: if it is not a list of dicts
+    """
+    return _rows(value, task)
 
 
 def _is_list_of_outputs(records: Any) -> bool:

@@ -54,6 +54,8 @@ def _source(arguments: Mapping[str, Any]) -> str:
         return f"table {_code(arguments['table'])} in {conn_id}"
     if arguments.get("sql") is not None:
         return f"a query on {conn_id}"
+    if "python_callable" in arguments:
+        return f"the function {_code(arguments['python_callable'].__name__)}"
     return conn_id if arguments.get("sql_conn_id") else "upstream tasks, through XCom"
 
 

@@ -25,7 +25,7 @@ from airflow import __version__ as airflow_version
 from airflow.utils.db import initdb
 from conftest import dag_bag, run_dag
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "example_dags"
+EXAMPLES = Path(__file__).resolve().parents[2] / "airflow_provider_payarc" / "example_dags"
 
 
 def main(plan: Path, report: Path) -> None:
@@ -35,8 +35,15 @@ def main(plan: Path, report: Path) -> None:
     initdb()
     bag = dag_bag(EXAMPLES)
     docs = {name: bool(dag.doc_md) for name, dag in bag.dags.items()}
+    by_themselves = [name for name, dag in bag.dags.items() if _runs_by_itself(dag)]
     runs = [_run(bag.dags[name], *how) for name, *how in json.loads(plan.read_text())]
-    report.write_text(json.dumps({"import_errors": bag.import_errors, "docs": docs, "runs": runs}))
+    report.write_text(
+        json.dumps({"import_errors": bag.import_errors, "docs": docs, "by_themselves": by_themselves, "runs": runs})
+    )
+
+
+def _runs_by_itself(dag: Any) -> bool:
+    return type(dag.timetable).__name__ != "NullTimetable" and not dag.is_paused_upon_creation
 
 
 def _run(dag: Any, when: str | None, conf: dict[str, Any], sql: str, environment: dict[str, str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The DAG in docs/operator.md that tells somebody about rejected records, with a real notifier and a mail server."""
+"""The DAG in docs/recipes.md that tells somebody about rejected records, with a real notifier and a mail server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from airflow import __version__ as airflow_version
 from conftest import Crm, dags_of
 from sqlalchemy.engine import make_url
 
-PAGE = "docs/operator.md"
+PAGE = "docs/recipes.md"
 GOOD = [{"id": str(number), "name": "John Smith"} for number in range(3)]
 BAD = [{"id": f"b<{number}>{{{{ 7 * 7 }}}}", "name": "Jo"} for number in range(4)]
 

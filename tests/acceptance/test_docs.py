@@ -27,7 +27,9 @@ RUN = {
     "README.md": {"python", "bash"},
     "docs/testing.md": {"python", "bash"},
     "docs/hook.md": {"python"},
-    "docs/operator.md": {"sql", "python", "json"},  # test_operator_docs.py, test_alerts.py, test_ids_in_source.py
+    "docs/index.md": {"python", "text", "json"},  # test_home_page.py
+    "docs/recipes.md": {"python", "bash", "sql"},  # test_recipes.py, test_alerts.py
+    "docs/operator.md": {"sql", "python", "json"},  # test_operator_docs.py, test_ids_in_source.py
     "docs/examples.md": {"python"},  # test_examples.py
     "docs/updates.md": {"python"},  # test_examples.py
     "docs/plans.md": {"python", "text"},  # test_operator_docs.py, test_examples.py
@@ -121,7 +123,7 @@ def test_every_setting_and_fault_of_the_sandbox_is_documented(built):
 
 
 def test_every_example_is_shown(built):
-    names = [path.stem for path in (pages.CHECKOUT / "example_dags").glob("*.py")]
+    names = [path.stem for path in (pages.CHECKOUT / "airflow_provider_payarc" / "example_dags").glob("*.py")]
 
     shown = re.sub("<[^>]+>", "", built("examples"))
     assert [name for name in names if f"def {name}()" not in shown] == []

@@ -24,7 +24,7 @@ CHECKOUT = PROGRAM.parents[2]
 _version = Version(Version(airflow_version).base_version)
 HAS_APPROVALS = _version >= Version("3.1")
 WAITS_FOR_APPROVALS = _version >= Version("3.3")  # in dag.test(), whose triggers get no answers in 3.1 and 3.2
-EXAMPLES = {path.stem for path in (CHECKOUT / "example_dags").glob("*.py")} - (
+EXAMPLES = {path.stem for path in (CHECKOUT / "airflow_provider_payarc" / "example_dags").glob("*.py")} - (
     {"payarc_approval"} if not HAS_APPROVALS else set()
 )
 PEOPLE = [
@@ -51,6 +51,7 @@ PLAN: list[tuple[str, str | None, dict[str, Any], str]] = [
     ("payarc_after_nightly", None, {}, ""),
     ("payarc_from_table", None, {}, ""),
     ("payarc_from_xcom", None, {}, ""),
+    ("payarc_from_function", None, {}, ""),
     ("payarc_from_api", None, {}, ""),
     ("payarc_sync", None, {}, ""),
     ("payarc_sync", None, {}, EDIT),
@@ -118,10 +119,9 @@ def ran(sandbox: SandboxServer, crm_api: str, tmp_path_factory: pytest.TempPathF
     """The report of running all examples."""
     home = tmp_path_factory.mktemp("airflow")
     environment = {
-        **os.environ,
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
-        "AIRFLOW__CORE__DAGS_FOLDER": str(CHECKOUT / "example_dags"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(CHECKOUT / "airflow_provider_payarc" / "example_dags"),
         "AIRFLOW_CONN_PAYARC_ACME": sandbox.connection_json(make_token("acme")),
         "AIRFLOW_CONN_PAYARC_BOLT": sandbox.connection_json(make_token("bolt")),
         "AIRFLOW_CONN_CRM_API": json.dumps({"conn_type": "http", "host": crm_api, "password": "not-a-real-token"}),
@@ -131,9 +131,9 @@ def ran(sandbox: SandboxServer, crm_api: str, tmp_path_factory: pytest.TempPathF
     plan = [[*what, own[what[0]]] for what in PLAN] + [[*what, shared] for what in SHARED]
     (home / "plan.json").write_text(json.dumps(plan))
     command = [sys.executable, str(PROGRAM), str(home / "plan.json"), str(home / "report.json")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
-    return json.loads((home / "report.json").read_text())
+    return json.loads((home / "report.json").read_text()) | {"environment": environment}
 
 
 def _connections(home: Path, sandbox: SandboxServer, dag_id: str) -> dict[str, str]:
@@ -181,6 +181,27 @@ def test_all_examples_are_documented_and_succeed(ran):
     assert [run["state"] for run in ran["runs"]] == ["failed" if refuse else "success" for refuse in refused]
 
 
+def test_none_runs_before_somebody_wants_it(ran):
+    assert ran["by_themselves"] == []
+
+
+@pytest.mark.skipif(_version < Version("3.3"), reason="Airflow looks for providers' examples from 3.3 on")
+def test_airflow_shows_them_among_its_examples(ran, tmp_path):
+    of_bundle = "--local --bundle-name airflow-provider-payarc-example-dags -o json"
+    environment = os.environ | ran["environment"] | {"AIRFLOW__CORE__LOAD_EXAMPLES": "True"}
+
+    def listed(what: str) -> list[dict[str, Any]]:
+        command = [sys.executable, "-m", "airflow", "dags", what, *of_bundle.split()]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "airflow_provider_payarc" not in done.stderr, "no module is missing"
+        found: list[dict[str, Any]] = json.loads(done.stdout.strip().splitlines()[-1])
+        return found
+
+    assert listed("list-import-errors") == []
+    assert {dag["dag_id"] for dag in listed("list")} == EXAMPLES | {"payarc_after_nightly"}
+
+
 @pytest.mark.parametrize(
     ("name", "made"),
     [
@@ -188,6 +209,7 @@ def test_all_examples_are_documented_and_succeed(ran):
         ("payarc_nightly", ["kofi@example.com"]),
         ("payarc_from_table", ["kofi@example.com", "zoe@example.com"]),
         ("payarc_from_xcom", ["chloe@example.com", "jean-luc@example.com"]),
+        ("payarc_from_function", ["ana@example.com", "soren@example.com"]),
         ("payarc_from_api", ["nuria@example.com", "soren@example.com"]),
         ("payarc_sync", ["ana@example.com", "kofi@example.com", "zoe@example.com"]),
         ("payarc_fan_out", ["kofi@example.com", "zoe@example.com"]),

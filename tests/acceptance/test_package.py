@@ -20,6 +20,7 @@ import yaml
 import payarc_provider
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+PACKAGES = ("payarc_provider", "airflow_provider_payarc")
 REPOSITORY = "acme/airflow-provider-payarc"
 
 pytest.importorskip("build", reason="packages are built where the development environment is")
@@ -81,17 +82,17 @@ def _targets(shown: str) -> list[str]:
     return re.findall(r'(?:href|src)="([^#"][^"]*)"', shown)
 
 
-def test_the_wheel_contains_only_the_package(wheel):
+def test_the_wheel_contains_only_the_package_and_its_examples(wheel):
     tops = {name.split("/")[0] for name in wheel}
 
-    assert tops == {"payarc_provider", f"airflow_provider_payarc-{payarc_provider.__version__}.dist-info"}
+    assert tops == {*PACKAGES, f"airflow_provider_payarc-{payarc_provider.__version__}.dist-info"}
     assert "payarc_provider/py.typed" in wheel
     assert not [name for name in wheel if "__pycache__" in name]
 
 
-def test_the_wheel_contains_every_file_of_the_package(wheel):
-    folder = CHECKOUT / "payarc_provider"
-    ours = {str(path.relative_to(CHECKOUT)) for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+def test_the_wheel_contains_every_file_of_the_package_and_its_examples(wheel):
+    paths = [path for package in PACKAGES for path in (CHECKOUT / package).rglob("*")]
+    ours = {str(path.relative_to(CHECKOUT)) for path in paths if path.is_file() and path.suffix != ".pyc"}
 
     assert ours == {name for name in wheel if ".dist-info/" not in name}
 
@@ -174,7 +175,7 @@ def test_the_sdist_contains_what_is_needed_to_build_and_test(sdist):
     needed = {"LICENSE", "Makefile", "README.md", "demo/run.py", "pyproject.toml", "requirements-dev.txt"}
 
     assert needed <= sdist
-    assert {"tests/acceptance/test_package.py", "example_dags/payarc_from_table.py"} <= sdist
+    assert {"tests/acceptance/test_package.py", "airflow_provider_payarc/example_dags/payarc_from_table.py"} <= sdist
 
 
 def test_the_sdist_contains_no_untracked_files(sdist):

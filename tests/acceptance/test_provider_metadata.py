@@ -13,12 +13,16 @@ from typing import Any
 
 import jsonschema
 import pytest
+from airflow.providers.common.compat.sdk import task
 
 from payarc_provider import __version__
+from payarc_provider.decorators.customers import payarc_customers_task
 from payarc_provider.get_provider_info import CONN_FIELDS, get_provider_info
 from payarc_provider.hooks.payarc import PayarcHook
 
-AIRFLOW_3 = int(version("apache-airflow").split(".")[0]) >= 3
+_version = tuple(map(int, version("apache-airflow").split(".")[:2]))
+AIRFLOW_3 = _version >= (3, 0)
+HAS_COMMANDS = _version >= (3, 2)
 LABELS = {
     "host": "Base URL",
     "password": "Access token",
@@ -105,10 +109,11 @@ def commands() -> Any:
     return _last_line("-c", COMMANDS, *lists, "config list --section payarc --include-descriptions")
 
 
-def _last_line(*command: str) -> Any:
+def _last_line(*command: str, **environment: str) -> Any:
     """The JSON that a new process prints at its end. It starts elsewhere, to find the package that is installed."""
-    home = os.environ["AIRFLOW_HOME"]
-    done = subprocess.run([sys.executable, *command], cwd=home, capture_output=True, text=True, check=False)
+    home, environment = os.environ["AIRFLOW_HOME"], os.environ | environment
+    start = [sys.executable, *command]
+    done = subprocess.run(start, cwd=home, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.strip().splitlines()[-1])
 
@@ -195,6 +200,52 @@ def test_everything_named_in_the_metadata_exists():
     for name in info["extra-links"]:
         module, _, link = name.rpartition(".")
         assert getattr(importlib.import_module(module), link)
+
+
+def test_the_decorator_is_found_by_airflow():
+    assert task.payarc_customers is payarc_customers_task
+    assert get_provider_info()["task-decorators"] == [
+        {"name": "payarc_customers", "class-name": f"{payarc_customers_task.__module__}.payarc_customers_task"}
+    ]
+
+
+@pytest.mark.parametrize("lazy", ["True", "False"])
+def test_the_plugin_is_loaded_once(lazy):
+    script = """
+import json
+from airflow import plugins_manager
+if hasattr(plugins_manager, "_get_plugins"):  # Airflow 3.2 and newer
+    plugins, errors = plugins_manager._get_plugins()
+else:
+    plugins_manager.ensure_plugins_loaded()
+    plugins, errors = plugins_manager.plugins, plugins_manager.import_errors
+print(json.dumps([[one.name for one in plugins if one.name.startswith("payarc")], errors]))
+"""
+    assert _last_line("-c", script, AIRFLOW__CORE__LAZY_DISCOVER_PROVIDERS=lazy) == [["payarc_customers"], {}]
+
+
+@pytest.mark.skipif(not HAS_COMMANDS, reason="providers add commands to Airflow's from 3.2 on")
+def test_airflow_has_the_ledgers_command_line():
+    status, every = "payarc ledger status --help", "payarc ledger --help"
+    said = _last_line("-c", COMMANDS, status, every)
+
+    assert "usage: airflow payarc ledger status" in said[status]
+    assert "rename a source of records" in said[every]
+
+
+@pytest.mark.skipif(not HAS_COMMANDS, reason="providers add commands to Airflow's from 3.2 on")
+def test_the_ledgers_command_line_runs_in_airflow(tmp_path):
+    command = [sys.executable, "-m", "airflow", "payarc", "ledger"]
+    environment = os.environ | {"AIRFLOW_CONN_LEDGER": f"sqlite:///{tmp_path}/ledger.db"}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        given = [*command, *arguments]
+        return subprocess.run(given, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    ddl = run("--ledger-conn-id", "ledger", "ddl")
+    assert (ddl.returncode, "CREATE TABLE payarc_customers" in ddl.stdout) == (0, True), ddl.stderr
+    wrong = run("status")
+    assert (wrong.returncode, "--ledger-conn-id is required" in wrong.stderr) == (2, True)
 
 
 def test_no_import_is_deprecated():

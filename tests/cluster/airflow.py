@@ -29,7 +29,7 @@ class Airflow:
         self.home = home
         dags = home / "dags"
         shutil.copytree(Path(__file__).with_name("dags"), dags, ignore=shutil.ignore_patterns("__pycache__"))
-        for example in (CHECKOUT / "example_dags").glob("payarc_*.py"):
+        for example in (CHECKOUT / "airflow_provider_payarc" / "example_dags").glob("payarc_*.py"):
             shutil.copy(example, dags)
         (home / "log").mkdir()
         self.port = free_port()

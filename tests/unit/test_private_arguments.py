@@ -13,7 +13,7 @@ from airflow.providers.common.compat.sdk import DAG, task
 
 from payarc_provider.exceptions import PayarcConfigError
 from payarc_provider.operators.customer import CreateCustomerOperator
-from payarc_provider.operators.private import Private, QueryParameters, revealed
+from payarc_provider.operators.private import NamesAndTypes, Private, revealed
 
 SECRETS = ["Secretname", "secretmail", "Secretparameter", "Secretlist"]
 RECORDS = [{"id": 1, "name": "Secretname", "email": "secretmail@example.com"}]
@@ -162,7 +162,7 @@ def test_a_mapped_task_may_have_outputs_and_templates_as_records(dag):
 
 
 def test_a_private_value_is_never_shown():
-    for private in (Private("Secretname"), QueryParameters({"a": "Secretname"}), QueryParameters("Secretname")):
+    for private in (Private("Secretname"), NamesAndTypes({"a": "Secretname"}), NamesAndTypes("Secretname")):
         assert found(f"{private!r} {private} {[private]} {private:}") == []
         with pytest.raises(TypeError):
             json.dumps(private)

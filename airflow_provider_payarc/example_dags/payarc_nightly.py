@@ -28,6 +28,7 @@ START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
     schedule=CronDataIntervalTimetable("0 2 * * *", timezone="UTC"),
     start_date=START,
     catchup=False,
+    is_paused_upon_creation=True,  # as it is only an example
     doc_md=__doc__,
     tags=["payarc"],
 )
@@ -48,7 +49,14 @@ def payarc_nightly():
     )
 
 
-@dag(schedule=[CUSTOMERS], start_date=START, catchup=False, doc_md=__doc__, tags=["payarc"])
+@dag(
+    schedule=[CUSTOMERS],
+    start_date=START,
+    catchup=False,
+    is_paused_upon_creation=True,
+    doc_md=__doc__,
+    tags=["payarc"],
+)
 def payarc_after_nightly():
     @task
     def report() -> None:

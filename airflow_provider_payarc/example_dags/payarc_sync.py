@@ -25,6 +25,7 @@ from payarc_provider.operators.customer import CreateCustomerOperator
     schedule="0 2 * * *",
     start_date=datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
     catchup=False,
+    is_paused_upon_creation=True,  # as it is only an example
     doc_md=__doc__,
     tags=["payarc"],
 )

@@ -49,6 +49,7 @@ if Version(Version(airflow_version).base_version) >= Version("3.1"):
         schedule="0 2 * * *",
         start_date=datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
         catchup=False,
+        is_paused_upon_creation=True,  # as it is only an example
         max_active_runs=1,
         doc_md=__doc__,
         tags=["payarc"],
