@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +115,9 @@ def _run(
         (home / "syncs" / f"share_{share}.yml").write_text(text)
     os.environ |= {"HOME": state, "BENCH_PAYARC_TOKEN": token, "DRT_TELEMETRY": "false", "DO_NOT_TRACK": "1"}
     os.chdir(home)
-    quiet = [] if default_logs() else ["--quiet"]
-    code = app(["run", *quiet, "--threads", str(threads)], standalone_mode=False)
+    command = ["run", *([] if default_logs() else ["--quiet"]), "--threads", str(threads)]
+    sys.argv = ["drt", *command]  # it writes its command line to a file, and the child's has the token
+    code = app(command, standalone_mode=False)
     if code:
         raise SystemExit(f"drt ended with {code}")
     return {}
