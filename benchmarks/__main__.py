@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import known, limits, load, report, speed, updates, write_back
+from benchmarks import known, limits, load, privacy, report, speed, unknown, updates, write_back
 from benchmarks.imports import import_time
-from benchmarks.roster import DLT, DRT, POOL, POSTGRESQL_LEDGER, ROSTER, SDK, SQLITE_LEDGER
+from benchmarks.roster import DLT, DRT, DRT_LEDGER, HTTP, OPERATOR, POOL, POSTGRESQL_LEDGER, ROSTER, SDK, SQLITE_LEDGER
 from benchmarks.sandbox import Sandbox
 from benchmarks.world import World, say
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-PHASES = ("sandbox", "imports", "speed", "killed", "changes", "write_back", "known", "limits")
+PHASES = ("sandbox", "imports", "speed", "killed", "unknown", "privacy", "changes", "write_back", "known", "limits")
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,8 @@ def _phases(world: World, sandbox: Sandbox, size: Size) -> dict[str, Callable[[]
         "imports": lambda: import_time(world, 7),
         "speed": lambda: speed.speed(world, sandbox, ROSTER, size.records, size.rounds),
         "killed": lambda: speed.killed(world, sandbox, ROSTER, size.killed),
+        "unknown": lambda: unknown.unknown(world, sandbox, (*limited, DRT_LEDGER, HTTP), size.killed),
+        "privacy": lambda: privacy.privacy(world, sandbox, (POOL, OPERATOR, SDK, DLT, DRT, HTTP)),
         "changes": lambda: updates.changes(world, sandbox, size.records, size.rounds, size.killed),
         "write_back": lambda: write_back.both(world, size.written_back, size.rounds),
         "known": lambda: known.reruns(world, sandbox, size.known, 200, size.known_rounds),

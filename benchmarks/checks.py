@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.roster import POSTGRESQL_LEDGER, SQLITE_LEDGER
+from benchmarks.roster import OPERATOR, POSTGRESQL_LEDGER, SQLITE_LEDGER
 
 Results = dict[str, Any]
 
@@ -137,3 +137,21 @@ def _rest(results: Results) -> Iterator[Check]:
                 f"{done['duplicates']}, {done['lost']}",
                 done["duplicates"] == done["lost"] == 0,
             )
+    for name, done in results.get("unknown", {}).items():
+        if name in (SQLITE_LEDGER.name, POSTGRESQL_LEDGER.name):
+            yield Check(
+                f"unknown outcomes: {name}",
+                "0 duplicates, 0 lost, 1 run",
+                f"{done['duplicates']}, {done['lost']}, {done['runs']}",
+                done["duplicates"] == done["lost"] == 0 and done["done"] and done["runs"] == 1,
+            )
+    if written := results.get("privacy", {}).get(OPERATOR.name):
+        places = [written[place] for place in ("output", "files", "airflow")]
+        people = max(place["people"] for place in places)
+        tokens = sum(place["token"] for place in places)
+        yield Check(
+            f"people whose data is written, places with the token: {OPERATOR.name}",
+            "0, 0",
+            f"{people}, {tokens}",
+            people == tokens == 0,
+        )

@@ -12,7 +12,9 @@ from typing import Any
 
 from benchmarks.checks import checks
 from benchmarks.limits import ideal
+from benchmarks.privacy import LOST, PEOPLE, REJECTED
 from benchmarks.roster import POOL, ROSTER, Contender
+from benchmarks.unknown import EACH, RUNS
 from benchmarks.updates import LATE, LATE_EVERY
 
 MANY = 1000
@@ -22,6 +24,9 @@ INTRODUCTION = """\
 All tools create customers at the same [sandbox](testing.md), which runs in a process of its own and counts customers,
 requests and duplicates. Each tool also runs in a process of its own, and in each round all of them take turns. Figures
 are medians, with the minimum and the maximum of all rounds in parentheses. Ratios compare neighbors in the same round.
+"""
+COMPARISON = """\
+[How it compares](comparison.md) says which tool is made for what, and what the others have that this provider does not.
 """
 NOTES = """\
 \\* runs inside Airflow, with `dag.test()`. The others run without it. This provider's process imports Airflow anyway,
@@ -58,6 +63,29 @@ learns both from its ledger. dlt takes the records with a newer `updated_at`, an
 - After a kill, dlt's next run loads what the killed one has left, and nothing that has changed since; the run after
   that one does.
 - drt's REST destination has one URL for all records, so it cannot change a customer: it creates another one.
+"""
+
+
+UNKNOWN = f"""\
+## Unknown outcomes
+
+PayArc carries out {2 * EACH} requests whose responses say nothing about it: {EACH} connections are reset, and {EACH}
+responses are a proxy's error page (502). A tool that ends with an error is run again, as Airflow's retries would, at
+most {RUNS} times in all. This provider's look-ups waited as they did after a kill. For the mapped `HttpOperator`,
+only tasks that had not succeeded run again.
+"""
+PRIVACY = f"""\
+## What is written of people's data
+
+Each of {PEOPLE} people has an email address that occurs nowhere else. PayArc rejects {REJECTED} of them, and the
+responses for {LOST} others are lost. After two runs at each tool's own log level, all that it has written is searched
+for the addresses and for the token. *Output* is what the process prints, including its log and its exceptions.
+*Files* are those that it leaves, such as a ledger, a state or a queue of failed records. *Airflow* is Airflow's
+database, with XComs and rendered fields, and its log files. The files from which the tools read, and for the mapped
+`HttpOperator` the list of bodies, are not searched.
+
+A tool that keeps records on disk does so for a reason, such as sending them again; the table says only that they are
+there.
 """
 
 
@@ -150,6 +178,30 @@ def changes_table(results: dict[str, Any]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def unknown_table(results: dict[str, Any]) -> str:
+    """Return the table of tools whose responses did not arrive."""
+    lines = [["", "records", "runs until success", "duplicates", "lost"], ["---"] + ["---:"] * 4]
+    for name, found in results["unknown"].items():
+        runs = str(found["runs"]) if found["done"] else f"none in {found['runs']}"
+        lines.append([name, f"{found['records']:,}", runs, str(found["duplicates"]), str(found["lost"])])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def privacy_table(results: dict[str, Any]) -> str:
+    """Return the table of what tools have written of people's data."""
+    lines = [["", "output", "files", "Airflow"], ["---"] * 4]
+    for name, found in results["privacy"].items():
+        lines.append([name, *(_written(found[place], found["people"]) for place in ("output", "files", "airflow"))])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _written(found: dict[str, Any] | None, people: int) -> str:
+    if found is None:
+        return NOT_MEASURED
+    said = [f"data of {found['people']} of {people} people"] if found["people"] else []
+    return ", ".join(said + ["the token"] * found["token"]) or "nothing"
+
+
 def _spread(found: dict[str, float], form: str) -> str:
     shown = form.format(found["median"])
     if found["runs"] < 2:
@@ -189,13 +241,19 @@ def _page(results: dict[str, Any], command: str) -> Iterator[str]:
     yield f"Written by `{command}`, {results['when']}, on a machine with {cores}."
     yield ""
     yield INTRODUCTION
+    yield COMPARISON
     yield table(results)
     yield ""
     yield NOTES
-    if "changes" in results:
-        yield CHANGES
-        yield changes_table(results)
-        yield ""
+    for name, text, written in (
+        ("unknown", UNKNOWN, unknown_table),
+        ("changes", CHANGES, changes_table),
+        ("privacy", PRIVACY, privacy_table),
+    ):
+        if name in results:
+            yield text
+            yield written(results)
+            yield ""
     yield "## Requirements"
     yield ""
     yield checks_table(results)

@@ -17,6 +17,8 @@ class Contender:
     :param name: its name in the table
     :param call: the function that runs it, as ``MODULE:FUNCTION``
     :param setting: how it is configured, in words
+    :param ledger: the database of this provider's ledger
+    :param database: whether another tool gets a PostgreSQL database for what it notes
     :param most: the maximum number of records when speed is measured, for tools that are slow
     """
 
@@ -26,6 +28,7 @@ class Contender:
     packages: tuple[str, ...] = ()
     arguments: dict[str, Any] = field(default_factory=dict)
     ledger: str | None = None
+    database: bool = False
     most: int | None = None
     in_airflow: bool = False
 
@@ -36,6 +39,8 @@ class Contender:
             made["ledger"] = SQLITE
         elif self.ledger == "postgresql":
             made["ledger"] = world.postgresql()[0]
+        if self.database:
+            made["database"] = world.postgresql()[0]
         return made
 
     @property
@@ -84,6 +89,13 @@ DRT = Contender(
     "`rate_limit: requests_per_second`",
     ("drt-core",),
 )
+DRT_LEDGER = replace(
+    DRT,
+    name="drt, with its own ledger",
+    setting="the same, with `state: {backend: warehouse, idempotency: true}` in PostgreSQL and an `idempotency_key`: "
+    "each record is noted after it has been delivered. `batch_size: 1`, so that it is noted at once",
+    database=True,
+)
 POOL_CHANGES = replace(POOL, call=f"{_MODULE}.pool:change")
 DLT_CHANGES = replace(DLT, call=f"{_MODULE}.load_tool:change")
 DRT_CHANGES = replace(DRT, call=f"{_MODULE}.reverse_tool:change")
@@ -103,4 +115,4 @@ HTTP = Contender(
     most=60,
     in_airflow=True,
 )
-ROSTER = (POOL, SQLITE_LEDGER, POSTGRESQL_LEDGER, SDK, DLT, DRT, OPERATOR, HTTP)
+ROSTER = (POOL, SQLITE_LEDGER, POSTGRESQL_LEDGER, SDK, DLT, DRT, DRT_LEDGER, OPERATOR, HTTP)

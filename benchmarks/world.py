@@ -51,15 +51,20 @@ class Child:
 
         :raises Failed: if it did not come to its end
         """
-        code = self.process.wait()
-        self._out.seek(0)
-        said = self._out.read()
-        self._out.close()
+        code, said = self.ended()
         for line in reversed(said.splitlines()):
             if line.startswith(RESULT):
                 found: dict[str, Any] = json.loads(line.removeprefix(RESULT))
                 return found
         raise Failed(f"{self.call} ended with {code}:\n{said[-3000:]}")
+
+    def ended(self) -> tuple[int, str]:
+        """Wait for its end; returns its exit code and all that it has written to stdout and stderr."""
+        code = self.process.wait()
+        self._out.seek(0)
+        said = self._out.read()
+        self._out.close()
+        return code, said
 
     def kill(self) -> None:
         """Kill the process and its children with SIGKILL."""

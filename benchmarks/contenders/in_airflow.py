@@ -35,11 +35,12 @@ def http(url: str, token: str, crm: str, state: str, threads: int, limit: list[f
     finished = set(done.read_text().split()) if done.exists() else set()
     bodies = [body for body in as_json(crm) if json.loads(body)["email"] not in finished]
     Path(state, "bodies.json").write_text(json.dumps(bodies))
-    os.environ |= {
-        "BENCH_BODIES": f"{state}/bodies.json",
-        "BENCH_TOKEN": token,
-        "AIRFLOW_CONN_PAYARC_HTTP": json.dumps({"conn_type": "http", "host": url.removesuffix("/v1")}),
+    connection = {
+        "conn_type": "http",
+        "host": url.removesuffix("/v1"),
+        "extra": {"Authorization": f"Bearer {token}"},  # where the hook takes headers from
     }
+    os.environ |= {"BENCH_BODIES": f"{state}/bodies.json", "AIRFLOW_CONN_PAYARC_HTTP": json.dumps(connection)}
     return _test("bench_http", "post")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import dlt
 from dlt.sources.helpers import requests
 
+from benchmarks.contenders import default_logs
 from benchmarks.people import CHANGED, payload, read_crm
 
 
@@ -43,7 +44,7 @@ def _load(
     rows = read_crm(crm)
     os.environ |= {
         "RUNTIME__DLTHUB_TELEMETRY": "false",
-        "RUNTIME__LOG_LEVEL": "CRITICAL",
+        "RUNTIME__LOG_LEVEL": "WARNING" if default_logs() else "CRITICAL",
         "RUNTIME__REQUEST_MAX_ATTEMPTS": "30",
         "RUNTIME__REQUEST_BACKOFF_FACTOR": "0.5",
         "RUNTIME__REQUEST_MAX_RETRY_DELAY": str(limit[1] if limit else 5),

@@ -19,6 +19,7 @@ from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collec
 from airflow.providers.common.compat.sdk import DAG
 
 import payarc_provider.operators.task  # noqa: F401
+from benchmarks.contenders import default_logs
 from payarc_provider.operators.customer import CreateCustomerOperator
 
 get_hook_lineage_collector()  # loads Airflow's plugins
@@ -43,7 +44,7 @@ def context(operator: CreateCustomerOperator, run_id: str) -> dict[str, Any]:
 
 def connect(url: str, token: str, crm: str, ledger: dict[str, Any], timeout: float) -> None:
     """Set the three connections."""
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO if default_logs() else logging.WARNING, stream=sys.stderr)
     payarc = {"conn_type": "payarc", "host": url, "password": token, "extra": {"timeout": timeout}}
     crm_file = {"conn_type": "sqlite", "host": crm}
     for name, connection in {"PAYARC_DEFAULT": payarc, "CRM": crm_file, "LEDGER": ledger}.items():

@@ -39,6 +39,7 @@ def _send(send: Send, token: str, crm: str, threads: int, limit: list[float] | N
     rows: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     for row in read_crm(crm):
         rows.put(row)
+    count = rows.qsize()
     ids: list[str] = []
 
     def work() -> None:
@@ -61,4 +62,6 @@ def _send(send: Send, token: str, crm: str, threads: int, limit: list[float] | N
         worker.start()
     for worker in workers:
         worker.join()
+    if missing := count - len(ids):
+        raise SystemExit(f"{missing} records have no customer")
     return {"ids": len(ids)}

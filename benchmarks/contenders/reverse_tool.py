@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from drt.cli.main import app
+
+from benchmarks.contenders import default_logs
 
 _PROJECT = """\
 name: bench
@@ -17,6 +20,19 @@ _PROFILE = """\
 crm:
   type: sqlite
   database: {crm}
+"""
+_LEDGER = """\
+state:
+  backend: warehouse
+  connection_profile: ledger
+  idempotency: true
+"""
+_LEDGER_PROFILE = """\
+ledger:
+  type: postgres
+  host: {host}
+  dbname: {schema}
+  user: {login}
 """
 _SYNC = """\
 name: share_{share}
@@ -33,18 +49,30 @@ destination:
   auth: {{type: bearer, token_env: BENCH_PAYARC_TOKEN}}
   native_idempotency_key: "{key}"
 sync:
+  idempotency_key: "{key}"
   mode: incremental
   cursor_field: {cursor}
-  batch_size: 100
+  batch_size: {batch_size}
   rate_limit: {{requests_per_second: {per_second}}}
   retry: {{max_attempts: 30, max_backoff: {most}}}
   on_error: fail
 """
 
 
-def run(url: str, token: str, crm: str, state: str, threads: int, limit: list[float] | None) -> dict[str, Any]:
-    """``drt run --threads N`` for the records that are new since the last run."""
-    return _run("id", "{{ row.id }}", url, token, crm, state, threads, limit)
+def run(
+    url: str,
+    token: str,
+    crm: str,
+    state: str,
+    threads: int,
+    limit: list[float] | None,
+    database: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """``drt run --threads N`` for the records that are new since the last run.
+
+    :param database: a PostgreSQL database for its ledger, which notes every record that it has delivered
+    """
+    return _run("id", "{{ row.id }}", url, token, crm, state, threads, limit, database)
 
 
 def change(url: str, token: str, crm: str, state: str, threads: int, limit: list[float] | None) -> dict[str, Any]:
@@ -53,13 +81,24 @@ def change(url: str, token: str, crm: str, state: str, threads: int, limit: list
 
 
 def _run(
-    cursor: str, key: str, url: str, token: str, crm: str, state: str, threads: int, limit: list[float] | None
+    cursor: str,
+    key: str,
+    url: str,
+    token: str,
+    crm: str,
+    state: str,
+    threads: int,
+    limit: list[float] | None,
+    database: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     home = Path(state)
     (home / "syncs").mkdir(exist_ok=True)
     (home / ".drt").mkdir(exist_ok=True)
-    (home / "drt_project.yml").write_text(_PROJECT)
-    (home / ".drt" / "profiles.yml").write_text(_PROFILE.format(crm=crm))
+    profiles = _PROFILE.format(crm=crm)
+    if database:
+        profiles += _LEDGER_PROFILE.format(**database)
+    (home / "drt_project.yml").write_text(_PROJECT + (_LEDGER if database else ""))
+    (home / ".drt" / "profiles.yml").write_text(profiles)
     shares = 1 if limit else threads  # its limiter counts per sync
     per_second = limit[0] / limit[1] if limit else 100_000
     for share in range(shares):
@@ -70,12 +109,15 @@ def _run(
             cursor=cursor,
             key=key,
             per_second=per_second,
+            batch_size=1 if database else 100,
             most=limit[1] if limit else 5,
         )
         (home / "syncs" / f"share_{share}.yml").write_text(text)
     os.environ |= {"HOME": state, "BENCH_PAYARC_TOKEN": token, "DRT_TELEMETRY": "false", "DO_NOT_TRACK": "1"}
     os.chdir(home)
-    code = app(["run", "--quiet", "--threads", str(threads)], standalone_mode=False)
+    command = ["run", *([] if default_logs() else ["--quiet"]), "--threads", str(threads)]
+    sys.argv = ["drt", *command]  # it writes its command line to a file, and the child's has the token
+    code = app(command, standalone_mode=False)
     if code:
         raise SystemExit(f"drt ended with {code}")
     return {}

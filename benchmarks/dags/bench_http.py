@@ -18,5 +18,5 @@ with DAG("bench_http", schedule=None, start_date=datetime.datetime(2026, 1, 1), 
         task_id="post",
         http_conn_id="payarc_http",
         endpoint="v1/customers",
-        headers={"Content-Type": "application/json", "Authorization": "Bearer " + os.environ.get("BENCH_TOKEN", "")},
+        headers={"Content-Type": "application/json"},
     ).expand(data=bodies())

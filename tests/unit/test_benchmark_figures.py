@@ -9,7 +9,8 @@ import pytest
 from benchmarks import report
 from benchmarks.checks import checks
 from benchmarks.limits import figures, ideal
-from benchmarks.roster import DRT_CHANGES, HTTP, POOL, ROSTER, SQLITE_LEDGER
+from benchmarks.privacy import occurrences
+from benchmarks.roster import DRT_CHANGES, HTTP, OPERATOR, POOL, ROSTER, SQLITE_LEDGER
 
 
 def spread(value: float) -> dict[str, float]:
@@ -109,3 +110,48 @@ def test_every_tool_that_brings_changes_has_a_row_with_all_columns() -> None:
 @pytest.mark.parametrize(("killed", "held"), [({}, True), ({"old": 1}, False), ({"duplicates": 1}, False)])
 def test_an_old_value_is_a_missed_requirement(killed: dict[str, int], held: bool) -> None:
     assert [check.held for check in checks(results(changes=changes(**killed)))] == [True, True, held]
+
+
+def outcome(**more: Any) -> dict[str, Any]:
+    """What became of requests with unknown outcomes."""
+    return {"records": 100, "runs": 1, "done": True, "duplicates": 0, "lost": 0} | more
+
+
+def test_a_tool_that_never_succeeds_is_named_as_such() -> None:
+    found = {POOL.name: outcome(runs=12, done=False, duplicates=7), SQLITE_LEDGER.name: outcome()}
+    lines = report.unknown_table(results(unknown=found)).splitlines()
+    assert lines[2:] == [
+        f"| {POOL.name} | 100 | none in 12 | 7 | 0 |",
+        f"| {SQLITE_LEDGER.name} | 100 | 1 | 0 | 0 |",
+    ]
+
+
+@pytest.mark.parametrize(("more", "held"), [({}, True), ({"duplicates": 1}, False), ({"runs": 2}, False)])
+def test_a_duplicate_or_a_second_run_after_a_lost_response_is_a_missed_requirement(
+    more: dict[str, int], held: bool
+) -> None:
+    found = results(unknown={SQLITE_LEDGER.name: outcome(**more), POOL.name: outcome(duplicates=50)})
+    assert [check.held for check in checks(found)] == [held]
+
+
+def written(people: int = 0, token: bool = False) -> dict[str, Any]:
+    """What a tool has written in one place."""
+    return {"people": people, "token": token}
+
+
+def test_the_table_says_whose_data_was_written_where() -> None:
+    pool = {"people": 40, "output": written(3, token=True), "files": written(token=True), "airflow": None}
+    lines = report.privacy_table(results(privacy={POOL.name: pool})).splitlines()
+    assert lines[2] == f"| {POOL.name} | data of 3 of 40 people, the token | the token | – |"
+
+
+@pytest.mark.parametrize(("place", "held"), [(written(), True), (written(1), False), (written(token=True), False)])
+def test_a_value_or_the_token_in_the_log_is_a_missed_requirement(place: dict[str, Any], held: bool) -> None:
+    ours = {"people": 40, "output": place, "files": written(), "airflow": written()}
+    assert [check.held for check in checks(results(privacy={OPERATOR.name: ours}))] == [held]
+
+
+def test_values_are_found_in_any_case_and_in_binary_files() -> None:
+    texts = [b"\x00Mark1@EXAMPLE.com\xff", b'{"token": "aBc.d"}']
+    assert occurrences(["mark1", "mark2"], "abc.D", texts) == {"people": 1, "token": True}
+    assert occurrences(["mark2"], "other", texts) == {"people": 0, "token": False}
