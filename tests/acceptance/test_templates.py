@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from airflow_tables import RENDERED_FIELDS
 
-PEOPLE = [{"id": number, "name": "John Smith", "email": f"j{number}@example.com"} for number in range(4)]
+PEOPLE = [{"id": number, "name": "Petra Novak", "email": f"j{number}@example.com"} for number in range(4)]
 BAD = {"id": "b", "name": "Jo"}
 
 
@@ -218,4 +218,4 @@ def test_rendered_fields_hold_the_options_and_no_records(airflow, create):
     create("max_new='{{ params.p }}'", 77)
     rendered = airflow.metadata(RENDERED_FIELDS)
     assert "77" in rendered or not rendered, "dag.test() stores none before Airflow 3"
-    assert "John Smith" not in rendered
+    assert "Petra Novak" not in rendered

@@ -23,6 +23,7 @@ from typing import Any
 
 from payarc_provider.exceptions import PayarcError
 
+OBEYS_SIGTERM = "SIGTERM ends this attempt from now on"  # in its log
 FAILED = 1  # the attempt raised one of the package's own errors; Airflow would retry the task
 BROKEN = 2  # the attempt raised anything else, which is a bug
 REJECTED = 3  # too many records were rejected; Airflow would not retry the task

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from .attempts import Attempt
 from .cases import DATABASES, Lab, ParallelCases, Scenario
-from .forking import FAILED
+from .forking import FAILED, OBEYS_SIGTERM
 from .proxy import before_database, url_through
 from .world import World, people
 
@@ -60,6 +60,7 @@ def terminated_hung_ledger(lab: Lab, database: str, name: str, numbers: Random) 
         attempt.wait(1.0)  # until it waits for the ledger
         _terminate(world, attempt)
         at_start = world.start(**through)
+        assert at_start.wait_for_log(OBEYS_SIGTERM)
         at_start.wait(1.0)
         _terminate(world, at_start)
         proxy.restore()
@@ -77,6 +78,7 @@ def terminated_locked_ledger(lab: Lab, database: str, name: str, numbers: Random
             attempt.wait(1.0)
             _terminate(world, attempt)
             at_start = world.start()
+            assert at_start.wait_for_log(OBEYS_SIGTERM)
             at_start.wait(1.0)
             _terminate(world, at_start)
         world.check(world.run_until_done())

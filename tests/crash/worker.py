@@ -6,6 +6,7 @@ Run as a program, this module is a fork server of such attempts (see :mod:`.fork
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import signal
 import threading
@@ -36,7 +37,7 @@ from payarc_provider.sync.runner import run
 from payarc_provider.sync.settings import Settings, TaskIdentity
 from payarc_provider.sync.sources import ListSource, Source
 
-from .forking import Spec, serve
+from .forking import OBEYS_SIGTERM, Spec, serve
 
 T = TypeVar("T")
 
@@ -140,6 +141,7 @@ def attempt(spec: Spec) -> dict[str, Any]:
     ledger = Ledger(_engine(spec.ledger, spec), spec.table)
     told: list[bool] = []
     signal.signal(signal.SIGTERM, lambda *_: told.append(True))
+    logging.getLogger(__name__).warning(OBEYS_SIGTERM)
 
     def patiently(call: Callable[[], T]) -> T:
         return wait_for_ledger(call, settings.ledger_patience, lambda: bool(told))
