@@ -94,6 +94,7 @@ DRT_LEDGER = replace(
     name="drt, with its own ledger",
     setting="the same, with `state: {backend: warehouse, idempotency: true}` in PostgreSQL and an `idempotency_key`: "
     "each record is noted after it has been delivered. `batch_size: 1`, so that it is noted at once",
+    most=400,
     database=True,
 )
 POOL_CHANGES = replace(POOL, call=f"{_MODULE}.pool:change")
