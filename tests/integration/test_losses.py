@@ -11,7 +11,7 @@ import pytest
 from engine_bench import ACCOUNT, QUICK, Bench, people
 
 from payarc_provider.exceptions import PayarcConfigError
-from payarc_provider.sync.ledger import Claimant, Evidence, Ledger, LedgerLost, Resolution, Row
+from payarc_provider.sync.ledger import Claimant, Evidence, Ledger, LedgerLost, Resolution, Row, UpdateClaim
 from payarc_provider.sync.ledger.repair import LedgerUnchanged, Repair
 from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.row_memory import MOST, SECONDS, RowMemory
@@ -196,6 +196,19 @@ def test_a_lost_row_is_noticed_even_if_its_record_was_rejected_since(bench, reje
     assert (row.state, row.attempt) == ("rejected", 2)
     with pytest.raises(LedgerLost):
         bench.ledger.check_rows(me, {"0": Evidence(1, inserted_at=sent.inserted_at)})
+
+
+def test_a_customer_is_not_changed_for_a_row_that_was_lost_and_inserted_again(bench):
+    """The new row looks the same and has another customer."""
+    bench.run(people(1)).ok()
+    me = Claimant(ACCOUNT, "a" * 32, "list of people", 120, 60)
+    [before] = bench.ledger.rows(me, ["0"]).values()
+    change = UpdateClaim("a.1", before, before.fingerprints, before.version)
+    again = before.inserted_at + datetime.timedelta(seconds=1)
+    bench.database.execute(
+        f"UPDATE {bench.table} SET customer_id = 'another', inserted_at = '{again:%Y-%m-%d %H:%M:%S.%f}'"
+    )
+    assert bench.ledger.claim_updates(me, [change])["0"].claim is None
 
 
 def test_a_row_that_was_forgotten_and_rejected_since_is_no_loss(bench):

@@ -274,7 +274,7 @@ class LedgerModel:
         return {key: self.table[key] for claim in claims if (key := claim.before.key) in self.table}
 
     def is_as(self, row: Row, before: Row) -> bool:
-        names = ("state", "attempt", "claim", "lease_until", "digest", "fingerprints", "version")
+        names = ("state", "attempt", "claim", "lease_until", "digest", "fingerprints", "version", "inserted_at")
         return all(getattr(row, name) == getattr(before, name) for name in names)
 
     def is_over(self, me: Claimant, row: Row, clock: ClockWatch | None) -> bool:

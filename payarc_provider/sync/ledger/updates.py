@@ -143,14 +143,15 @@ class UpdateTable(CustomerTable):
     def _change(self, connection: Connection, me: Claimant, changes: Sequence[tuple[Row, Mapping[str, Any]]]) -> None:
         """Change these rows if they are still as they were read; one statement for all of them.
 
-        Each claim raises the number of the attempt, and a renewal changes the lease.
+        Each claim raises the number of the attempt, and a renewal changes the lease. A row that was lost and inserted
+        again may have another customer.
 
         :param changes: the row as it was read, and column → value; the same columns for all rows
         """
         if not changes:
             return
         columns = self._rows.c
-        was = ("state", "attempt", "claim", "lease_until", "digest", "fingerprints", "version")
+        was = ("state", "attempt", "claim", "lease_until", "digest", "fingerprints", "version", "inserted_at")
         same = [columns[name].is_not_distinct_from(bindparam(f"was_{name}", type_=columns[name].type)) for name in was]
         new: dict[str, Any] = {name: bindparam(f"new_{name}") for name in changes[0][1]}
         this = and_(columns.account == me.account, columns.key == bindparam("this_key"))
