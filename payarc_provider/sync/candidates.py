@@ -61,7 +61,7 @@ class _Group:
     :param prints: the fingerprints that are compared
     :param equal: the customers with exactly these values
     :param other_description: if the description is compared, those with exactly these values in the other fields
-    :param similar: those with the same values in some of the `IDENTIFYING` fields
+    :param similar: those with the same value in one of the `IDENTIFYING` fields, whatever the others show
     """
 
     has_reference: bool
@@ -230,11 +230,8 @@ class Candidates:
         if alterations.values:
             same_names = self._same_names[group.has_reference, _names(group.prints)]
             return (same_names | group.other_description | group.similar).values()
-        if not group.has_reference:
-            return group.other_description.values()
-        if alterations.descriptions:
-            return ()
-        return group.similar.values()  # nothing is known about what PayArc returns
+        # PayArc may alter values that no response has shown yet.
+        return (group.other_description | group.similar).values()
 
 
 def _open(group: _Group, findings: Findings) -> list[Row]:

@@ -280,8 +280,9 @@ class Sender:
             descriptions=self._seen.descriptions or ("description" in customer and not is_intact),
         )
         if seen != self._seen:
-            self._seen = seen
             await self._state.transact(lambda ledger: ledger.note_alterations(self._state.me.account, seen))
+            # Only now: another request's customer, whose response shows the same, must not be recorded earlier.
+            self._seen = Alterations(self._seen.values or seen.values, self._seen.descriptions or seen.descriptions)
 
     def _note_usable_response(self, claim: Claim) -> None:
         self.usable_responses += 1

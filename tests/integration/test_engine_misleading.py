@@ -10,7 +10,7 @@ import pytest
 from engine_bench import ACCOUNT, QUICK, people
 
 from payarc_provider.exceptions import PayarcAuthError, PayarcError, PayarcRunStopped
-from payarc_provider.sync.ledger import Ledger
+from payarc_provider.sync.ledger import Ledger, LedgerUnavailable
 from payarc_provider.sync.reference import reference
 
 MISLEADING = {
@@ -185,6 +185,45 @@ def test_altered_values_and_damaged_references_leave_the_record_to_a_person(sqli
     assert isinstance(outcome.error, PayarcRunStopped)
     assert "it may be " in str(outcome.error)
     assert len(sqlite_bench.sandbox.customers()) == 4
+
+
+@pytest.mark.parametrize("references", [True, False])
+@pytest.mark.parametrize(("field", "how"), [("phone", "drop"), ("name", "title"), ("email", "lower")])
+def test_the_first_altered_value_of_all_makes_no_duplicate(sqlite_bench, field, how, references):
+    """Nothing is altered in the customers whose responses arrive. They may still show that references are damaged."""
+    rows = people(6)
+    rows[2] |= {"name": "JANE DOE", "email": "Jane.Doe@Example.com", "phone": "+1-212-555-0142"}
+    sqlite_bench.sandbox.settings(alter={"description": "drop", field: how})
+    sqlite_bench.sandbox.faults([{"kind": "lost_after", "times": 1, "match": {"name": "JANE DOE"}}])
+    settings = dataclasses.replace(QUICK, reference=references, concurrency=1)
+    outcome = sqlite_bench.run(rows, settings)
+    assert isinstance(outcome.error, PayarcRunStopped)
+    assert "1 record is left pending: 2: it may be the customer" in str(outcome.error)
+    assert len(sqlite_bench.sandbox.customers()) == 6
+
+
+def test_what_payarc_alters_is_noted_before_a_customer_that_shows_it_is_recorded(sqlite_bench):
+    """Otherwise a run that is killed in between leaves a customer that can check the list, and not what it showed."""
+    sqlite_bench.sandbox.settings(alter={"name": "upper"})
+    done = []
+
+    class UnreliableLedger(Ledger):
+        def note_alterations(self, account, seen):
+            done.append("noting")
+            if len(done) < 3:
+                time.sleep(0.1)
+                raise LedgerUnavailable("not now")
+            super().note_alterations(account, seen)
+            done.append("noted")
+
+        def record(self, *args, **options):
+            done.append("recorded")
+            return super().record(*args, **options)
+
+    rows = people(8)
+    settings = dataclasses.replace(QUICK, concurrency=8)
+    sqlite_bench.check(rows, sqlite_bench.run(rows, settings, ledger=UnreliableLedger).ok())
+    assert done.index("noted") < done.index("recorded")
 
 
 def test_what_another_run_learns_while_the_list_is_read_makes_no_duplicate(sqlite_bench):

@@ -16,7 +16,7 @@ from unittest import mock
 from payarc_provider.api.client import CustomerPage
 from payarc_provider.exceptions import PayarcConnectionFailed, PayarcUnknownOutcome
 from payarc_provider.sync import candidates, claim, clock, engine, listing, lookup, row_memory, send, state, update
-from payarc_provider.sync.ledger import Claimant, Evidence, LedgerUnavailable, Recorded, Row, State
+from payarc_provider.sync.ledger import Alterations, Claimant, Evidence, LedgerUnavailable, Recorded, Row, State
 from payarc_provider.sync.ledger.rows import CLOSED
 from payarc_provider.sync.lookup import Candidates
 from payarc_provider.sync.outcomes import NotCovered, Throttled, Unknown, outcome_of
@@ -244,6 +244,17 @@ def _failed_read_is_the_end() -> Iterator[type[World]]:
 @mutant("where PayArc alters values, the lack of an equal customer proves nothing")
 def _altered_is_absent() -> Iterator[type[World]]:
     with mock.patch.object(Candidates, "_doubtful", return_value=()):
+        yield World
+
+
+@mutant("a customer that may have been altered is in doubt before any response has shown what PayArc alters")
+def _altered_only_once_known() -> Iterator[type[World]]:
+    real = Candidates._doubtful
+
+    def doubtful(self: Candidates, group: Any, alterations: Alterations, **options: bool) -> Any:
+        return real(self, group, alterations, **options) if alterations.values else ()
+
+    with mock.patch.object(Candidates, "_doubtful", doubtful):
         yield World
 
 

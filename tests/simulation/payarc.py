@@ -249,12 +249,13 @@ class Payarc:
         return lambda: {"customer_id": made[0].customer_id, **made[0].fields}
 
     def _commit(self, request: Request, fields: Mapping[str, str]) -> Customer:
+        scenario = self._world.scenario
+        altering = scenario.altering and (not scenario.altering_some or request.person[-1] in "13")
         stored = {
-            name: value.upper() if self._world.scenario.altering and name in ("name", "city") else value
-            for name, value in fields.items()
+            name: value.upper() if altering and name in ("name", "city") else value for name, value in fields.items()
         }
         if "description" in stored:
-            stored["description"] = DAMAGE[self._world.scenario.damage](stored["description"])
+            stored["description"] = DAMAGE[scenario.damage](stored["description"])
         customer = Customer(self._new_id(), self._second(), request.person, request.key, stored)
         customer.version = request.version
         self.customers.append(customer)

@@ -49,7 +49,8 @@ def make_records(
         if scenario.updates:
             fields |= data_of(version)
         errors = {}
-        if scenario.rejections and rng.random() < 0.2 and number != 0:
+        wrong = 0.5 if scenario.reinsertion and number > 0 else 0.2
+        if scenario.rejections and rng.random() < wrong and number != 0:
             errors = {"phone": ["is wrong today"]}
         if scenario.rejections and rng.random() < _rejected(scenario, number) and not second_source:
             fields["name"] = "Rejected " + rng.choice("ab")

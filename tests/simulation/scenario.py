@@ -56,6 +56,9 @@ class Scenario:
     people: int = 4
     """Number of records. Two or three are enough for most of what can go wrong."""
     altering: bool = False
+    """PayArc stores names and cities in capitals."""
+    altering_some: bool = False
+    """It does so for every other person only, and the ledger does not know it."""
     moving: bool = False
     ties: bool = False
     settles: tuple[float, float] = (4.0, 4.0)
@@ -85,6 +88,9 @@ class Scenario:
     meanwhile is soon killed."""
     loss: tuple[float, str] | None = None
     """When the ledger loses rows, and how: all, some, or what was committed in the last 1.5 s."""
+    reinsertion: bool = False
+    """Records whose rows were lost while requests were in flight are often rejected in other runs, which insert the
+    rows again."""
     misleading: str = ""
     """How PayArc's list misleads until the faults end."""
     clock_steps: tuple[tuple[float, float], ...] = ()
@@ -167,7 +173,7 @@ def _choose_updates(rng: random.Random, scenario: Scenario) -> None:
 
 
 def choose_plan(rng: random.Random, scenario: Scenario) -> None:
-    """Choose whether runs have plans, or else whether a key is erased.
+    """Choose whether runs have plans, a key is erased, or lost rows are inserted again, and whom PayArc alters.
 
     :param rng: of its own, so that the histories without these stay what they were
     """
@@ -176,15 +182,21 @@ def choose_plan(rng: random.Random, scenario: Scenario) -> None:
         scenario.alone = rng.random() < 0.6
     elif rng.random() < 0.12 and not (scenario.equal_records or scenario.mimic or scenario.other_source):
         scenario.erasure = scenario.loss is None
+    elif not (scenario.equal_records or scenario.mimic or scenario.other_source or scenario.clock_steps):
+        scenario.reinsertion = rng.random() < (0.12 if scenario.loss is None else 0.6)
+        if scenario.reinsertion:
+            scenario.loss = (rng.uniform(1, 5), rng.choice(("all", "all", "the latest")))
+            scenario.people, scenario.rejections, scenario.sequel = 1, True, False
+    scenario.altering_some = scenario.altering and rng.random() < 0.5
 
 
 def choose_fault_rates(rng: random.Random, scenario: Scenario) -> FaultRates:
     return FaultRates(
-        lost=0.4 if scenario.mimic or scenario.duel else rng.choice((0.0, 0.15, 0.4)),
-        never=0.3 if scenario.relay or scenario.mimic else rng.choice((0.0, 0.1, 0.3)),
+        lost=0.4 if scenario.mimic or scenario.duel or scenario.reinsertion else rng.choice((0.0, 0.15, 0.4)),
+        never=0.3 if scenario.relay or scenario.mimic or scenario.reinsertion else rng.choice((0.0, 0.1, 0.3)),
         late=rng.choice((0.0, 0.15, 0.4)),
         limited=rng.choice((0.0, 0.0, 0.2)),
-        unreachable=rng.choice((0.0, 0.0, 0.2)),
+        unreachable=0.3 if scenario.reinsertion else rng.choice((0.0, 0.0, 0.2)),
         unauthorized=rng.choice((0.0, 0.0, 0.0, 0.05)),
         ledger_before=rng.choice((0.0, 0.0, 0.1)),
         ledger_after=rng.choice((0.0, 0.0, 0.1)),

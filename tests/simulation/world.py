@@ -46,9 +46,9 @@ class World:
         choose_plan(random.Random(f"plan {seed}"), self.scenario)
         self.rates = choose_fault_rates(rng, self.scenario)
         self.ledger = self.ledger_model({})
-        # The guarantee assumes that PayArc returns what it was sent, or that the ledger knows that it does not. That
-        # it damages references need not be known.
-        self.ledger.seen_alterations = Alterations(values=self.scenario.altering and not self.scenario.damage)
+        # That PayArc alters values or damages references need not be known.
+        altering = self.scenario.altering and not self.scenario.altering_some
+        self.ledger.seen_alterations = Alterations(values=altering and not self.scenario.damage)
         self.ledger_offset = rng.uniform(-500, 500)
         self._former_offsets: list[float] = []
         self._lease_offsets: dict[str, float] = {}
@@ -122,6 +122,8 @@ class World:
             start = rng.choice((0.0, rng.uniform(0, 3), rng.uniform(0, 30)))
             if self.scenario.sequel:
                 start = 12 * number + rng.uniform(0, 12)
+            if self.scenario.reinsertion and number > 0:
+                start = self.scenario.loss[0] + rng.uniform(-1, 3)
             scheduler.after(start, lambda number=number: self.attempt(number))
         if self.scenario.moving:
             for _ in range(rng.randint(2, 12)):
@@ -158,7 +160,7 @@ class World:
             self.scheduler.after(self.rng.uniform(0, 5), lambda: self.payarc.delete(customer_id))
 
     def _choose_runs(self) -> range:
-        runs = range(4 if self.scenario.duel else self.rng.choice((2, 2, 2, 3)))
+        runs = range(4 if self.scenario.duel or self.scenario.reinsertion else self.rng.choice((2, 2, 2, 3)))
         return runs[:1] if self.scenario.alone else runs
 
     def may_be_undecided(self, problem: BaseException) -> bool:
@@ -167,7 +169,7 @@ class World:
         scenario = self.scenario
         doubtful = scenario.altering or scenario.equal_records or scenario.mimic or bool(scenario.damage)
         unreferenced = not scenario.references or scenario.long_descriptions or scenario.mimic or bool(scenario.damage)
-        return doubtful and unreferenced and "left pending" in str(problem)
+        return doubtful and (unreferenced or scenario.altering_some) and "left pending" in str(problem)
 
     def trouble_at(self, process: Process, me: Claimant, call: str) -> str:
         """The trouble that this call of a process meets; empty for none."""
@@ -354,7 +356,7 @@ class World:
         task.add_done_callback(lambda task: self._ended(process, task))
         if not last:
             self._schedule_mishaps(process, number, again)
-            if rng.random() < 0.15:
+            if rng.random() < (0.5 if self.scenario.reinsertion and number > 0 else 0.15):
                 when = rng.choice((rng.uniform(0, 2), rng.uniform(0, 20)))
                 self.scheduler.after(when, lambda: process.act(lambda: self._terminate(process, engines[-1])))
         return task
