@@ -145,8 +145,8 @@ class Updates:
 
     def _check_unchanged(self, note: Any, customer: Customer) -> None:
         fields = self.source[note.digest]
-        if self._world.losses.at is None and any(customer.fields.get(name) != fields[name] for name in fields):
-            self._world.violation(f"{note.before.key} needs no change to {fields}, but PayArc has {customer.fields}")
+        if self._world.losses.at is None and any(customer.sent.get(name) != fields[name] for name in fields):
+            self._world.violation(f"{note.before.key} needs no change to {fields}, but PayArc has {customer.sent}")
 
     def _note_version(self, key: str, version: str | None) -> None:
         self._version[key] = max(version_number(version), self._version.get(key, -1))
@@ -183,10 +183,10 @@ class Updates:
         world = self._world
         if world.scenario.updates != "versions" or world.losses.at is not None:
             return
-        is_equal = all(customer.fields.get(name) == value for name, value in record.fields.items())
+        is_equal = all(customer.sent.get(name) == value for name, value in record.fields.items())
         has = max(customer.version, self._version.get(record.key or "", -1))
         if has < version_number(record.version) and not is_equal:
-            world.violation(f"{record.key} succeeds with {record.fields}, but PayArc has {customer.fields}")
+            world.violation(f"{record.key} succeeds with {record.fields}, but PayArc has {customer.sent}")
 
     def check_end(self, records: list[Record]) -> None:
         """The last attempt has succeeded: PayArc has what the rows say, and the newest data of its records."""
@@ -196,7 +196,7 @@ class Updates:
             fields = self.source.get(row.digest)
             if row.state != "created" or row.error is not None or fields is None:
                 continue
-            has = customers[row.customer_id or ""].fields
+            has = customers[row.customer_id or ""].sent
             if any(has.get(name) != fields[name] for name in ("city", "state") if name in fields):
                 raise Violation(f"PayArc has {has} for {row.key}, but its row says {fields}")
         for record in records:

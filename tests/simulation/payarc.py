@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from payarc_provider.api.client import CustomerPage
@@ -83,6 +83,8 @@ class Customer:
     person: str
     key: str
     fields: dict[str, str]
+    """As PayArc stores and shows them."""
+    sent: dict[str, str] = field(default_factory=dict)
     noise: bool = False
     version: int = -1
 
@@ -222,7 +224,8 @@ class Payarc:
         def apply() -> None:
             self._world.log("PayArc changes", customer.customer_id, "of", request.key, request.fields)
             self._world.updates.check_applying(request, customer)
-            customer.fields.update(request.fields)
+            customer.fields.update(self._stored(request.fields, customer.person))
+            customer.sent.update(request.fields)
             customer.version = request.version
             request.applied = True
 
@@ -249,20 +252,25 @@ class Payarc:
         return lambda: {"customer_id": made[0].customer_id, **made[0].fields}
 
     def _commit(self, request: Request, fields: Mapping[str, str]) -> Customer:
-        scenario = self._world.scenario
-        altering = scenario.altering and (not scenario.altering_some or request.person[-1] in "13")
-        stored = {
-            name: value.upper() if altering and name in ("name", "city") else value for name, value in fields.items()
-        }
-        if "description" in stored:
-            stored["description"] = DAMAGE[scenario.damage](stored["description"])
-        customer = Customer(self._new_id(), self._second(), request.person, request.key, stored)
+        stored = self._stored(fields, request.person)
+        customer = Customer(self._new_id(), self._second(), request.person, request.key, stored, dict(fields))
         customer.version = request.version
         self.customers.append(customer)
         request.customer_id = customer.customer_id
         self._world.log("PayArc creates", customer.customer_id, "for", request.key, stored)
         self._world.invariants.check_duplicates(request)
         return customer
+
+    def _stored(self, fields: Mapping[str, str], person: str) -> dict[str, str]:
+        """What PayArc makes of these fields."""
+        scenario = self._world.scenario
+        altering = scenario.altering and (not scenario.altering_some or person[-1] in "13")
+        stored = {
+            name: value.upper() if altering and name in ("name", "city") else value for name, value in fields.items()
+        }
+        if "description" in stored:
+            stored["description"] = DAMAGE[scenario.damage](stored["description"])
+        return stored
 
     def _second(self) -> int:
         return int(self.now) if not self._world.scenario.ties else int(self.now) // 3 * 3

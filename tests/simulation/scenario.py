@@ -165,8 +165,7 @@ def _choose_traps(rng: random.Random, scenario: Scenario) -> tuple[Trap, ...]:
 
 def _choose_updates(rng: random.Random, scenario: Scenario) -> None:
     scenario.updates = rng.choice(("versions", "versions", "latest"))
-    scenario.equal_records = scenario.other_source = scenario.altering = scenario.changed = False
-    scenario.damage = ""
+    scenario.equal_records = scenario.other_source = scenario.changed = False
     scenario.duel = rng.random() < 0.4
     scenario.rejections = scenario.rejections or scenario.duel
     scenario.sequel = scenario.duel and scenario.updates == "versions" and rng.random() < 0.7

@@ -113,7 +113,7 @@ class World:
         if problem is not None and not self.may_be_undecided(problem):
             raise Violation(f"the last attempt, without faults, failed: {problem!r}") from problem
         self.invariants.check_end()
-        if self.scenario.updates:
+        if self.scenario.updates and problem is None:
             self.updates.check_end(self._last_records)
 
     def _schedule_events(self) -> None:
