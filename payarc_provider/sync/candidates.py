@@ -62,6 +62,7 @@ class _Group:
     :param equal: the customers with exactly these values
     :param other_description: if the description is compared, those with exactly these values in the other fields
     :param similar: those with the same value in one of the `IDENTIFYING` fields, whatever the others show
+    :param same_email: those of them with the same email
     """
 
     has_reference: bool
@@ -70,6 +71,7 @@ class _Group:
     equal: dict[str, Candidate] = field(default_factory=dict)
     other_description: dict[str, Candidate] = field(default_factory=dict)
     similar: dict[str, Candidate] = field(default_factory=dict)
+    same_email: dict[str, Candidate] = field(default_factory=dict)
 
     def identifies(self, customer_id: str) -> bool:
         """Whether equal values suffice to recognize a customer whose description shows no reference or another one."""
@@ -133,6 +135,8 @@ class Candidates:
         for name in IDENTIFYING:
             for group in self._by_value.get((has_reference, name, prints.get(name, "")), ()):
                 group.similar[customer_id] = candidate
+                if name == "email":
+                    group.same_email[customer_id] = candidate
         same_names = self._same_names.get((has_reference, _names(prints)))
         if same_names is not None:
             same_names[customer_id] = candidate
@@ -230,8 +234,10 @@ class Candidates:
         if alterations.values:
             same_names = self._same_names[group.has_reference, _names(group.prints)]
             return (same_names | group.other_description | group.similar).values()
-        # PayArc may alter values that no response has shown yet.
-        return (group.other_description | group.similar).values()
+        if group.has_reference and not alterations.descriptions:
+            return group.similar.values()  # nothing is known about what PayArc returns
+        # PayArc may alter values that no response has shown yet. A name is no evidence: it may be a namesake's.
+        return (group.other_description | group.same_email).values()
 
 
 def _open(group: _Group, findings: Findings) -> list[Row]:
