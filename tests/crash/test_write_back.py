@@ -42,7 +42,8 @@ class KillWhileWritingBack:
             for point, nth in numbers.sample(POINTS, len(POINTS)):
                 late = numbers.uniform(0, 0.01) if point == "before_write_back" else 0.0  # within the transaction
                 killed = world.run(stop_at=point, stop_nth=nth, stop_after=late)
-                assert killed.killed, f"{point} was not reached {nth} times\n{world.report()}"
+                outran = late and killed.exit == 0  # it ended before the late kill
+                assert killed.killed or outran, f"{point} was not reached {nth} times\n{world.report()}"
                 written = self._ids(world)
                 assert set(written.values()) <= {None, *self._customers(world).values()}, world.report()
                 self._forget(world, set(numbers.sample(sorted(written), COUNT - numbers.randint(0, 2))))
