@@ -6,7 +6,7 @@ import contextlib
 import datetime
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from payarc_provider.sync.checkpoints import reach
 from payarc_provider.sync.existing import ExistingCustomers, Matches
@@ -45,16 +45,22 @@ class Claimer:
         self.contacted_payarc = False
         """Whether PayArc was contacted, which happens before the first record is claimed."""
 
-    async def take(self, records: Iterable[Record]) -> None:
-        """Claim and queue the records that need a customer; report or postpone the others."""
+    async def accept_known(self, records: Iterable[Record]) -> list[Record]:
+        """Report the records whose result is known, postpone those with a repeated key, and return the others."""
         state = self._state
         batch = self._by_key(records)
-        if batch:
-            if state.allowance is not None:
-                state.allowance.meet(batch.values())
-            known = await state.transact(lambda ledger: ledger.known(state.me, batch.keys()))
-            state.note_begun(batch, known)
-            batch = self._accept_known(batch, known)
+        if not batch:
+            return []
+        if state.allowance is not None:
+            state.allowance.meet(batch.values())
+        known = await state.transact(lambda ledger: ledger.known(state.me, batch.keys()))
+        state.note_begun(batch, known)
+        return self._without_known(batch, known)
+
+    async def claim(self, records: Sequence[Record]) -> None:
+        """Claim and queue the records that need a customer; report or postpone the others. Each has another key."""
+        state = self._state
+        batch = {record.key: record for record in records if record.key is not None}
         if not batch:
             return
         before = await state.transact(lambda ledger: ledger.rows(state.me, batch.keys()))
@@ -75,7 +81,7 @@ class Claimer:
             state.postponed.append(free.pop(key))
             del batch[key]
         requested, claim_id = state.runtime.now(), state.new_claim_id()
-        after = before | await self._claim(claim_id, free) if free else before
+        after = before | await self._claim_rows(claim_id, free) if free else before
         for key, record in batch.items():
             row = after.get(key)
             if row is None or row.claim != claim_id:
@@ -112,21 +118,21 @@ class Claimer:
                 batch[record.key] = record
         return batch
 
-    def _accept_known(self, batch: dict[str, Record], known: dict[str, KnownRow]) -> dict[str, Record]:
+    def _without_known(self, batch: dict[str, Record], known: dict[str, KnownRow]) -> list[Record]:
         """Accept the records that already have a customer; returns the others."""
         state, accept = self._state, self._state.results.accept
         updates = state.settings.on_changed == "update"
-        remaining: dict[str, Record] = {}
+        remaining: list[Record] = []
         accepted: Counter[Status] = Counter()
         changes = elsewhere = 0
         for key, record in batch.items():
             row = known.get(key)
             if row is None or record.errors:
-                remaining[key] = record
+                remaining.append(record)
                 continue
             changed = row.digest != record.digest
             if (changed and (updates or not row.same_source)) or (updates and record.version != row.version):
-                remaining[key] = record
+                remaining.append(record)
                 continue
             changes += changed
             elsewhere += not row.same_source
@@ -146,7 +152,7 @@ class Claimer:
     def _is_free(self, key: str, record: Record, row: Row | None) -> bool:
         return key not in self._state.claims and is_free(record, row, self._state.settings.retry_rejected)
 
-    async def _claim(self, claim_id: str, free: dict[str, Record]) -> dict[str, Row]:
+    async def _claim_rows(self, claim_id: str, free: dict[str, Record]) -> dict[str, Row]:
         state = self._state
         references = {key: self._reference_for(record) for key, record in free.items() if not record.errors}
         sent_after = self._sent_after()

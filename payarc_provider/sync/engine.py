@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from payarc_provider.exceptions import PayarcError, PayarcLedgerError, PayarcRunStopped
 from payarc_provider.sync.claim import Claimer, renew_leases
@@ -16,6 +16,7 @@ from payarc_provider.sync.existing import ExistingCustomers
 from payarc_provider.sync.ledger import LedgerLost, LedgerUnavailable
 from payarc_provider.sync.lookup import LookUp
 from payarc_provider.sync.patience import task_stopped
+from payarc_provider.sync.records import Record
 from payarc_provider.sync.results import SILENT, Reporter
 from payarc_provider.sync.send import Sender
 from payarc_provider.sync.state import RunState
@@ -108,8 +109,8 @@ class Engine:
             state.allowance.check_complete()
 
     async def _process_input(self) -> None:
-        """Claim the input batch by batch, then finish the records that are still open."""
-        state, sender = self._state, self._sender
+        """Read the input, claim what has no customer part by part, then finish the records that are still open."""
+        state = self._state
         await state.transact(lambda ledger: ledger.check_losses(state.me.account))
         self._is_checked = True
         size = state.settings.batch_size
@@ -118,13 +119,23 @@ class Engine:
             if batch is None:
                 break
             with self._reporter.span("payarc.batch", {"payarc.batch.size": len(batch)}):
-                await self._claimer.take(batch)
-            await state.wait_until(lambda: sender.queued <= size // 2 or bool(state.stop) or sender.paused)
-            if sender.throttled_until is not None:
-                await self._drain()
-            if sender.unknown_count >= size or sender.paused:
-                await self._finish_open_records()
+                left = await self._claimer.accept_known(batch)
+            for start in range(0, max(1, len(left)), size):
+                if not state.stop:
+                    await self._claim_part(left[start : start + size])
         await self._finish_open_records()
+
+    async def _claim_part(self, records: Sequence[Record]) -> None:
+        """Claim some records, and wait until most of them are sent."""
+        state, sender, size = self._state, self._sender, self._state.settings.batch_size
+        if records:
+            with self._reporter.span("payarc.claim", {"payarc.claim.size": len(records)}):
+                await self._claimer.claim(records)
+        await state.wait_until(lambda: sender.queued <= size // 2 or bool(state.stop) or sender.paused)
+        if sender.throttled_until is not None:
+            await self._drain()
+        if sender.unknown_count >= size or sender.paused:
+            await self._finish_open_records()
 
     async def _check_rows(self) -> None:
         """Compare the ledger with what this run has recorded, so that a success does not hide a loss."""
@@ -155,7 +166,7 @@ class Engine:
             given_up = self._look_up.exhausted.keys() | self._updater.unresolved.keys()
             postponed = [record for record in state.postponed if record.key not in given_up]
             state.postponed = []
-            await self._claimer.take(postponed)
+            await self._claimer.claim(await self._claimer.accept_known(postponed))
             await self._drain()
             unresolved = self._look_up.undecided.keys() | self._look_up.unproved.keys()
             held = [record for record in state.postponed if record.key not in unresolved]

@@ -32,7 +32,7 @@ from payarc_provider.sync.records import RecordReader
 from payarc_provider.sync.results import SILENT, Progress, Reporter, Results
 from payarc_provider.sync.runtime import ThreadedRuntime, collecting_less_garbage, run_to_end
 from payarc_provider.sync.settings import Settings, TaskIdentity
-from payarc_provider.sync.sources import Batches, Source, check_source
+from payarc_provider.sync.sources import PAGE, Batches, Source, check_source
 from payarc_provider.sync.state import RunState
 from payarc_provider.sync.write_back import MissingIds, WriteBack
 
@@ -212,7 +212,7 @@ class _Runner:
         )
         results = Results(keep=settings.keep_results)
         missing = MissingIds(results)
-        batches = Batches(self.source, reader, settings.batch_size, settings.partition, missing.note_repeat)
+        batches = Batches(self.source, reader, PAGE, settings.partition, missing.note_repeat)
         deferral: Deferral | None = None
         with ThreadedRuntime(self.client, self.ledger, batches, me=me, concurrency=settings.concurrency) as runtime:
             state = RunState(me, ledger_id, settings, reader, runtime, missing, plan=plan, allowance=allowance)

@@ -132,11 +132,12 @@ class Batches:
 
     def _without_repeats(self, batch: list[Record]) -> Iterator[list[Record]]:
         """The batch without records that have been read before, if any are left; contradictions are rejected."""
-        first: dict[str, Record] = {}
-        for record in batch:
-            if record.key is not None:
-                first.setdefault(record.key, record)
+        # Of records with one key, the first stays.
+        first = {record.key: record for record in reversed(batch) if record.key is not None}
         repeats = self._seen.note({key: record.digest for key, record in first.items()})
+        if batch and not repeats and len(first) == len(batch):  # as nearly always
+            yield batch
+            return
         left: list[Record] = []
         for record in batch:
             original, earlier = first.get(record.key or ""), repeats.get(record.key or "")

@@ -213,15 +213,17 @@ def test_request_spans_are_within_the_run_and_the_run_within_the_task(observed):
 
     assert len(posts) == PEOPLE + 2
     assert {span["parent"] for span in posts} <= {span["id"] for span in runs}
-    assert {span["parent"] for span in observed.ours("payarc.batch")} == {span["id"] for span in runs}
+    for part in ("payarc.batch", "payarc.claim"):
+        assert {span["parent"] for span in observed.ours(part)} == {span["id"] for span in runs}
     assert {span["parent"] for span in runs} == {task["id"]}
     assert len({span["trace"] for span in posts}) == 1
 
 
 def test_run_and_batch_spans_have_counts(observed):
-    run, batch = observed.ours("payarc.run")[0], observed.ours("payarc.batch")[0]
+    run, batch, claim = (observed.ours(name)[0] for name in ("payarc.run", "payarc.batch", "payarc.claim"))
 
     assert batch["attributes"] == {"payarc.batch.size": PEOPLE}
+    assert claim["attributes"] == {"payarc.claim.size": PEOPLE}
     assert run["attributes"] == {
         "payarc.batch.size": 500,
         "payarc.concurrency": 8,
