@@ -23,6 +23,7 @@ __all__ = ["WARN_BEFORE", "ExpiryProblem", "Identity", "TokenClaims", "clean_tok
 WARN_BEFORE = 30 * 86400.0
 
 _BEARER = re.compile(r"bearer(\s+|$)", re.IGNORECASE)
+_SENDABLE = re.compile("[!-~\xa1-\xac\xae-\xff]+")  # Latin-1 without white space and what cannot be seen
 _REMEDY = "put PayArc's access token (dashboard, API) into the connection's password"
 
 
@@ -76,7 +77,7 @@ def clean_token(token: str | None) -> str:
         text = text[prefix.end() :]
     if not text:
         raise PayarcConfigError(f"no access token: {_REMEDY}")
-    if any(char.isspace() or not char.isprintable() or ord(char) > 0xFF for char in text):
+    if not _SENDABLE.fullmatch(text):
         raise PayarcConfigError(
             f"the access token contains a character that no token has, such as white space: {_REMEDY} again, as one "
             "line, exactly as the dashboard shows it"

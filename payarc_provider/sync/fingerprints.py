@@ -20,8 +20,7 @@ def listed_fields(customer: Mapping[str, Any]) -> dict[str, str]:
 
 def altered_fields(sent: Mapping[str, str], customer: Mapping[str, Any]) -> set[str]:
     """The fields that a customer shows with another value than was sent."""
-    shown = listed_fields(customer)
-    return {name for name, value in sent.items() if name in customer and shown.get(name, "") != value}
+    return {name for name, value in sent.items() if name in customer and shown_value(customer[name]) != value}
 
 
 def own_fields(customer: Mapping[str, Any]) -> dict[str, str]:
