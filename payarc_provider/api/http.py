@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import requests
 
@@ -153,7 +153,9 @@ class Transport:
         """The request, and proxies and certificates for it as the environment and the settings say."""
         template, settings = self._template(session, request)
         prepared = template.copy()
-        prepared.prepare_body(request.fields, None)
+        if request.fields:
+            prepared.prepare_body(urlencode(request.fields), None)  # as requests does after long checks of types
+            prepared.headers["Content-Type"] = "application/x-www-form-urlencoded"
         if request.idempotency_key is not None:
             prepared.headers["Idempotency-Key"] = request.idempotency_key
         if request.method == "GET":

@@ -56,7 +56,7 @@ class ListSource:
             yield self._rows[start : start + PAGE]
 
 
-_FIRST_BATCH = 64  # records
+_FIRST_BATCH = PAGE // 32  # records
 
 
 def check_source(name: object, argument: str = "source") -> str:
