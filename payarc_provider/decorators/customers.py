@@ -6,7 +6,7 @@ from collections import ChainMap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from airflow.providers.common.compat.sdk import DecoratedOperator, determine_kwargs, task_decorator_factory
+from airflow.providers.common.compat.sdk import DecoratedOperator, task_decorator_factory
 
 from payarc_provider.exceptions import PayarcConfigError
 from payarc_provider.operators.customer import CreateCustomerOperator
@@ -14,6 +14,11 @@ from payarc_provider.operators.failures import no_retry_if_useless
 from payarc_provider.operators.options import is_output
 from payarc_provider.operators.private import NamesAndTypes, Private, revealed
 from payarc_provider.operators.records import returned_records, set_upstream
+
+try:
+    from airflow.providers.common.compat.sdk import determine_kwargs
+except ImportError:  # common-compat before 1.14.1
+    from airflow.utils.operator_helpers import determine_kwargs  # type: ignore[attr-defined]
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, TaskDecorator
