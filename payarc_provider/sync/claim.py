@@ -58,7 +58,7 @@ class Claimer:
         return self._without_known(batch, known)
 
     async def claim(self, records: Sequence[Record]) -> None:
-        """Claim and queue the records that need a customer; report or postpone the others. Each has another key."""
+        """Claim and queue the records that need a customer; report or postpone the others. No two have the same key."""
         state = self._state
         batch = {record.key: record for record in records if record.key is not None}
         if not batch:

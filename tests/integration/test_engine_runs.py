@@ -9,6 +9,7 @@ from engine_bench import ACCOUNT, LONG, QUICK, people
 
 from payarc_provider.exceptions import PayarcRunStopped
 from payarc_provider.sync.database_source import DatabaseSource
+from payarc_provider.sync.ledger import Ledger
 from payarc_provider.sync.reference import reference
 from payarc_provider.sync.results import Status
 
@@ -114,6 +115,50 @@ def test_a_customers_description_contains_its_reference(sqlite_bench):
 def test_references_can_be_turned_off(sqlite_bench):
     sqlite_bench.run(people(3), dataclasses.replace(QUICK, reference=False)).ok()
     assert {customer["description"] for customer in sqlite_bench.sandbox.customers()} == {None}
+
+
+class CountingLedger(Ledger):
+    """Notes how many records are looked up and claimed at a time."""
+
+    looked_up: list[int]
+    claimed: list[int]
+    on_claim = staticmethod(lambda: None)
+
+    def known(self, me, keys):
+        self.looked_up.append(len(keys))
+        return super().known(me, keys)
+
+    def claim(self, me, claim, records, *others, **options):
+        self.claimed.append(len(records))
+        self.on_claim()
+        return super().claim(me, claim, records, *others, **options)
+
+
+@pytest.fixture
+def counting():
+    return type("Counting", (CountingLedger,), {"looked_up": [], "claimed": []})
+
+
+def test_known_records_are_found_together_and_others_claimed_by_batch_size(sqlite_bench, counting):
+    sqlite_bench.run(people(5)).ok()
+
+    outcome = sqlite_bench.run(people(15), dataclasses.replace(QUICK, batch_size=4), run_id="run 2", ledger=counting)
+
+    assert outcome.ok().statuses == {"known": 5, "created": 10}
+    assert (counting.looked_up, counting.claimed) == ([15], [4, 4, 2])
+
+
+def test_a_stopped_run_claims_no_further_part(sqlite_bench, counting):
+    def stop_at_the_first_claim(terminate):
+        counting.on_claim = staticmethod(terminate)
+
+    settings = dataclasses.replace(QUICK, batch_size=4)
+    stopped = sqlite_bench.run(people(15), settings, ledger=counting, on_start=stop_at_the_first_claim)
+
+    assert isinstance(stopped.error, PayarcRunStopped)
+    assert counting.claimed == [4]
+    assert sqlite_bench.nothing_is_leased()
+    assert sqlite_bench.run(people(15)).ok().statuses == {"created": 15}
 
 
 def test_an_empty_input_succeeds_without_a_request(sqlite_bench):
