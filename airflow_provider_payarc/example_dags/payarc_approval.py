@@ -8,12 +8,14 @@ people have changed in the meantime, the last task fails before its first reques
 The guards stop the first task, before anybody is asked, if the table looks wrong: too few people, or too many changes.
 
 Needs the connections `payarc_default` (type PayArc) and `crm` (SQLite, PostgreSQL, MySQL or MariaDB), and Airflow 3.1
-or newer, which introduced approvals. On older versions, this file defines no DAG.
+or newer, which introduced approvals, with `apache-airflow-providers-standard` 1.13 or newer, in which they can time
+out. On older versions, this file defines no DAG.
 """
 
 from __future__ import annotations
 
 import datetime
+import importlib.metadata
 
 from airflow import __version__ as airflow_version
 from airflow.providers.common.compat.sdk import dag
@@ -42,7 +44,14 @@ Create {{ summary.would_create }} and change {{ summary.would_update }} of {{ su
 {% endfor %}
 """
 
-if Version(Version(airflow_version).base_version) >= Version("3.1"):
+
+def has_approvals():
+    if Version(Version(airflow_version).base_version) < Version("3.1"):
+        return False
+    return Version(importlib.metadata.version("apache-airflow-providers-standard")) >= Version("1.13")
+
+
+if has_approvals():
     from airflow.providers.standard.operators.hitl import ApprovalOperator
 
     @dag(
