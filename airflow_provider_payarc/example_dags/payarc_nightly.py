@@ -2,8 +2,8 @@
 ### Create customers every night
 
 Every night, the people who signed up on the day before become PayArc customers, exactly once. The run updates an asset,
-which triggers the DAG `payarc_after_nightly`. To catch up on missed days, use `airflow backfill create` (in Airflow 2,
-`airflow dags backfill`): nobody becomes a customer twice.
+which triggers the DAG `payarc_after_nightly`. To catch up on missed days, unpause the DAG and use
+`airflow backfill create` (in Airflow 2, `airflow dags backfill`): nobody becomes a customer twice.
 
 The DAG `payarc_by_hand` reads the same people. Both have the same `source`, so either may run at any time.
 

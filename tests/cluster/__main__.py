@@ -195,6 +195,7 @@ def _backfill(airflow: Airflow, sandbox: SandboxServer, fill: Callable[..., None
     print("airflow backfill create, for the example payarc_nightly", flush=True)
     sandbox.reset()
     fill("people", NIGHTS * 10)
+    airflow.command("dags", "unpause", "payarc_nightly")  # like all examples, it is paused at first
     days = ("--from-date", "2026-01-01", "--to-date", f"2026-01-0{NIGHTS}T12:00:00")
     for again in (False, True):
         airflow.command(
