@@ -6,10 +6,11 @@ import dataclasses
 import threading
 import time
 
+import pytest
 from engine_bench import QUICK, WATCHDOG, people
 
 from payarc_provider.exceptions import PayarcLedgerError, PayarcSourceError
-from payarc_provider.sync import engine
+from payarc_provider.sync import engine, runner
 from payarc_provider.sync.ledger import Ledger, LedgerUnavailable
 from payarc_provider.sync.settings import Settings
 from payarc_provider.sync.sources import ListSource
@@ -31,17 +32,26 @@ class BrokenSource(ListSource):
         raise PayarcSourceError("the source broke")
 
 
+@pytest.fixture
+def batches_of_three(monkeypatch):
+    """So that the first records are sent before the source breaks."""
+    monkeypatch.setattr(runner, "PAGE", 3)
+
+
+@pytest.mark.usefixtures("batches_of_three")
 def test_a_failing_source_stops_the_run_and_a_later_one_completes(sqlite_bench):
     rows = people(30)
     sqlite_bench.sandbox.settings(latency=0.05)
-    outcome = sqlite_bench.run(BrokenSource(rows[:20], "table people"), dataclasses.replace(QUICK, batch_size=5))
+    outcome = sqlite_bench.run(BrokenSource(rows[:20], "table people"), dataclasses.replace(QUICK, batch_size=3))
     assert isinstance(outcome.error, PayarcSourceError)
+    assert outcome.counts["created"] > 0
     assert sqlite_bench.nothing_is_leased()
     assert outcome.counts["created"] == len(sqlite_bench.sandbox.customers()), "requests in flight are recorded"
     assert "pending" not in sqlite_bench.states()
     sqlite_bench.check(rows, sqlite_bench.run(rows).ok())
 
 
+@pytest.mark.usefixtures("batches_of_three")
 def test_a_failure_ends_waits_for_the_rate_limit(sqlite_bench):
     rows = people(6)
     sqlite_bench.sandbox.settings(rate_limit=2, rate_window=2 * WATCHDOG)
@@ -57,6 +67,7 @@ def test_a_failure_ends_waits_for_the_rate_limit(sqlite_bench):
     sqlite_bench.check(rows, sqlite_bench.run(rows).ok())
 
 
+@pytest.mark.usefixtures("batches_of_three")
 def test_a_failure_ends_waits_for_the_rate_limit_that_later_records_began(sqlite_bench):
     """No response arrives any more that would tell the engine that the senders have taken the last batch."""
     rows = people(9)
@@ -66,6 +77,7 @@ def test_a_failure_ends_waits_for_the_rate_limit_that_later_records_began(sqlite
     source.late = rows[6:]
     outcome = sqlite_bench.run(source, dataclasses.replace(QUICK, batch_size=3, concurrency=9))
     assert isinstance(outcome.error, PayarcSourceError)
+    assert outcome.counts["rate_limited"] > 0
     assert sqlite_bench.nothing_is_leased()
 
 

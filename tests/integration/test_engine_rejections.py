@@ -7,6 +7,8 @@ import dataclasses
 import pytest
 from engine_bench import QUICK, people
 
+from payarc_provider.sync import runner
+
 
 def test_a_rejection_is_reported_by_field_and_repeated_without_a_request(bench):
     rows = people(6)
@@ -105,29 +107,31 @@ def test_a_key_repeated_with_different_data_in_a_batch_is_rejected(sqlite_bench)
     assert sqlite_bench.states() == {"created": 2}, "the first record's row is unchanged"
 
 
-def test_an_equal_record_in_another_batch_counts_once(bench):
-    outcome = bench.run([*people(4), *people(4)], dataclasses.replace(QUICK, batch_size=2)).ok()
+def test_an_equal_record_in_another_batch_counts_once(bench, monkeypatch):
+    monkeypatch.setattr(runner, "PAGE", 2)
+    outcome = bench.run([*people(4), *people(4)]).ok()
     assert len(outcome.ids) == len(bench.sandbox.customers()) == 4
 
 
-def test_a_repeated_key_is_rejected_also_if_its_first_record_was(sqlite_bench):
+def test_a_repeated_key_is_rejected_also_if_its_first_record_was(sqlite_bench, monkeypatch):
     """Otherwise it would depend on PayArc's answer which of two people gets the key."""
+    monkeypatch.setattr(runner, "PAGE", 2)
     sqlite_bench.sandbox.settings(taken={"email": ["j0@example.com"]})
     rows = [*people(1), {"id": "bad", "name": "Jo"}, {"id": 0, "name": "Mary Jones"}, {"id": "bad", "name": "Joe"}]
-    outcome = sqlite_bench.run(rows, dataclasses.replace(QUICK, batch_size=2)).ok()
+    outcome = sqlite_bench.run(rows).ok()
     assert sqlite_bench.sandbox.customers() == []
     assert [one["key"] for one in outcome.results.rejected()] == ["0", "bad", "0", "bad"]
 
 
 @pytest.mark.parametrize("size", [7, 500])
-def test_different_records_with_one_key_are_rejected_wherever_they_stand(sqlite_bench, size):
+def test_different_records_with_one_key_are_rejected_wherever_they_stand(sqlite_bench, size, monkeypatch):
     """A later record never gets the customer of an earlier one, and nobody is lost without a word."""
+    monkeypatch.setattr(runner, "PAGE", size)
     rows = [{"id": number % 50, "name": f"Person {number}", "email": f"p{number}@example.com"} for number in range(120)]
     rows += rows[:30]
-    settings = dataclasses.replace(QUICK, batch_size=size)
-    outcome = sqlite_bench.run(rows, settings).ok()
+    outcome = sqlite_bench.run(rows).ok()
     assert len(outcome.ids) == len(set(outcome.ids)) == 50
     assert outcome.counts["rejected"] == 70
-    again = sqlite_bench.run(rows, settings, run_id="run 2").ok()
+    again = sqlite_bench.run(rows, run_id="run 2").ok()
     assert (again.ids, again.counts["rejected"]) == (outcome.ids, 70)
     assert len(sqlite_bench.sandbox.customers()) == 50

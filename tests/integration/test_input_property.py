@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from source_tables import Table, source
 
 from payarc_provider.sandbox import make_token
+from payarc_provider.sync import runner
 
 EXAMPLES = {"sqlite": 24, "postgresql": 5, "mariadb": 5}
 TIMES = int(os.environ.get("PAYARC_TEST_EXAMPLES", "1"))
@@ -239,7 +240,9 @@ def run_twice(database, sandbox, inputs, rows, sizes, *, in_order):
 
     def run(number, size):
         options = dataclasses.replace(QUICK, batch_size=size)
-        outcome = bench.run(rows(), options, run_id=f"run {number}", token=make_token(merchant), source="people")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(runner, "PAGE", size)
+            outcome = bench.run(rows(), options, run_id=f"run {number}", token=make_token(merchant), source="people")
         customers = {customer["customer_id"]: customer for customer in sandbox.customers(merchant)}
         check_run(inputs, outcome, customers, in_order=in_order)
         return outcome
