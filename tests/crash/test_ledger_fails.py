@@ -159,7 +159,7 @@ def locked(lab: Lab, database: str, name: str, numbers: Random) -> None:
 
 def _connect(world: World) -> sqlite3.Connection:
     path = sa.make_url(world.database).database
-    return sqlite3.connect(path or "", isolation_level=None, timeout=10, check_same_thread=False)
+    return sqlite3.connect(path or "", isolation_level=None, timeout=30, check_same_thread=False)
 
 
 def full(lab: Lab, database: str, name: str, numbers: Random) -> None:
