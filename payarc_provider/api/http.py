@@ -154,7 +154,7 @@ class Transport:
         template, settings = self._template(session, request)
         prepared = template.copy()
         if request.fields:
-            prepared.prepare_body(urlencode(request.fields), None)  # as requests does after long checks of types
+            prepared.prepare_body(urlencode(request.fields), None)  # requests would check each value's type first
             prepared.headers["Content-Type"] = "application/x-www-form-urlencoded"
         if request.idempotency_key is not None:
             prepared.headers["Idempotency-Key"] = request.idempotency_key

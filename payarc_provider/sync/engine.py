@@ -120,7 +120,7 @@ class Engine:
                 break
             with self._reporter.span("payarc.batch", {"payarc.batch.size": len(batch)}):
                 left = await self._claimer.accept_known(batch)
-            for start in range(0, max(1, len(left)), size):
+            for start in range(0, max(1, len(left)), size):  # once even if nothing is left: the sender may be throttled
                 if not state.stop:
                     await self._claim_part(left[start : start + size])
         await self._finish_open_records()
